@@ -1,0 +1,1 @@
+"""Configurations: `default` comments every field, the others hold differences only."""

@@ -1,0 +1,37 @@
+"""Trains pix2pix: python main.py --config=configs/facades.py --workdir=runs/facades [--config.field=value …]"""
+
+import os
+from pathlib import Path
+
+from absl import app, flags, logging
+import jax
+from ml_collections import config_flags
+
+from pix2pix_jax.errors import run_command
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :variant if it has one.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, samples and logs; a training found there goes on.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Whether this is one process of many hosts (jax.distributed finds the others).")
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+  logging.set_verbosity(logging.ERROR)
+  if _DISTRIBUTED.value:
+    jax.distributed.initialize()
+  run_command(train)
+
+
+def train():
+  config = _CONFIG.value
+  if config.train.compilation_cache != "none":
+    cache = config.train.compilation_cache or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "pix2pix_jax/xla"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+  from pix2pix_jax.train import train_and_evaluate  # imports TensorFlow, which takes seconds: flags are checked first
+  train_and_evaluate(config, _WORKDIR.value)
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["config", "workdir"])
+  app.run(main)

@@ -1,0 +1,105 @@
+"""What a run leaves in its workdir to go on from: `config.json` and Orbax checkpoints, the newest and the best.
+
+A checkpoint is the `TrainState`. Its step is also the data's position, because the batch of step n is a function of
+(seed, n) alone. Saving runs in the background and ends with a rename: a killed run leaves no half checkpoint that counts.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from pix2pix_jax.errors import UsageError
+from pix2pix_jax.train_state import TrainState
+
+BEST_METRIC = "l1"  # of the validation, lower is better
+
+
+class Checkpointer:
+  """Saves and restores the states of one workdir; keeps the newest checkpoint and the one with the best validation L1."""
+
+  def __init__(self, workdir: Path, *, read_only: bool = False):
+    self._folder = Path(workdir).resolve() / "checkpoints"
+    policy = preservation_policy.AnyPreservationPolicy([
+        preservation_policy.LatestN(1),
+        preservation_policy.BestN(get_metric_fn=lambda metrics: -metrics[BEST_METRIC], n=1, keep_checkpoints_without_metrics=False)])
+    options = ocp.CheckpointManagerOptions(create=not read_only, read_only=read_only, preservation_policy=policy,
+                                           enable_async_checkpointing=not read_only)
+    if read_only and not self._folder.is_dir():
+      raise UsageError(f"{self._folder.parent} holds no checkpoints/. Give the workdir of a training that has saved at least once.")
+    self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+  def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
+    """Copies the state off the devices and writes it in the background. `metrics` are those of a validation at this step."""
+    self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+
+  def best(self) -> tuple[int, float] | None:
+    """(step, validation L1) of the best checkpoint, if one was ever validated."""
+    scored = [(self._manager.metrics(step), step) for step in self._manager.all_steps()]
+    scored = [(metrics[BEST_METRIC], step) for metrics, step in scored if metrics]
+    return min(scored)[::-1] if scored else None
+
+  def latest_step(self) -> int | None:
+    return self._manager.latest_step()
+
+  def resolve_step(self, step: str | int) -> int:
+    """The number of a checkpoint given as `"best"`, `"latest"` or a number."""
+    steps = sorted(self._manager.all_steps())
+    if not steps:
+      raise UsageError(f"{self._folder} holds no finished checkpoint. Train for longer, or to the end: the final step is always saved.")
+    if step == "latest":
+      return steps[-1]
+    if step == "best":
+      best = self.best()
+      return best[0] if best else steps[-1]
+    if not str(step).isdigit() or int(step) not in steps:
+      raise UsageError(f"{self._folder} has no checkpoint {step!r}; it has {', '.join(map(str, steps))}, 'best' and 'latest'.")
+    return int(step)
+
+  def restore(self, step: int, like: Any) -> TrainState:
+    """The state of `step`. `like` gives its shapes and shardings: a tree of `jax.ShapeDtypeStruct` or a state."""
+    try:
+      return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+    except (ValueError, KeyError, FileNotFoundError) as error:
+      raise UsageError(f"The checkpoint {self._folder / str(step)} does not fit the networks of its config.json, or is damaged "
+                       f"({str(error)[:300]}). Remove that folder to go on from an earlier checkpoint, or use a new workdir.") from error
+
+  def close(self) -> None:
+    """Waits for what is being written."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def load_config(workdir: Path) -> ml_collections.ConfigDict:
+  """The configuration of a workdir, channels, levels and steps resolved."""
+  path = Path(workdir) / "config.json"
+  try:
+    fields = json.loads(path.read_text())
+  except (OSError, json.JSONDecodeError) as error:
+    raise UsageError(f"{path} cannot be read ({error}). Give the workdir of a training: main.py writes config.json there.") from error
+  config = ml_collections.ConfigDict(fields)
+  config.data.depth_range = tuple(config.data.depth_range)
+  config.model.dropout_blocks = tuple(config.model.dropout_blocks)
+  return config.lock()
+
+
+def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+  """Writes config.json, or, where the workdir has one, refuses another architecture.
+
+  Other fields may change between runs: a longer training, another place of the data.
+  """
+  path = workdir / "config.json"
+  if path.exists():
+    old = load_config(workdir).model.to_dict()
+    new = config.model.to_dict()
+    changed = [f"model.{name} {old.get(name)!r} → {new.get(name)!r}" for name in sorted(old | new) if old.get(name) != new.get(name)]
+    if changed:
+      raise UsageError(f"{workdir} holds a training of another architecture ({'; '.join(changed)}). "
+                       "Use a new --workdir, or the configuration that this one was started with.")
+  workdir.mkdir(parents=True, exist_ok=True)
+  part = path.with_suffix(".part")
+  part.write_text(config.to_json_best_effort(indent=2) + "\n")
+  part.replace(path)

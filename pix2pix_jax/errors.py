@@ -1,0 +1,25 @@
+"""The one exception type that a user is meant to read, and how commands show it."""
+
+from collections.abc import Callable
+import sys
+
+
+class UsageError(ValueError):
+  """Something the user can mend: a path, a config field, a file, a size.
+
+  The message is one paragraph that names the thing, its value and what to do. The commands print it
+  without a traceback and exit with a status other than zero.
+  """
+
+
+def run_command(main: Callable[[], None]) -> None:
+  """Runs a command; a UsageError becomes one paragraph on standard error and exit status 2."""
+  try:
+    main()
+  except UsageError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
+

@@ -1,0 +1,68 @@
+"""The losses of pix2pix. Every function returns one value an image; the caller averages.
+
+Source: arXiv 1611.07004, equations 1–4 and section 3.3 (the discriminator's objective is divided by two). Images
+are in [-1, 1]; discriminators give logits, so that the cross-entropy is exact at any confidence.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pix2pix_jax.errors import UsageError
+
+
+def adversarial(logits: jax.Array, is_real: bool, kind: str) -> jax.Array:
+  """How far a map of logits is from saying "real" (or "fake") everywhere.
+
+  Args:
+    logits: (N, h, w, 1) patch logits.
+    is_real: the verdict aimed at.
+    kind: `"vanilla"`, the cross-entropy −log D or −log(1 − D); `"lsgan"`, the squared distance to 1 or 0
+      (Mao et al. 2017, arXiv 1611.04076).
+
+  Returns:
+    (N,) means over the patches.
+  """
+  if logits.ndim != 4 or logits.shape[-1] != 1:
+    raise ValueError(f"Expected patch logits (N, h, w, 1), got {logits.shape}.")
+  goal = jnp.full_like(logits, float(is_real))
+  if kind == "vanilla":
+    values = optax.sigmoid_binary_cross_entropy(logits, goal)
+  elif kind == "lsgan":
+    values = optax.squared_error(logits, goal)
+  else:
+    raise UsageError(f"loss.gan is {kind!r}; it can be 'vanilla', 'lsgan' or 'none'.")
+  return values.mean((1, 2, 3))
+
+
+def accuracy(real_logits: jax.Array, fake_logits: jax.Array, kind: str) -> dict[str, jax.Array]:
+  """(N,) shares of patches judged rightly, of real and of fake candidates: logits beyond the middle of the two goals."""
+  middle = {"vanilla": 0.0, "lsgan": 0.5}[kind]
+  return {"discriminator_accuracy_real": (real_logits > middle).mean((1, 2, 3)),
+          "discriminator_accuracy_fake": (fake_logits <= middle).mean((1, 2, 3))}
+
+
+def discriminator(real_logits: jax.Array, fake_logits: jax.Array, kind: str, halve: bool) -> jax.Array:
+  """(N,) real→1 plus fake→0, halved where `halve`, to slow the discriminator down (section 3.3)."""
+  total = adversarial(real_logits, True, kind) + adversarial(fake_logits, False, kind)
+  return total / 2 if halve else total
+
+
+def l1(prediction: jax.Array, target: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+  """(N,) mean absolute difference of images (N, H, W, C), over the pixels where `mask` (N, H, W, 1) is 1 if given.
+
+  An image without a valid pixel gives 0.
+  """
+  if prediction.shape != target.shape:
+    raise ValueError(f"Prediction {prediction.shape} and target {target.shape} differ in shape.")
+  difference = jnp.abs(prediction - target)
+  if mask is None:
+    return difference.mean((1, 2, 3))
+  if mask.shape != target.shape[:-1] + (1,):
+    raise ValueError(f"A mask for targets {target.shape} has shape {target.shape[:-1] + (1,)}, not {mask.shape}.")
+  return (difference * mask).sum((1, 2, 3)) / jnp.maximum(mask.sum((1, 2, 3)) * target.shape[-1], 1)
+
+
+def show_holes(candidate: jax.Array, mask: jax.Array | None) -> jax.Array:
+  """The candidate with the target's holes, filled with −1: otherwise a discriminator learns to see holes, not depth."""
+  return candidate if mask is None else jnp.where(mask > 0, candidate, -1.0)

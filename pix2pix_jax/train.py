@@ -1,0 +1,164 @@
+"""The training loop: data, networks, state, resume, steps, validation, checkpoints, in the order in which they happen."""
+
+from pathlib import Path
+import signal
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+import ml_collections
+
+from pix2pix_jax import checkpoint, evaluate, models, steps, train_state
+from pix2pix_jax.data import datasets, pipeline
+from pix2pix_jax.errors import UsageError
+from pix2pix_jax.reporter import Reporter, require_finite
+from pix2pix_jax.train_state import TrainState
+
+from clu import metric_writers, parameter_overview  # after pipeline, which keeps TensorFlow off the GPU
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
+  """Trains to the config's last step, from the newest checkpoint in `workdir` if there is one.
+
+  Leaves in `workdir`: config.json, checkpoints/, TensorBoard event files, history.jsonl, samples/, curves.png and eval/val/.
+
+  Raises:
+    UsageError: what the user can mend: data, sizes, a workdir of another architecture, a loss that became NaN.
+    KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
+  """
+  workdir = Path(workdir)
+  mesh = steps.make_mesh()
+  steps.check_divides(config.train.batch_size, mesh)
+  replicated, split_rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+  builder = datasets.prepare(config.data)
+  config = resolve(config, builder)
+  checkpoint.save_config(workdir, config)
+  train_split = pipeline.load_split(builder, "train", datasets.load_shape(config.data), config.data.cache_gib)
+  val_split = None
+  if "val" in builder.info.splits:
+    val_split = pipeline.load_split(builder, "val", datasets.crop_shape(config.data), config.data.cache_gib)
+
+  generator, discriminator = models.make_networks(config.model, dtype=config.train.dtype, remat=config.train.remat)
+  checkpointer = checkpoint.Checkpointer(workdir)
+  start = checkpointer.latest_step() or 0
+  if start:
+    state = checkpointer.restore(start, train_state.abstract(config, generator, discriminator, mesh))
+  else:
+    state = jax.jit(lambda: train_state.initial(config, generator, discriminator), out_shardings=replicated)()
+
+  networks = {"generator": generator, "discriminator": discriminator}
+  optimizer = train_state.make_optimizer(config.optimizer, config.train.num_steps)
+  train_step = steps.compile_train_step(mesh, **networks, optimizer=optimizer, loss=config.loss, seed=config.seed)
+  eval_step = steps.compile_eval_step(mesh, **networks, **steps.evaluation_settings(config))
+  batches = pipeline.to_devices(
+      pipeline.train_batches(train_split, config.data, batch_size=config.train.batch_size, seed=config.seed, start_step=start), split_rows)
+
+  reporter = Reporter(_make_writer(workdir), workdir, start=start, num_steps=config.train.num_steps, log_every_steps=config.train.log_every_steps)
+  reporter.say(_describe(config, state, start, train_split, val_split, mesh))
+  best = checkpointer.best()
+  step, evaluation = start, None
+  with _StopOnSignal() as stop:
+    for step in range(start + 1, config.train.num_steps + 1):
+      with reporter.data_wait():
+        batch = next(batches)
+      state, metrics = train_step(state, batch)
+      last = step == config.train.num_steps
+      reporter.trained(step, metrics, last=last or stop.asked)
+
+      with reporter.pause():
+        evaluation, improved = None, False
+        if val_split and (last or step % config.train.eval_every_steps == 0):
+          evaluation = evaluate.evaluate_split(eval_step, state, val_split, config, mesh)
+          reporter.validated(step, evaluation.means, evaluation.grid())
+          improved = best is None or evaluation.means[checkpoint.BEST_METRIC] < best[1]
+        if improved:
+          best = step, evaluation.means[checkpoint.BEST_METRIC]
+        if improved or last or stop.asked or step % config.train.checkpoint_every_steps == 0:
+          require_finite(step, jax.device_get(metrics))
+          checkpointer.save(step, state, evaluation and evaluation.means)
+      if stop.asked:
+        break
+  checkpointer.close()
+  reporter.close()
+  if step < config.train.num_steps:
+    reporter.say(f"Stopped at step {step} of {config.train.num_steps}; the same command goes on from there.")
+    raise KeyboardInterrupt
+  if evaluation and jax.process_index() == 0:
+    evaluate.write(workdir / "eval" / "val", evaluation, val_split.ids, step, config)
+    reporter.say(f"Validation at the last step, {len(val_split)} images:\n{evaluate.table(evaluation.means)}\n"
+                 f"Best validation {checkpoint.BEST_METRIC}: {best[1]:.4f} at step {best[0]}.")
+  reporter.say(f"{workdir} holds samples/, curves.png, eval/ and checkpoints/; tensorboard --logdir={workdir} shows the rest.")
+  return state
+
+
+def resolve(config: ml_collections.ConfigDict, builder) -> ml_collections.ConfigDict:
+  """A copy of the config with everything filled in that it leaves to the data: channels, levels, L1 weight, steps."""
+  config = config.copy_and_resolve_references()
+  if "train" not in builder.info.splits:
+    raise UsageError(f"data.source_dir {config.data.source_dir!r} has no train split, only {', '.join(builder.info.splits)}.")
+  count = builder.info.splits["train"].num_examples
+  height, width = datasets.crop_shape(config.data)
+  model, train = config.model, config.train
+  for field, feature in (("input_channels", "input"), ("output_channels", "target")):
+    channels = builder.info.features[feature].shape[-1]
+    if model[field] not in (0, channels):
+      raise UsageError(f"model.{field} is {model[field]}, but the data has {channels}; leave it 0 to take what the data has.")
+    model[field] = channels
+  model.levels = model.levels or models.levels_for(height, width)
+  if height % 2**model.levels or width % 2**model.levels:
+    raise UsageError(f"data.crop_size gives crops of {height}×{width} (height × width), but a generator of {model.levels} levels takes "
+                     f"multiples of {2**model.levels}. Change data.crop_size (and data.crop_width), or model.levels.")
+  if config.loss.l1_weight < 0:
+    config.loss.l1_weight = 300.0 / model.output_channels
+  train.num_steps = train.num_steps or train.num_epochs * count // train.batch_size
+  epoch = max(1, count // train.batch_size)
+  train.eval_every_steps = train.eval_every_steps or epoch
+  train.checkpoint_every_steps = train.checkpoint_every_steps or epoch
+  return config
+
+
+def _make_writer(workdir: Path) -> metric_writers.MetricWriter:
+  """TensorBoard event files, written in the background, by process 0 only."""
+  if jax.process_index() > 0:
+    return metric_writers.MultiWriter([])
+  return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))
+
+
+def _describe(config, state, start, train_split, val_split, mesh) -> str:
+  """What is about to be trained on what; on a fresh start with every parameter."""
+  counts = {name: parameter_overview.count_parameters(network.params)
+            for name, network in (("generator", state.generator), ("discriminator", state.discriminator))}
+  lines = []
+  if start:
+    lines.append(f"Going on from the checkpoint of step {start}.")
+  else:
+    for network in (state.generator, state.discriminator):
+      lines.append(parameter_overview.get_parameter_overview(network.params, include_stats=False))
+  height, width = datasets.crop_shape(config.data)
+  lines.append(f"{config.model.generator} with {counts['generator']:,} and PatchGAN {config.model.patch} with {counts['discriminator']:,} parameters; "
+               f"{len(train_split)} training and {len(val_split or ())} validation pairs of {height}×{width}; "
+               f"{config.train.num_steps} steps of {config.train.batch_size} on {mesh.size} {jax.devices()[0].platform} device(s).")
+  return "\n".join(lines)
+
+
+class _StopOnSignal:
+  """Turns the first Ctrl-C or SIGTERM into a wish to stop after the running step; a second Ctrl-C stops at once."""
+
+  def __enter__(self):
+    self.asked = False
+    self._old = {}
+    try:
+      for number in (signal.SIGINT, signal.SIGTERM):
+        self._old[number] = signal.signal(number, self._handle)
+    except ValueError:  # not in the main thread: the notebook or server around us keeps its own handlers
+      pass
+    return self
+
+  def _handle(self, number, frame):
+    if self.asked and number == signal.SIGINT:
+      raise KeyboardInterrupt
+    self.asked = True
+
+  def __exit__(self, *unused):
+    for number, handler in self._old.items():
+      signal.signal(number, handler)
