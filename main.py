@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
+import sys
 
 from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 
-from pix2pix_jax.errors import run_command
+from pix2pix_jax.errors import UsageError, run_command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :variant if it has one.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, samples and logs; a training found there goes on.")
@@ -32,6 +33,17 @@ def train():
   train_and_evaluate(config, _WORKDIR.value)
 
 
+def parse_flags(argv):
+  """Parses the flags; a wrong one is one paragraph without a traceback, with the nearest field's name where it has one."""
+  try:
+    return flags.FLAGS(argv)
+  except (flags.Error, AttributeError, ValueError, OSError) as error:
+    while isinstance(error.__cause__ or error.__context__, UsageError):
+      error = error.__cause__ or error.__context__
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(2)
+
+
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

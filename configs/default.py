@@ -65,8 +65,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   model.patch = 70
   # Whether the discriminator sees the input beside the candidate.
   model.conditional = True
-  # Channels of input and target; 0: as the data has.
+  # Channels of the input, ≥ 1; 0: as the data has.
   model.input_channels = 0
+  # Channels of the target and of the output, ≥ 1; 0: as the data has.
   model.output_channels = 0
 
   loss = config.loss = ml_collections.ConfigDict()

@@ -26,8 +26,9 @@ class Checkpointer:
     policy = preservation_policy.AnyPreservationPolicy([
         preservation_policy.LatestN(1),
         preservation_policy.BestN(get_metric_fn=lambda metrics: -metrics[BEST_METRIC], n=1, keep_checkpoints_without_metrics=False)])
-    options = ocp.CheckpointManagerOptions(create=not read_only, read_only=read_only, preservation_policy=policy,
-                                           enable_async_checkpointing=not read_only)
+    options = ocp.CheckpointManagerOptions(
+        create=not read_only, read_only=read_only, enable_async_checkpointing=not read_only, preservation_policy=policy,
+        best_fn=lambda metrics: metrics[BEST_METRIC], best_mode="min")  # without best_fn the metrics are not saved
     if read_only and not self._folder.is_dir():
       raise UsageError(f"{self._folder.parent} holds no checkpoints/. Give the workdir of a training that has saved at least once.")
     self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -80,10 +81,9 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
     fields = json.loads(path.read_text())
   except (OSError, json.JSONDecodeError) as error:
     raise UsageError(f"{path} cannot be read ({error}). Give the workdir of a training: main.py writes config.json there.") from error
-  config = ml_collections.ConfigDict(fields)
-  config.data.depth_range = tuple(config.data.depth_range)
-  config.model.dropout_blocks = tuple(config.model.dropout_blocks)
-  return config.lock()
+  fields["data"]["depth_range"] = tuple(fields["data"]["depth_range"])  # JSON has no tuples
+  fields["model"]["dropout_blocks"] = tuple(fields["model"]["dropout_blocks"])
+  return ml_collections.ConfigDict(fields).lock()
 
 
 def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
@@ -94,7 +94,7 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
   path = workdir / "config.json"
   if path.exists():
     old = load_config(workdir).model.to_dict()
-    new = config.model.to_dict()
+    new = config.model.to_dict() | {"dropout_blocks": tuple(config.model.dropout_blocks)}
     changed = [f"model.{name} {old.get(name)!r} → {new.get(name)!r}" for name in sorted(old | new) if old.get(name) != new.get(name)]
     if changed:
       raise UsageError(f"{workdir} holds a training of another architecture ({'; '.join(changed)}). "

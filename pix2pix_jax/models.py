@@ -267,6 +267,8 @@ class PatchGAN(nn.Module):
 
 def make_networks(model, *, dtype: str = "float32", remat: bool = False) -> tuple[Generator, PatchGAN]:
   """The two networks that the `model` section of a config describes (its channels and levels resolved)."""
+  if dtype not in ("float32", "bfloat16"):
+    raise UsageError(f"train.dtype is {dtype!r}; it can be 'float32' or 'bfloat16'.")
   generator = Generator(
       output_channels=model.output_channels, base_features=model.base_features, levels=model.levels,
       generator=model.generator, decoder_widths=model.decoder_widths, dropout_blocks=tuple(model.dropout_blocks),

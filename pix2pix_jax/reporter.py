@@ -28,7 +28,10 @@ class Reporter:
     self._history = history.History(workdir, start) if self._is_main else None
     self._on_terminal = self._is_main and sys.stderr.isatty()
     self._bar = tqdm(total=num_steps, initial=start, disable=not self._on_terminal, unit="step", dynamic_ncols=True, smoothing=0.05)
-    self._pending, self._flushed = [], start
+    self._pending = []
+    self._restart_clock()
+
+  def _restart_clock(self) -> None:
     self._since, self._paused, self._waited = time.perf_counter(), 0.0, 0.0
 
   def say(self, text: str) -> None:
@@ -71,7 +74,7 @@ class Reporter:
       self.say(f"step {step}/{self._num_steps}  " + "  ".join(f"{name} {value:.4f}" for name, value in shown.items()) +
                f"  {speed:.2f} steps/s  {left / 60:.1f} min left")
     self._pending = []
-    self._since, self._paused, self._waited = time.perf_counter(), 0.0, 0.0
+    self._restart_clock()
 
   def validated(self, step: int, means: dict[str, float], grid: np.ndarray) -> None:
     """Writes the means of a validation and its sample grid, uint8 (H, W, 3)."""

@@ -57,6 +57,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -
   reporter.say(_describe(config, state, start, train_split, val_split, mesh))
   best = checkpointer.best()
   step, evaluation = start, None
+  if val_split and not start:  # the untrained networks: where the curves begin, and a fault in the data shows now, not in an hour
+    evaluation = evaluate.evaluate_split(eval_step, state, val_split, config, mesh)
+    reporter.validated(0, evaluation.means, evaluation.grid())
   with _StopOnSignal() as stop:
     for step in range(start + 1, config.train.num_steps + 1):
       with reporter.data_wait():

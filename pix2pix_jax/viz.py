@@ -67,12 +67,12 @@ def curves(rows: list[dict[str, float]], path: Path) -> None:
   figure, axes = pyplot.subplots(2, 3, figsize=(13, 6.5), layout="constrained")
   for axis, (title, names) in zip(axes.flat, CURVES.items()):
     for color, name in enumerate(names):
-      for split, style in (("train", "-"), ("val", "o--")):
+      for split, style in (("train", ".-"), ("val", "o--")):
         points = [(row["step"], row[f"{split}/{name}"]) for row in rows if f"{split}/{name}" in row]
         if points:
           label = split if len(names) == 1 else f"{split}, {name.rsplit('_', 1)[1]}"
           # Two scalars share hues by split; the second is lighter.
-          axis.plot(*zip(*points), style, label=label, markersize=4, linewidth=1.3,
+          axis.plot(*zip(*points), style, label=label, markersize=4 if split == "val" else 2, linewidth=1.3,
                     color={"train": "tab:blue", "val": "tab:orange"}[split], alpha=1 - 0.55 * color)
     axis.set_title(title)
     axis.set_xlabel("step")

@@ -68,7 +68,7 @@ def test_seeds_and_indices_differ():
         assert len({p[key].tobytes() for p in pairs}) == len(pairs)
 
 
-@pytest.mark.parametrize("large", [128, 256])
+@pytest.mark.parametrize("large", [192, 256])
 def test_sizes_show_the_same_facade(large):
     k = large // 64
     same, other, same_photo, other_photo = [], [], [], []

@@ -9,6 +9,7 @@ Objects with Regular Structure", GCPR 2013), in either of two raw layouts:
 
 import dataclasses
 from pathlib import Path
+import urllib.request
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -55,6 +56,8 @@ def download(dl_manager) -> Path:
   advice = (f"Download {URL} yourself (a mirror will do), unpack it, and give the folder that holds train/, val/ and test/ as "
             "--config.data.source_dir=DIR. Without any download, --config=configs/facades.py:procedural trains on built-in façades.")
   try:
+    with urllib.request.urlopen(URL, timeout=20):  # TFDS would try an unreachable server again for minutes
+      pass
     folder = Path(dl_manager.download_and_extract(URL)) / "facades"
   except Exception as error:  # whatever the network, a proxy or the disk may raise
     raise UsageError(f"The façades archive could not be downloaded ({type(error).__name__}: {str(error)[:200]}). {advice}") from error

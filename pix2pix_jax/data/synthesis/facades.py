@@ -6,7 +6,7 @@ with materials on a canvas that also holds a height map (how far each point stan
 wall), from which *all* shading follows: cast shadows, bevels and ambient occlusion under one sun
 that never moves, upper left. So position, class and shading can be read off the label map.
 
-What cannot be read off it is kept small, and is half announced by the labels:
+What cannot be read off it so directly is kept small, or is announced by other labels:
 
 * material: few storeys lean to brick, many to sandstone, and the ornament settles it. Sandstone
   has pillars (and alone has deco); plaster has shutters, a tiled attic or bands between its
@@ -23,7 +23,7 @@ the raised panel above a window.
 import numpy as np
 from PIL import Image
 
-LABEL_COLORS: dict[str, tuple[int, int, int]] = {  # modes over the archive's JPEGs; CMP ids 1..12
+LABEL_COLORS: dict[str, tuple[int, int, int]] = {  # modes over the archive's JPEGs, give or take one; ids 1..12
     "background": (0, 0, 222), "facade": (0, 48, 255), "window": (0, 128, 255), "door": (0, 207, 255),
     "cornice": (32, 255, 223), "sill": (112, 255, 143), "balcony": (192, 255, 63), "blind": (255, 239, 0),
     "deco": (255, 159, 0), "molding": (255, 80, 0), "pillar": (255, 0, 0), "shop": (175, 0, 0),

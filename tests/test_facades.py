@@ -1,0 +1,173 @@
+"""The façades reader: both raw layouts, written here, and the real files where they are."""
+
+import http.server
+import io
+import tarfile
+import threading
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from pix2pix_jax.configs import default
+from pix2pix_jax.data import datasets, facades, pipeline
+from pix2pix_jax.data.synthesis.facades import LABEL_COLORS
+from pix2pix_jax.errors import UsageError
+
+
+def write_archive(folder, counts, size=16):
+  """The pix2pix archive in small: photograph left (a grey that tells the number), labels right (blue)."""
+  for split, count in counts.items():
+    (folder / split).mkdir(parents=True)
+    for number in range(1, count + 1):
+      both = np.zeros((size, 2 * size, 3), np.uint8)
+      both[:, :size] = number * 10
+      both[:, size:, 2] = 200
+      Image.fromarray(both).save(folder / split / f"{number}.jpg", quality=95)
+
+
+def make_data(tmp_path, **fields):
+  data = default.get_config().data
+  data.update({"name": "facades", "prepared_dir": str(tmp_path / "prepared"), "load_size": 16, "crop_size": 16, **fields})
+  return data
+
+
+def test_archive_in_numeric_order_with_labels_as_input(tmp_path):
+  write_archive(tmp_path / "raw", {"train": 12, "val": 2})
+  builder = datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
+  assert set(builder.info.splits) == {"train", "val"}, "an absent split is absent"
+  split = pipeline.load_split(builder, "train", (16, 16), cache_gib=1)
+  assert split.ids == [str(n) for n in range(1, 13)]
+  np.testing.assert_allclose(split.arrays["target"].mean((1, 2, 3)), np.arange(1, 13) * 10, atol=3)
+  np.testing.assert_allclose(split.arrays["input"].mean((0, 1, 2)), [0, 0, 200], atol=6)
+  with pytest.raises(UsageError, match="no split 'test'.*train, val"):
+    pipeline.load_split(builder, "test", (16, 16), cache_gib=1)
+
+
+def test_decoded_pictures_beyond_the_budget_lie_on_disk(tmp_path):
+  write_archive(tmp_path / "raw", {"train": 3})
+  builder = datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
+  in_memory = pipeline.load_split(builder, "train", (12, 12), cache_gib=1)
+  for _ in range(2):  # written, then found
+    on_disk = pipeline.load_split(builder, "train", (12, 12), cache_gib=0)
+    assert isinstance(on_disk.arrays["input"], np.memmap)
+    assert on_disk.ids == in_memory.ids
+    for name, array in in_memory.arrays.items():
+      np.testing.assert_array_equal(on_disk.arrays[name], array)
+
+
+def test_two_source_directories_never_mix_and_a_changed_one_is_prepared_anew(tmp_path):
+  write_archive(tmp_path / "one", {"train": 2})
+  write_archive(tmp_path / "two", {"train": 3})
+  count = lambda name: datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / name))).info.splits["train"].num_examples
+  assert (count("one"), count("two"), count("one")) == (2, 3, 2)
+  (tmp_path / "one/train/3.jpg").write_bytes((tmp_path / "two/train/3.jpg").read_bytes())
+  assert count("one") == 3
+
+
+def write_cmp(folder, numbers):
+  folder.mkdir(parents=True)
+  for number in numbers:
+    index = np.full((10, 14), 1 + number % 12, np.uint8)
+    index[0, 0] = 0
+    picture = Image.fromarray(index, "P")
+    picture.putpalette(list(range(256)) * 3)
+    picture.save(folder / f"cmp_b{number:04d}.png")
+    Image.fromarray(np.full((10, 14, 3), number, np.uint8)).save(folder / f"cmp_b{number:04d}.jpg", quality=95)
+
+
+def test_cmp_layout_splits_by_number_and_paints_labels_in_the_archives_colours(tmp_path):
+  write_cmp(tmp_path / "raw/base", range(1, 21))
+  builder = datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
+  assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 16, "val": 2, "test": 2}
+  split = pipeline.load_split(builder, "val", (10, 14), cache_gib=1)
+  assert split.ids == ["cmp_b0008", "cmp_b0018"]
+  colors = list(LABEL_COLORS.values())
+  assert tuple(split.arrays["input"][0, 5, 5]) == colors[8]  # index 9
+  assert tuple(split.arrays["input"][0, 0, 0]) == colors[0]  # index 0 counts as background
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda raw: None, "is not a directory.*train/, val/ or test/.*base/cmp_b"),
+    (lambda raw: raw.mkdir(), "holds no façades: looked for"),
+    (lambda raw: (write_cmp(raw / "base", [1, 2]), (raw / "base/cmp_b0002.png").unlink()), "lacks the label map .*cmp_b0002.jpg"),
+])
+def test_wrong_directories_say_what_was_looked_for(tmp_path, make, message):
+  make(tmp_path / "raw")
+  with pytest.raises(UsageError, match=message):
+    datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
+
+
+def test_a_truncated_jpeg_is_named_and_the_preparation_does_not_count(tmp_path):
+  write_archive(tmp_path / "raw", {"train": 3}, size=64)
+  damaged = tmp_path / "raw/train/2.jpg"
+  whole = damaged.read_bytes()
+  damaged.write_bytes(whole[:len(whole) // 2])
+  data = make_data(tmp_path, source_dir=str(tmp_path / "raw"))
+  with pytest.raises(UsageError, match="train/2.jpg cannot be read as a picture"):
+    datasets.prepare(data)
+  damaged.write_bytes(whole)
+  assert datasets.prepare(data).info.splits["train"].num_examples == 3
+
+
+@pytest.fixture
+def archive_server(tmp_path, monkeypatch):
+  """Serves a small archive from this machine in place of the real server; gives the counts it holds."""
+  counts = {"train": 3, "val": 2, "test": 1}
+  write_archive(tmp_path / "tar/facades", counts)
+  buffer = io.BytesIO()
+  with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+    archive.add(tmp_path / "tar/facades", "facades")
+
+  class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      self.send_response(200)
+      self.send_header("Content-Length", str(len(buffer.getvalue())))
+      self.end_headers()
+      self.wfile.write(buffer.getvalue())
+
+    def log_message(self, *args):
+      pass
+
+  server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  monkeypatch.setattr(facades, "URL", f"http://127.0.0.1:{server.server_port}/facades.tar.gz")
+  yield counts
+  server.shutdown()
+  server.server_close()
+
+
+def test_download_is_unpacked_and_its_counts_are_checked(tmp_path, monkeypatch, archive_server):
+  with pytest.raises(UsageError, match="'train': 3.*'train': 400.*were expected.*--config.data.source_dir"):
+    datasets.prepare(make_data(tmp_path))
+  monkeypatch.setattr(facades, "ARCHIVE_COUNTS", archive_server)
+  builder = datasets.prepare(make_data(tmp_path))
+  assert {name: split.num_examples for name, split in builder.info.splits.items()} == archive_server
+
+
+def test_offline_says_where_to_get_the_file_and_where_to_put_it(tmp_path, monkeypatch):
+  monkeypatch.setattr(facades, "URL", "http://127.0.0.1:9/facades.tar.gz")  # nothing listens there
+  with pytest.raises(UsageError, match="could not be downloaded.*127.0.0.1:9/facades.tar.gz.*--config.data.source_dir"):
+    datasets.prepare(make_data(tmp_path))
+
+
+def test_real_archive(real_data, tmp_path):
+  splits = facades.find_splits(real_data / "facades")
+  assert {name: len(paths) for name, paths in splits.items()} == {"train": 400, "val": 100}
+  assert [path.stem for path in splits["train"]] == [str(n) for n in range(1, 401)]
+  labels, photo = facades.read_archive_pair(splits["train"][0])
+  assert labels.shape == photo.shape == (256, 256, 3)
+  # Label maps are saturated paint: one channel at least is near 0 or 255 almost everywhere. Photographs are not.
+  saturated = lambda picture: ((picture < 12) | (picture > 243)).any(-1).mean()
+  assert saturated(labels) > 0.8 > 0.4 > saturated(photo)
+
+
+def test_real_cmp_labels_are_painted_in_the_colours_of_the_archive(real_data):
+  splits = facades.find_splits(real_data / "cmp_facade_base")
+  assert sum(len(paths) for paths in splits.values()) == 24
+  labels, photo = facades.read_cmp_pair(splits["train"][0])
+  assert labels.shape == photo.shape
+  palette = np.array(list(LABEL_COLORS.values()), int)
+  archive_labels, _ = facades.read_archive_pair(real_data / "facades/train/1.jpg")
+  distance = np.abs(archive_labels.reshape(-1, 1, 3).astype(int) - palette).max(-1).min(-1)
+  assert np.median(distance) <= 4, "the archive's JPEG colours are the palette's up to compression"
