@@ -36,7 +36,9 @@ def train():
 def parse_flags(argv):
   """Parses the flags; a wrong one is one paragraph without a traceback, with the nearest field's name where it has one."""
   try:
-    return flags.FLAGS(argv)
+    rest = flags.FLAGS(argv)
+    _CONFIG.value.lock()  # an unreadable config file shows here
+    return rest
   except (flags.Error, AttributeError, ValueError, OSError) as error:
     while isinstance(error.__cause__ or error.__context__, UsageError):
       error = error.__cause__ or error.__context__

@@ -5,7 +5,7 @@
 For every layer of the 256x256 generator and the 70x70 discriminator (64 base
 features) it times forward, input gradient (dx) and kernel gradient (dk), each
 jitted alone, and prints effective GFLOP/s: the operations of the direct sum
-over the time, so forms that save operations can exceed the processor's peak.
+over the time, so forms that save operations can exceed the processor"s peak.
 `auto` is what pix2pix_jax.convolution chooses, `lax` plain XLA and its
 autodiff; taps and winograd can be forced as well. Repetitions of the forms are
 interleaved, and the minimum is printed, because other programs may be running.
@@ -26,48 +26,48 @@ import numpy as np
 
 from pix2pix_jax import convolution
 
-_BATCH = flags.DEFINE_integer('batch', 1, 'Images.', lower_bound=1)
-_REPS = flags.DEFINE_integer('reps', 5, 'Timed calls of each pass.')
-_FORMS = flags.DEFINE_list('forms', ['auto', 'lax'], 'Any of auto, lax, taps, winograd.')
-_LAYERS = flags.DEFINE_list('layers', None, 'Names of the layers, default all.')
-_DTYPE = flags.DEFINE_string('dtype', 'float32', 'float32 or bfloat16.')
+_BATCH = flags.DEFINE_integer("batch", 1, "Images.", lower_bound=1)
+_REPS = flags.DEFINE_integer("reps", 5, "Timed calls of each pass.")
+_FORMS = flags.DEFINE_list("forms", ["auto", "lax"], "Any of auto, lax, taps, winograd.")
+_LAYERS = flags.DEFINE_list("layers", None, "Names of the layers, default all.")
+_DTYPE = flags.DEFINE_string("dtype", "float32", "float32 or bfloat16.")
 _KEEP_MEMORY = flags.DEFINE_boolean(
-    'keep_memory', True, 'Keep freed memory in the process (glibc only). Else '
-    'every call gets fresh pages from the kernel, which can take longer than '
-    'the convolution.')
+    "keep_memory", True, "Keep freed memory in the process (glibc only). Else "
+    "every call gets fresh pages from the kernel, which can take longer than "
+    "the convolution.")
 
 # name, kind (stride, or 0: transposed), input size, channels in, out,
 # calls of forward, dx, dk per step.
 LAYERS = [
-    ('g.down1', 2, 256, 3, 64, (1, 0, 1)),
-    ('g.down2', 2, 128, 64, 128, (1, 1, 1)),
-    ('g.down3', 2, 64, 128, 256, (1, 1, 1)),
-    ('g.down4', 2, 32, 256, 512, (1, 1, 1)),
-    ('g.down5', 2, 16, 512, 512, (1, 1, 1)),
-    ('g.down6', 2, 8, 512, 512, (1, 1, 1)),
-    ('g.down7', 2, 4, 512, 512, (1, 1, 1)),
-    ('g.down8', 2, 2, 512, 512, (1, 1, 1)),
-    ('g.up8', 0, 1, 512, 512, (1, 1, 1)),
-    ('g.up7', 0, 2, 1024, 512, (1, 1, 1)),
-    ('g.up6', 0, 4, 1024, 512, (1, 1, 1)),
-    ('g.up5', 0, 8, 1024, 512, (1, 1, 1)),
-    ('g.up4', 0, 16, 1024, 256, (1, 1, 1)),
-    ('g.up3', 0, 32, 512, 128, (1, 1, 1)),
-    ('g.up2', 0, 64, 256, 64, (1, 1, 1)),
-    ('g.up1', 0, 128, 128, 3, (1, 1, 1)),
-    ('d.conv1', 2, 256, 6, 64, (3, 1, 2)),
-    ('d.conv2', 2, 128, 64, 128, (3, 3, 2)),
-    ('d.conv3', 2, 64, 128, 256, (3, 3, 2)),
-    ('d.conv4', 1, 32, 256, 512, (3, 3, 2)),
-    ('d.conv5', 1, 31, 512, 1, (3, 3, 2)),
+    ("g.down1", 2, 256, 3, 64, (1, 0, 1)),
+    ("g.down2", 2, 128, 64, 128, (1, 1, 1)),
+    ("g.down3", 2, 64, 128, 256, (1, 1, 1)),
+    ("g.down4", 2, 32, 256, 512, (1, 1, 1)),
+    ("g.down5", 2, 16, 512, 512, (1, 1, 1)),
+    ("g.down6", 2, 8, 512, 512, (1, 1, 1)),
+    ("g.down7", 2, 4, 512, 512, (1, 1, 1)),
+    ("g.down8", 2, 2, 512, 512, (1, 1, 1)),
+    ("g.up8", 0, 1, 512, 512, (1, 1, 1)),
+    ("g.up7", 0, 2, 1024, 512, (1, 1, 1)),
+    ("g.up6", 0, 4, 1024, 512, (1, 1, 1)),
+    ("g.up5", 0, 8, 1024, 512, (1, 1, 1)),
+    ("g.up4", 0, 16, 1024, 256, (1, 1, 1)),
+    ("g.up3", 0, 32, 512, 128, (1, 1, 1)),
+    ("g.up2", 0, 64, 256, 64, (1, 1, 1)),
+    ("g.up1", 0, 128, 128, 3, (1, 1, 1)),
+    ("d.conv1", 2, 256, 6, 64, (3, 1, 2)),
+    ("d.conv2", 2, 128, 64, 128, (3, 3, 2)),
+    ("d.conv3", 2, 64, 128, 256, (3, 3, 2)),
+    ("d.conv4", 1, 32, 256, 512, (3, 3, 2)),
+    ("d.conv5", 1, 31, 512, 1, (3, 3, 2)),
 ]
-PASSES = ('forward', 'dx', 'dk')
+PASSES = ("forward", "dx", "dk")
 
 
 def keep_memory():
   """Has malloc keep what is freed: M_MMAP_MAX 0, no trimming, one arena.
 
-  XLA's buffers are large, so by default each is mapped for one call and
+  XLA"s buffers are large, so by default each is mapped for one call and
   unmapped after it, and every page of it faults again in the next.
   Call it before jax starts its threads.
   """
@@ -78,15 +78,15 @@ def keep_memory():
 
 def passes(kind, form):
   """The three functions of (x, kernel, dy), each of which computes one pass."""
-  form = None if form == 'auto' else form
+  form = None if form == "auto" else form
   def f(x, kernel):
     if kind:
       return convolution.conv(x, kernel, stride=kind, form=form)
     return convolution.conv_transpose(x, kernel, form=form)
   return {
-      'forward': lambda x, k, dy: f(x, k),
-      'dx': lambda x, k, dy: jax.vjp(lambda x: f(x, k), x)[1](dy)[0],
-      'dk': lambda x, k, dy: jax.vjp(lambda k: f(x, k), k)[1](dy)[0],
+      "forward": lambda x, k, dy: f(x, k),
+      "dx": lambda x, k, dy: jax.vjp(lambda x: f(x, k), x)[1](dy)[0],
+      "dk": lambda x, k, dy: jax.vjp(lambda k: f(x, k), k)[1](dy)[0],
   }
 
 
@@ -124,9 +124,9 @@ def main(argv):
   if _KEEP_MEMORY.value:
     keep_memory()
   forms = _FORMS.value
-  print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}, '
-        f'batch {_BATCH.value}, {_DTYPE.value}, keep_memory {_KEEP_MEMORY.value}')
-  print('GFLOP/s of forward, dx, dk; in brackets ms')
+  print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, "
+        f"batch {_BATCH.value}, {_DTYPE.value}, keep_memory {_KEEP_MEMORY.value}")
+  print("GFLOP/s of forward, dx, dk; in brackets ms")
   layers, totals = {}, {f: dict(min_s=0., median_s=0., compile_s=0.) for f in forms}
   total_gflop = 0.
   for name, kind, size, i, o, calls in LAYERS:
@@ -134,18 +134,18 @@ def main(argv):
       continue
     gflop, times = measure(kind, size, i, o, _BATCH.value, forms, _REPS.value, _DTYPE.value)
     total_gflop += gflop * sum(calls)
-    print(f'{name:8} {size:3}^2 {i:4} -> {o:3} {gflop:7.3f} GFLOP', end='')
+    print(f"{name:8} {size:3}^2 {i:4} -> {o:3} {gflop:7.3f} GFLOP", end="")
     layers[name] = {}
     for form in forms:
       ms = [1e3 * times[form, p][0] for p in PASSES]
       layers[name][form] = [round(v, 3) for v in ms]
-      print(f' | {form:4}' + ''.join(f' {1e3 * gflop / v:4.0f}' for v in ms)
-            + ' (' + ' '.join(f'{v:7.2f}' for v in ms) + ')', end='')
+      print(f" | {form:4}" + "".join(f" {1e3 * gflop / v:4.0f}" for v in ms)
+            + " (" + " ".join(f"{v:7.2f}" for v in ms) + ")", end="")
       for n, p in zip(calls, PASSES):
         best, median, compiling = times[form, p]
-        totals[form]['min_s'] += n * best
-        totals[form]['median_s'] += n * median
-        totals[form]['compile_s'] += bool(n) * compiling
+        totals[form]["min_s"] += n * best
+        totals[form]["median_s"] += n * median
+        totals[form]["compile_s"] += bool(n) * compiling
     print(flush=True)
   totals = {f: {k: round(v, 3) for k, v in t.items()} for f, t in totals.items()}
   print(json.dumps(dict(batch=_BATCH.value, dtype=_DTYPE.value,
@@ -153,5 +153,5 @@ def main(argv):
                         totals=totals, layers_ms=layers)))
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
   app.run(main)

@@ -41,9 +41,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   data.cache_gib = 4.0
   # The rest is read by procedural only. What is drawn: facades.
   data.task = "facades"
-  # Number of drawn pairs in each split, ≥ 0; a split of 0 is absent.
+  # Number of drawn training pairs, ≥ 1.
   data.num_train = 400
+  # Number of drawn validation pairs, ≥ 0; a split of 0 is absent.
   data.num_val = 100
+  # Number of drawn test pairs, ≥ 0.
   data.num_test = 100
   # Seed of the drawings (not of the training). Integer ≥ 0.
   data.procedural_seed = 0

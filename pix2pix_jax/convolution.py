@@ -1,33 +1,27 @@
-"""The 4x4 convolutions of pix2pix, each in the form its backend runs fastest.
+"""The 4x4 convolutions of pix2pix, every pass in the form that its backend runs fastest.
 
-Image tensors are NHWC, kernels HWIO. `conv` is torch.nn.Conv2d(4, stride, 1),
-`conv_transpose` is torch.nn.ConvTranspose2d(4, 2, 1). On GPU and TPU both are
-`lax.conv_general_dilated` and nothing else. On CPU, XLA runs some of their
-passes very slowly (the kernel gradient of the transposed convolution at 1-2
-GFLOP/s, hundreds of times below a matrix product), so there every pass is
-chosen by hand.
+Images are NHWC, kernels HWIO. `conv` is torch.nn.Conv2d(4, stride, 1), `conv_transpose` torch.nn.ConvTranspose2d(4, 2, 1).
+On GPU and TPU both are `lax.conv_general_dilated` and nothing else. On CPU, XLA takes the dilated convolutions that
+gradients need at a small fraction of the speed of a matrix product (the kernel gradient of the transposed convolution at
+1 to 2 GFLOP/s), so there forward, input gradient and kernel gradient are written out and chosen one by one.
 
-A stride-2 convolution and the transposed one are the same bilinear map between
-a big image X, a small image Y and a kernel K, read in different directions:
+A stride-2 convolution and the transposed one are the same bilinear map between a big image X, a small image Y and a kernel
+K, read in different directions, so there are three passes to write, not six:
 
               forward          input gradient    kernel gradient
   conv        Y = down(X, K)   X = up(Y, K)      K = corr(X, Y)
   transpose   X = up(Y, K)     Y = down(X, K)    K = corr(X, Y)
 
-so three passes are all there is to write. Each exists in three forms:
+Each exists in three forms:
 
-  lax       XLA's own convolution of the strided orientation, which it runs
-            well on images with few channels.
-  taps      sixteen shifted copies of X and one matrix product. It reads the
-            kernel once, where it lies, hence for the inner layers, whose
-            kernels (up to 33 MB) outweigh their images.
-  winograd  minimal filtering, Lavin & Gray 2015 (arXiv:1509.09308): tiles of
-            3x3 outputs are made with 16 products in place of 36 (stride 2, as
-            a stride-1 convolution by 2x2 of 4x the channels) or 36 in place of
-            144 (stride 1). It transforms the kernel into 4 (2.25) times its
-            size, hence for large images.
+  lax       XLA's convolution of the strided orientation and its transposes; it does well on images of few channels.
+  taps      Sixteen shifted copies of X and a matrix product. It reads the kernel once, where it lies: for the inner layers,
+            whose kernels (up to 33 MB) outweigh their images.
+  winograd  Minimal filtering, Lavin & Gray 2015 (arXiv 1509.09308). A tile of 3x3 outputs takes 16 products in place of 36
+            (stride 2, seen as a 2x2 convolution of the 4 phases of X) or 36 in place of 144 (stride 1). The kernel grows
+            by 4 or 2.25 when transformed: for large images.
 
-benchmarks/convolution.py measures them, benchmarks/NOTES.md has the numbers.
+benchmarks/convolution.py measures them; benchmarks/NOTES.md has numbers. Reverse mode only (`jax.custom_vjp`).
 """
 
 import contextlib
@@ -38,39 +32,29 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-FORMS = ('lax', 'taps', 'winograd')
-_FORCED = []  # innermost last, see use_form
+FORMS = ("lax", "taps", "winograd")
+_FORCED: list[str | None] = []  # by use_form, innermost last
 
-# Cook-Toom matrices of F(3, r): y = A [(G g) * (B d)] are 3 outputs of a filter
-# g of r taps over r + 2 inputs d. Points of interpolation 0, 1, -1, (2, -2),
-# infinity. r -> (B, G, A). Rounding errors are those of the direct sum for
-# r = 2 and about three times those for r = 4.
-_WINOGRAD = {
-    2: (np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]]),
-        np.array([[2, 0], [1, 1], [1, -1], [0, 2]]) / 2,
-        np.array([[1, 1, 1, 0], [0, 1, -1, 0], [0, 1, 1, 1]])),
-    4: (np.array([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0],
-                  [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0],
-                  [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]),
-        np.array([[6, 0, 0, 0], [-4, -4, -4, -4], [-4, 4, -4, 4],
-                  [1, 2, 4, 8], [1, -2, 4, -8], [0, 0, 0, 24]]) / 24,
-        np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0],
-                  [0, 1, 1, 4, 4, 1]])),
-}
 _TILE = 3
-
-
-# ---------------------------------------------------------------- interface
+# Cook-Toom matrices of F(3, r): y = A [(G g) * (B d)] are 3 outputs of a filter g of r taps over r + 2 inputs d, by
+# interpolation at 0, 1, -1, (2, -2,) infinity. r -> (B, G, A). Rounding is that of the direct sum for r = 2 and about
+# three times as much for r = 4.
+_WINOGRAD = {
+  2: (np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]]),
+      np.array([[2, 0], [1, 1], [1, -1], [0, 2]]) / 2,
+      np.array([[1, 1, 1, 0], [0, 1, -1, 0], [0, 1, 1, 1]])),
+  4: (np.array([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+                [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]),
+      np.array([[6, 0, 0, 0], [-4, -4, -4, -4], [-4, 4, -4, 4], [1, 2, 4, 8], [1, -2, 4, -8], [0, 0, 0, 24]]) / 24,
+      np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 1]])),
+}
 
 
 @contextlib.contextmanager
-def use_form(form):
-  """Forces one of FORMS on all calls traced inside (None: choose as usual).
-
-  Applies at trace time: a function jitted before keeps the form it has.
-  """
+def use_form(form: str | None):
+  """Forces one of FORMS on all calls traced inside; None chooses as usual. What was jitted before keeps its form."""
   if form is not None and form not in FORMS:
-    raise ValueError(f'form must be one of {FORMS} or None, got {form!r}')
+    raise ValueError(f"form must be one of {FORMS} or None, got {form!r}")
   _FORCED.append(form)
   try:
     yield
@@ -78,373 +62,295 @@ def use_form(form):
     _FORCED.pop()
 
 
-def conv(x, kernel, *, stride, padding=1, form=None):
+def conv(x, kernel, *, stride: int, padding: int = 1, form: str | None = None):
   """Cross-correlation, as torch.nn.Conv2d(k, stride, padding) without bias.
 
   Args:
-    x: (N, H, W, I) images.
-    kernel: (k, k, I, O).
-    stride: 1 or 2.
-    padding: zeros on each side of H and W.
-    form: one of FORMS, or None for the fastest; see `use_form`.
+    x: (N, H, W, I).
+    kernel: (k, k, I, O). Forms other than lax exist for k = 4, padding 1, strides 1 and 2.
+    form: one of FORMS; None: the fastest.
 
   Returns:
-    (N, H', W', O), H' = floor((H + 2 padding - k) / stride) + 1.
+    (N, H', W', O) with H' = floor((H + 2 padding - k) / stride) + 1.
   """
-  form = _given(form)
-  if (form == 'lax' or kernel.shape[:2] != (4, 4) or padding != 1
-      or stride not in (1, 2) or min(x.shape[1:3]) < 2 + (stride == 1)):
+  form = _form(form)
+  if (form == "lax" or kernel.shape[:2] != (4, 4) or padding != 1 or stride not in (1, 2)
+      or min(x.shape[1:3]) < 2 or (stride == 1 and min(x.shape[1:3]) < 3)):
     return _lax_conv(x, kernel, stride, padding)
-  return _wide(lambda x, k: _conv(x, k, stride, form), x, kernel)
+  return _in_float32(lambda x, kernel: _conv(x, kernel, stride, form), x, kernel)
 
 
-def conv_transpose(x, kernel, *, form=None):
-  """Transposed convolution, as torch.nn.ConvTranspose2d(4, 2, 1) without bias.
-
-  y[2h + kh - 1, 2w + kw - 1, o] += x[h, w, i] kernel[kh, kw, i, o]
+def conv_transpose(x, kernel, *, form: str | None = None):
+  """y[2h + kh - 1, 2w + kw - 1, o] += x[h, w, i] kernel[kh, kw, i, o], as torch.nn.ConvTranspose2d(4, 2, 1) without bias.
 
   Args:
-    x: (N, H, W, I) images.
-    kernel: (4, 4, I, O), torch's (I, O, kh, kw) permuted.
-    form: one of FORMS, or None for the fastest; see `use_form`.
+    x: (N, H, W, I).
+    kernel: (4, 4, I, O); torch has (I, O, kh, kw).
+    form: one of FORMS; None: the fastest.
 
   Returns:
     (N, 2H, 2W, O).
   """
-  form = _given(form)
+  form = _form(form)
   if kernel.shape[:2] != (4, 4):
-    raise ValueError(f'kernel must be (4, 4, I, O), got {kernel.shape}')
-  if form == 'lax':
-    return lax.conv_general_dilated(
-        x, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2),
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-  return _wide(lambda x, k: _transposed(x, k, form), x, kernel)
+    raise ValueError(f"kernel must be (4, 4, I, O), got {kernel.shape}")
+  if form == "lax":
+    return lax.conv_general_dilated(x, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2),
+                                    dimension_numbers=("NHWC", "HWIO", "NHWC"))
+  return _in_float32(lambda x, kernel: _transposed(x, kernel, form), x, kernel)
 
 
-def _given(form):
+def _form(form):
   form = form or (_FORCED[-1] if _FORCED else None)
-  if form is None and jax.default_backend() != 'cpu':
-    form = 'lax'
-  return form
+  return "lax" if form is None and jax.default_backend() != "cpu" else form
 
 
-def _wide(f, x, kernel):
-  """f in float32 where the inputs are narrower: the CPU gains nothing by them."""
+def _in_float32(f, x, kernel):
+  """f, in float32 for narrower inputs: products of bfloat16 gain nothing on CPU and would round every transform."""
   dtype = jnp.result_type(x, kernel)
-  if dtype.itemsize < 4:
-    x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
-  return f(x, kernel).astype(dtype)
+  wide = jnp.promote_types(dtype, jnp.float32)
+  return f(x.astype(wide), kernel.astype(wide)).astype(dtype)
 
 
-# --------------------------------------------------- choice of form, gradients
+# Choice of a form, pass by pass. `order` names the channel axes of a kernel, b those of the big image X and s those of the
+# small one Y: "bs" in conv, "sb" in conv_transpose.
 
 
-def _choose(form, stride, pixels, kernel, what, order):
-  """The form of one pass; `pixels` counts those of all small images.
+def _choose(what, form, stride, small_shape, kernel, order):
+  """The form of one pass ("down", "up", "corr"), a class below.
 
-  Winograd saves work in proportion to pixels * big * small channels, and pays
-  pixels * channels to transform the images, big * small to transform the
-  kernel: it wants many channels and many pixels. The bounds are measured, and
-  the times near them differ little.
+  Winograd saves work in proportion to pixels x big x small channels. It pays pixels x channels to transform the images
+  and big x small channels to transform the kernel, so it wants many of both. The bounds are measured; near them the
+  forms differ little.
   """
+  pixels = int(np.prod(small_shape))
   if form:
-    return _FORM[form]
+    return {"lax": _Lax, "taps": _Taps, "winograd": _Winograd}[form]
   if min(kernel.shape[2:]) < 16:
-    return _Narrow if stride == 1 and what == 'corr' else _Lax
+    return _Narrow if what == "corr" and stride == 1 else _Lax
   if stride == 1 or pixels >= 1024:
     return _Winograd
-  if (what, order) == ('down', 'sb') and pixels >= 256:
-    return _Lax  # Here taps have sixteen products to add up.
+  if what == "down" and order == "sb" and pixels >= 256:
+    return _Lax  # taps would have sixteen products to add up
   return _Taps
 
 
 def _down(big, kernel, stride, order, form):
-  h, w = [(v - 2) // stride + 1 for v in big.shape[1:3]]
-  f = _choose(form, stride, big.shape[0] * h * w, kernel, 'down', order)
-  return f.down(big, kernel, stride, order, (h, w))
+  size = tuple((v - 2) // stride + 1 for v in big.shape[1:3])
+  chosen = _choose("down", form, stride, (len(big), *size), kernel, order)
+  return chosen.down(big, kernel, stride, order, size)
 
 
 def _up(small, kernel, stride, order, form, size):
-  f = _choose(form, stride, np.prod(small.shape[:3]), kernel, 'up', order)
-  return f.up(small, kernel, stride, order, size)
+  return _choose("up", form, stride, small.shape[:3], kernel, order).up(small, kernel, stride, order, size)
 
 
 def _corr(big, small, kernel, stride, order, form):
-  f = _choose(form, stride, np.prod(small.shape[:3]), kernel, 'corr', order)
-  return f.corr(big, small, stride, order)
-
-
-# `order` names the channel axes of a kernel, b for those of the big image and s
-# for those of the small one: 'bs' in `conv`, 'sb' in `conv_transpose`.
+  return _choose("corr", form, stride, small.shape[:3], kernel, order).corr(big, small, stride, order)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, kernel, stride, form):
-  return _down(x, kernel, stride, 'bs', form)
+  return _down(x, kernel, stride, "bs", form)
 
 
-def _conv_fwd(x, kernel, stride, form):
-  return _conv(x, kernel, stride, form), (x, kernel)
-
-
-def _conv_bwd(stride, form, saved, dy):
-  x, kernel = saved
-  return (_up(dy, kernel, stride, 'bs', form, x.shape[1:3]),
-          _corr(x, dy, kernel, stride, 'bs', form))
-
-
-_conv.defvjp(_conv_fwd, _conv_bwd)
+def _conv_backward(stride, form, inputs, dy):
+  x, kernel = inputs
+  return _up(dy, kernel, stride, "bs", form, x.shape[1:3]), _corr(x, dy, kernel, stride, "bs", form)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _transposed(x, kernel, form):
-  size = [2 * v for v in x.shape[1:3]]
-  return _up(x, kernel, 2, 'sb', form, size)
+  return _up(x, kernel, 2, "sb", form, tuple(2 * v for v in x.shape[1:3]))
 
 
-def _transposed_fwd(x, kernel, form):
-  return _transposed(x, kernel, form), (x, kernel)
+def _transposed_backward(form, inputs, dy):
+  x, kernel = inputs
+  return _down(dy, kernel, 2, "sb", form), _corr(dy, x, kernel, 2, "sb", form)
 
 
-def _transposed_bwd(form, saved, dy):
-  x, kernel = saved
-  return (_down(dy, kernel, 2, 'sb', form),
-          _corr(dy, x, kernel, 2, 'sb', form))
-
-
-_transposed.defvjp(_transposed_fwd, _transposed_bwd)
-
-
-# ------------------------------------------------------------------ form: lax
+# Transforms made in the forward pass are made again in the backward pass; XLA sees that they are the same and keeps one.
+_conv.defvjp(lambda x, kernel, stride, form: (_conv(x, kernel, stride, form), (x, kernel)), _conv_backward)
+_transposed.defvjp(lambda x, kernel, form: (_transposed(x, kernel, form), (x, kernel)), _transposed_backward)
 
 
 def _lax_conv(x, kernel, stride, padding=1):
-  return lax.conv_general_dilated(
-      x, kernel, (stride, stride), ((padding, padding), (padding, padding)),
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+  return lax.conv_general_dilated(x, kernel, (stride, stride), ((padding, padding), (padding, padding)),
+                                  dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _bs(kernel, order):
+  return kernel if order == "bs" else kernel.swapaxes(2, 3)
 
 
 class _Lax:
-  """XLA's convolution and its transposes; `order` 'sb' costs a kernel copy."""
 
+  @staticmethod
   def down(big, kernel, stride, order, size):
     del size
     return _lax_conv(big, _bs(kernel, order), stride)
 
+  @staticmethod
   def up(small, kernel, stride, order, size):
     kernel = _bs(kernel, order)
-    big = jax.ShapeDtypeStruct(
-        (small.shape[0], *size, kernel.shape[2]), small.dtype)
-    f = lambda big: _lax_conv(big, kernel, stride)
-    return jax.linear_transpose(f, big)(small)[0]
+    big = jax.ShapeDtypeStruct((len(small), *size, kernel.shape[2]), small.dtype)
+    return jax.linear_transpose(lambda big: _lax_conv(big, kernel, stride), big)(small)[0]
 
+  @staticmethod
   def corr(big, small, stride, order):
-    kernel = jax.ShapeDtypeStruct(
-        (4, 4, big.shape[-1], small.shape[-1]), big.dtype)
-    f = lambda kernel: _lax_conv(big, kernel, stride)
-    return _bs(jax.linear_transpose(f, kernel)(small)[0], order)
-
-
-def _bs(kernel, order):
-  return kernel if order == 'bs' else kernel.swapaxes(2, 3)
+    kernel = jax.ShapeDtypeStruct((4, 4, big.shape[-1], small.shape[-1]), big.dtype)
+    return _bs(jax.linear_transpose(lambda kernel: _lax_conv(big, kernel, stride), kernel)(small)[0], order)
 
 
 class _Narrow(_Lax):
-  """Stride 1, Y of few channels: copies of Y are cheaper than copies of X."""
 
+  @staticmethod
   def corr(big, small, stride, order):
-    assert (stride, order) == (1, 'bs')
-    _, h, w, _ = big.shape
-    big = _pad(big, 1, (1, 1))
-    small = _pad(small, 3, (3, 3))
-    shifted = jnp.stack([small[:, 3 - i:5 + h - i, 3 - j:5 + w - j]
-                         for i in range(4) for j in range(4)], 3)
-    k = jnp.einsum('nhwb,nhwts->tbs', big, shifted)
-    return k.reshape(4, 4, *k.shape[1:])
-
-
-# ----------------------------------------------------------------- form: taps
-
-
-def _shifted(big, stride):
-  """The 16 images (N, h, w, B) that the taps of the kernel meet, row-major."""
-  h, w = [(v - 2) // stride * stride + 1 for v in big.shape[1:3]]
-  big = _pad(big, 1, (1, 1))
-  return [big[:, i:i + h:stride, j:j + w:stride]
-          for i in range(4) for j in range(4)]
+    """Stride 1 and few channels in Y: sixteen copies of Y are cheap, of X they are not, and XLA takes 30 ms."""
+    del stride, order  # 1, "bs"
+    n, h, w, s = small.shape
+    copies = jnp.stack([_pad(small, (i, 3 - i), (j, 3 - j)) for i in range(4) for j in range(4)], 3)
+    kernel = _pad(big, (1, 1), (1, 1)).reshape(-1, big.shape[-1]).T @ copies.reshape(-1, 16 * s)
+    return kernel.reshape(-1, 16, s).swapaxes(0, 1).reshape(4, 4, -1, s)
 
 
 class _Taps:
-  """One matrix product; for 'sb' sixteen in one call, to leave kernels alone."""
+  """p: pixels of Y, t: taps. With order "sb", sixteen products in one call, since turning the kernel costs more."""
 
+  @staticmethod
   def down(big, kernel, stride, order, size):
-    n, b = big.shape[0], big.shape[-1]
-    taps = _shifted(big, stride)
-    if order == 'bs':
-      x = jnp.concatenate(taps, -1).reshape(-1, 16 * b)
-      y = x @ kernel.reshape(16 * b, -1)
+    b = big.shape[-1]
+    if order == "bs":
+      y = jnp.concatenate(_shifted(big, stride), -1).reshape(-1, 16 * b) @ kernel.reshape(16 * b, -1)
     else:
-      x = jnp.stack(taps).reshape(16, -1, b)
-      y = jnp.einsum('tpb,tsb->tps', x, kernel.reshape(16, -1, b)).sum(0)
-    return y.reshape(n, *size, -1)
+      x = jnp.stack(_shifted(big, stride)).reshape(16, -1, b)
+      y = jnp.einsum("tpb,tsb->tps", x, kernel.reshape(16, -1, b)).sum(0)
+    return y.reshape(-1, *size, y.shape[-1])
 
+  @staticmethod
   def up(small, kernel, stride, order, size):
     n, h, w, s = small.shape
     y = small.reshape(-1, s)
-    if order == 'bs':
-      z = (y @ kernel.reshape(-1, s).T).reshape(n, h, w, 4, 4, -1)
-      z = z.transpose(3, 4, 0, 1, 2, 5)
+    if order == "bs":
+      x = (y @ kernel.reshape(-1, s).T).reshape(n, h, w, 4, 4, -1).transpose(3, 4, 0, 1, 2, 5)
     else:
-      y = jnp.broadcast_to(y, (16, *y.shape))
-      z = jnp.einsum('tps,tsb->tpb', y, kernel.reshape(16, s, -1))
-      z = z.reshape(4, 4, n, h, w, -1)
-    return _collect(z, np.eye(4), stride)[:, 1:1 + size[0], 1:1 + size[1]]
+      x = jnp.einsum("tps,tsb->tpb", jnp.broadcast_to(y, (16, *y.shape)), kernel.reshape(16, s, -1))
+      x = x.reshape(4, 4, n, h, w, -1)
+    return _collect(x, np.eye(4), stride)[:, 1:1 + size[0], 1:1 + size[1]]
 
+  @staticmethod
   def corr(big, small, stride, order):
     b, s = big.shape[-1], small.shape[-1]
-    taps = _shifted(big, stride)
     y = small.reshape(-1, s)
-    if order == 'bs':
-      x = jnp.concatenate(taps, -1).reshape(-1, 16 * b)
-      return (x.T @ y).reshape(4, 4, b, s)
-    x = jnp.stack(taps).reshape(16, -1, b)
-    y = jnp.broadcast_to(y, (16, *y.shape))
-    return jnp.einsum('tps,tpb->tsb', y, x).reshape(4, 4, s, b)
+    if order == "bs":
+      kernel = jnp.concatenate(_shifted(big, stride), -1).reshape(-1, 16 * b).T @ y
+      return kernel.reshape(4, 4, b, s)
+    x = jnp.stack(_shifted(big, stride)).reshape(16, -1, b)
+    return jnp.einsum("tps,tpb->tsb", jnp.broadcast_to(y, (16, *y.shape)), x).reshape(4, 4, s, b)
 
 
-# ------------------------------------------------------------- form: winograd
+def _shifted(big, stride):
+  """The sixteen (N, h, w, B) that the taps of the kernel meet, row by row."""
+  h, w = ((v - 2) // stride * stride + 1 for v in big.shape[1:3])
+  big = _pad(big, (1, 1), (1, 1))
+  return [big[:, i:i + h:stride, j:j + w:stride] for i in range(4) for j in range(4)]
 
 
 class _Winograd:
-  """g: products of a tile, p: tiles, B: channels of X, times its 4 phases."""
+  """g: products of a tile along both axes, p: tiles, b: channels of X times its stride^2 phases."""
 
+  @staticmethod
   def down(big, kernel, stride, order, size):
-    u = _transform(_bs(kernel, order), stride)
-    m = jnp.einsum('gpb,gbs->gps', _big_tiles(big, stride), u)
-    m = _untiled(m, big.shape[0], size)
-    y = _collect(m, _WINOGRAD[4 // stride][2], _TILE)
+    y = jnp.einsum("gpb,gbs->gps", _big_tiles(big, stride), _transform(_bs(kernel, order), stride))
+    y = _collect(_untiled(y, len(big), size), _WINOGRAD[4 // stride][2], _TILE)
     return y[:, :size[0], :size[1]]
 
+  @staticmethod
   def up(small, kernel, stride, order, size):
-    u = _transform(_bs(kernel, order), stride)
-    v = jnp.einsum('gps,gbs->gpb', _small_tiles(small, stride), u)
-    v = _untiled(v, small.shape[0], small.shape[1:3])
-    x = _collect(v, _WINOGRAD[4 // stride][0].T, _TILE)
+    x = jnp.einsum("gps,gbs->gpb", _small_tiles(small, stride), _transform(_bs(kernel, order), stride))
+    x = _collect(_untiled(x, len(small), small.shape[1:3]), _WINOGRAD[4 // stride][0].T, _TILE)
     if stride == 2:
-      x = _from_phases(lax.optimization_barrier(x))
+      n, h, w, c = x.shape
+      x = lax.optimization_barrier(x).reshape(n, h, w, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, -1)
     return x[:, 1:1 + size[0], 1:1 + size[1]]
 
+  @staticmethod
   def corr(big, small, stride, order):
-    v, z = _big_tiles(big, stride), _small_tiles(small, stride)
-    u = jnp.einsum('gpb,gps->gbs', v, z)
     b, s = big.shape[-1], small.shape[-1]
-    k = jnp.asarray(_kernel_matrix(stride).T, u.dtype) @ u.reshape(-1, b * s)
-    return _bs(k.reshape(4, 4, b, s), order)
+    u = jnp.einsum("gpb,gps->gbs", _big_tiles(big, stride), _small_tiles(small, stride))
+    kernel = jnp.asarray(_kernel_matrix(stride).T, u.dtype) @ u.reshape(-1, b * s)
+    return _bs(kernel.reshape(4, 4, b, s), order)
 
 
 @functools.cache
 def _kernel_matrix(stride):
-  """(g stride^2, 16): G along rows and columns of the taps that meet each phase."""
+  """(g stride^2, 16): G on both axes, for each phase of X on those taps that meet it."""
   g = _WINOGRAD[4 // stride][1]
-  g = np.einsum('ak,st->askt', g, np.eye(stride)).reshape(len(g), stride, 4)
-  return np.einsum('ask,btl->abstkl', g, g).reshape(-1, 16)
+  g = np.einsum("ak,st->askt", g, np.eye(stride)).reshape(len(g), stride, 4)
+  return np.einsum("ask,btl->abstkl", g, g).reshape(-1, 16)
 
 
 def _transform(kernel, stride):
-  """(4, 4, B, S) -> (g, stride^2 B, S), a product with a small constant."""
-  _, _, b, s = kernel.shape
+  """(4, 4, B, S) -> (g, stride^2 B, S), by a product with a constant: less to compile than sums, and as fast."""
+  *_, b, s = kernel.shape
   u = jnp.asarray(_kernel_matrix(stride), kernel.dtype) @ kernel.reshape(16, -1)
   return u.reshape(-1, stride * stride * b, s)
 
 
 def _big_tiles(big, stride):
   """(N, H, W, B) -> (g, p, stride^2 B)."""
-  b_matrix = _WINOGRAD[4 // stride][0]
-  overlap = len(b_matrix) - _TILE
-  ends = []
-  for v in big.shape[1:3]:
-    tiles = -(-((v - 2) // stride + 1) // _TILE)
-    ends.append(stride * (tiles * _TILE + overlap) - 1 - v)
-  x = _pad(big, 1, ends)
+  matrix = _WINOGRAD[4 // stride][0]
+  tiles = [-(-((v - 2) // stride + 1) // _TILE) for v in big.shape[1:3]]
+  x = _pad(big, *((1, stride * (t * _TILE + len(matrix) - _TILE) - 1 - v) for t, v in zip(tiles, big.shape[1:3])))
   if stride == 2:
-    # Fused with what follows, this copy would be made once for every use.
-    x = lax.optimization_barrier(_to_phases(x))
-  v = _spread(x, b_matrix, _TILE)
-  return v.reshape(v.shape[0]**2, -1, v.shape[-1])
+    n, h, w, c = x.shape
+    x = x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, h // 2, w // 2, 4 * c)
+    x = lax.optimization_barrier(x)  # fused into what follows, this copy would be made several times over
+  x = _spread(x, matrix, _TILE)
+  return x.reshape(len(matrix)**2, -1, x.shape[-1])
 
 
 def _small_tiles(small, stride):
-  """(N, h, w, S) -> (g, p, S), the transpose of the last step of `down`."""
-  a_matrix = _WINOGRAD[4 // stride][2]
-  y = _pad(small, 0, [-v % _TILE for v in small.shape[1:3]])
-  z = _spread(y, a_matrix.T, _TILE)
-  return z.reshape(z.shape[0]**2, -1, small.shape[-1])
+  """(N, h, w, S) -> (g, p, S): the transpose of how `down` ends."""
+  matrix = _WINOGRAD[4 // stride][2].T
+  y = _spread(_pad(small, *((0, -v % _TILE) for v in small.shape[1:3])), matrix, _TILE)
+  return y.reshape(len(matrix)**2, -1, y.shape[-1])
 
 
-def _untiled(m, n, size):
-  """(g, p, C) -> (a, a, N, rows, columns, C) of tiles, g = a^2."""
-  a = round(m.shape[0]**.5)
-  return m.reshape(a, a, n, *[-(-v // _TILE) for v in size], m.shape[-1])
+def _untiled(x, n, size):
+  """(g, p, C) -> (a, a, N, tiles, tiles, C), g = a^2, for a Y of N images of this size."""
+  a = round(len(x)**.5)
+  return x.reshape(a, a, n, *(-(-v // _TILE) for v in size), x.shape[-1])
 
 
-def _to_phases(x):
-  """(N, 2h, 2w, C) -> (N, h, w, 4C)."""
-  n, h, w, c = x.shape
-  x = x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(n, h // 2, w // 2, 4 * c)
-
-
-def _from_phases(x):
-  """(N, h, w, 4C) -> (N, 2h, 2w, C)."""
-  n, h, w, c = x.shape
-  x = x.reshape(n, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(n, 2 * h, 2 * w, c // 4)
-
-
-def _pad(x, before, after):
-  return jnp.pad(x, ((0, 0), (before, after[0]), (before, after[1]), (0, 0)))
+def _pad(x, rows, columns):
+  return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
 
 
 def _combine(matrix, parts):
-  """matrix @ parts, written out: the matrix is small and mostly zeros."""
-  return [functools.reduce(lambda a, b: a + b, [
-      float(c) * part for c, part in zip(row, parts) if c]) for row in matrix]
+  """matrix @ parts, written out, for matrices that are mostly 0 and 1."""
+  rows = [[part if c == 1 else float(c) * part for c, part in zip(row, parts) if c] for row in matrix]
+  return [sum(row[1:], row[0]) for row in rows]
 
 
 def _spread(x, matrix, step):
-  """(N, H, W, C) -> (a, a, N, tiles, tiles, C).
-
-  Multiplies windows of matrix.shape[1] pixels, `step` apart, by matrix (a, .),
-  rows first, then columns.
-  """
+  """(N, H, W, C) -> (a, a, N, tiles, tiles, C): matrix (a, .) times all windows of pixels `step` apart, on both axes."""
   length = matrix.shape[1]
   for d in (0, 1):
     axis = x.ndim - 3 + d
-    last = (x.shape[axis] - length) // step * step
-    x = jnp.stack(_combine(matrix, [
-        lax.slice_in_dim(x, i, i + last + 1, step, axis)
-        for i in range(length)]), d)
+    end = (x.shape[axis] - length) // step * step + 1
+    x = jnp.stack(_combine(matrix, [lax.slice_in_dim(x, i, i + end, step, axis) for i in range(length)]), d)
   return x
 
 
-def _collect(z, matrix, step):
-  """The transpose of `_spread` by matrix.T: adds up overlapping windows."""
+def _collect(x, matrix, step):
+  """The transpose of `_spread` by matrix.T: adds up the windows where they overlap."""
   length = len(matrix)
-  more = (length - 1) // step
   for d in (1, 0):
-    parts = _combine(matrix, [
-        lax.index_in_dim(z, i, d, keepdims=False) for i in range(z.shape[d])])
-    axis = parts[0].ndim - 3 + d
-    def shift(part, by):
-      widths = [(0, 0)] * part.ndim
-      widths[axis] = (by, more - by)
-      return jnp.pad(part, widths) if more else part
-    x = jnp.stack([
-        functools.reduce(lambda a, b: a + b, [
-            shift(parts[i], i // step) for i in range(phase, length, step)])
-        for phase in range(step)], axis + 1)
-    z = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2:])
-  return z
-
-
-_FORM = {'lax': _Lax, 'taps': _Taps, 'winograd': _Winograd}
+    parts = _combine(matrix, [lax.index_in_dim(x, i, d, keepdims=False) for i in range(x.shape[d])])
+    axis, more = parts[0].ndim - 3 + d, (length - 1) // step
+    moved = [jnp.pad(part, [(0, 0)] * axis + [(i // step, more - i // step)] + [(0, 0)] * (part.ndim - axis - 1))
+             for i, part in enumerate(parts)]
+    x = jnp.stack([sum(moved[phase::step][1:], moved[phase]) for phase in range(step)], axis + 1)
+    x = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2:])
+  return x
