@@ -84,8 +84,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   optimizer = config.optimizer = ml_collections.ConfigDict()
   # Step size, > 0.
   optimizer.learning_rate = 2e-4
-  # Decay rates of the first and second moments, in [0, 1).
+  # Decay rate of the mean of gradients, in [0, 1).
   optimizer.beta1 = 0.5
+  # Decay rate of the mean of squared gradients, in [0, 1).
   optimizer.beta2 = 0.999
   # Share of the training, at its end, over which the learning rate falls linearly to zero, in [0, 1].
   optimizer.decay_fraction = 0.0
