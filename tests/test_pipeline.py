@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pix2pix_jax.configs import default
-from pix2pix_jax.data import pipeline
+from pix2pix_jax.data import images, pipeline
 from pix2pix_jax.errors import UsageError
 
 
@@ -91,11 +91,15 @@ def test_evaluation_visits_seven_images_once_in_batches_of_four():
   assert seen == list(range(7))
 
 
-def test_normalisation_covers_the_range():
-  import tensorflow as tf
-  np.testing.assert_allclose(pipeline.normalise(tf.constant([0, 255], tf.uint8), (0, 1)), [-1, 1])
-  np.testing.assert_allclose(pipeline.normalise(tf.constant([0, 65535], tf.uint16), (0, 1)), [-1, 1])
-  np.testing.assert_allclose(pipeline.normalise(tf.constant([0.0, 10, 40, 90]), (0.0, 80.0)), [-1, -0.75, 0, 1])
+def test_normalisation_covers_the_range_and_is_undone():
+  for dtype, largest in (("uint8", 255), ("uint16", 65535)):
+    values = np.arange(largest + 1, dtype=dtype)
+    encoded = images.normalise(values, (0, 1))
+    assert (encoded.dtype, encoded[0], encoded[-1]) == (np.float32, -1, 1)
+    np.testing.assert_array_equal(images.denormalise(encoded, dtype, (0, 1)), values)
+  metres = np.float32([0, 10, 40, 90])
+  np.testing.assert_allclose(images.normalise(metres, (0.0, 80.0)), [-1, -0.75, 0, 1])
+  np.testing.assert_allclose(images.denormalise(images.normalise(metres, (0.0, 80.0)), "float32", (0.0, 80.0)), [0, 10, 40, 80])
 
 
 def test_depth_and_masks_are_not_blended_by_resizing():

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from pix2pix_jax.data import datasets
+from pix2pix_jax.data import datasets, images
 from pix2pix_jax.errors import UsageError
 
 tf.config.set_visible_devices([], "GPU")  # TensorFlow would otherwise take the memory of every GPU
@@ -87,16 +87,6 @@ def _resize(picture: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:
   return tf.cast(tf.clip_by_value(tf.round(resized), 0, picture.dtype.max), picture.dtype)
 
 
-def normalise(picture: tf.Tensor, depth_range: tuple[float, float]) -> tf.Tensor:
-  """Integers over their full range, or metres over `depth_range`, to float32 in [-1, 1]; a bool mask to 0 and 1."""
-  if picture.dtype == tf.bool:
-    return tf.cast(picture, tf.float32)
-  if picture.dtype == tf.float32:
-    nearest, farthest = depth_range
-    return tf.clip_by_value((picture - nearest) / (farthest - nearest) * 2 - 1, -1, 1)
-  return tf.cast(picture, tf.float32) / (picture.dtype.max / 2) - 1
-
-
 def train_batches(split: Split, data: Any, *, batch_size: int, seed: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
   """Endless batches from `start_step` on, this process's rows of each, float32 in [-1, 1].
 
@@ -115,8 +105,10 @@ def train_batches(split: Split, data: Any, *, batch_size: int, seed: int, start_
   first_row = local * jax.process_index()
   room = tf.constant([height - crop[0] + 1, width - crop[1] + 1], tf.float32)
 
-  def read(index, y, x):
-    return tuple(split.arrays[name][index, y:y + crop[0], x:x + crop[1]] for name in names)
+  def read(index, y, x, mirrored):
+    crops = (split.arrays[name][index, y:y + crop[0], x:x + crop[1]] for name in names)
+    crops = (picture[:, ::-1] if mirrored else picture for picture in crops)
+    return tuple(images.normalise(picture, data.depth_range) for picture in crops)
 
   def make_example(i):
     epoch, place = i // count, i % count
@@ -125,14 +117,8 @@ def train_batches(split: Split, data: Any, *, batch_size: int, seed: int, start_
       index = tf.random.experimental.index_shuffle(place, tf.cast(tf.stack([seed, epoch]), tf.uint32), count - 1)
     draws = tf.random.stateless_uniform([3], tf.stack([tf.cast(seed, tf.int64), i]))
     y, x = tf.unstack(tf.cast(draws[:2] * room, tf.int64))
-    types = [tf.as_dtype(split.arrays[name].dtype) for name in names]
-    pictures = tf.numpy_function(read, [index, y, x], types, stateful=False)
-    example = {}
-    for name, picture in zip(names, pictures):
-      picture = tf.ensure_shape(picture, (*crop, split.arrays[name].shape[-1]))
-      picture = normalise(picture, data.depth_range)
-      example[name] = tf.cond(draws[2] < 0.5, lambda p=picture: p[:, ::-1], lambda p=picture: p) if data.mirror else picture
-    return example
+    pictures = tf.numpy_function(read, [index, y, x, (draws[2] < 0.5) & data.mirror], [tf.float32] * len(names), stateful=False)
+    return {name: tf.ensure_shape(picture, (*crop, split.arrays[name].shape[-1])) for name, picture in zip(names, pictures)}
 
   steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
   rows = steps.flat_map(lambda step: tf.data.Dataset.range(local).map(lambda row: step * batch_size + first_row + row))
@@ -148,7 +134,7 @@ def eval_batches(split: Split, data: Any, *, batch_size: int) -> Iterator[tuple[
   for start in range(0, len(split), batch_size):
     rows = np.arange(start, start + batch_size)
     index = np.minimum(rows, len(split) - 1)
-    batch = {name: normalise(tf.constant(array[index]), data.depth_range).numpy() for name, array in split.arrays.items()}
+    batch = {name: images.normalise(array[index], data.depth_range) for name, array in split.arrays.items()}
     yield {**batch, "index": index.astype(np.int32)}, rows < len(split)
 
 
