@@ -11,7 +11,7 @@ evaluation resizes with PIL's `Image.resize(..., Image.BICUBIC)` straight to `cr
 given pixels instead); every reported `l1` is on [0, 1].
 
 On a CPU shared with other programs set OMP_WAIT_POLICY=PASSIVE: the OpenMP threads otherwise spin while they wait for each other, and
-a step was seen to take up to forty times as long. On a quiet machine leave it unset: there the spinning is faster.
+a step can take ten times as long. On a quiet machine leave it unset: there the spinning is faster.
 """
 
 import argparse

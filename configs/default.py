@@ -17,7 +17,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   config.seed = 0
 
   data = config.data = ml_collections.ConfigDict()
-  # Reader: facades or procedural.
+  # Reader: facades, winter_summer, kitti_depth, nyu_depth, folder or procedural.
   data.name = "procedural"
   # Folder of the raw files; empty: download where the reader can. Not used by procedural.
   data.source_dir = ""
@@ -27,18 +27,40 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   data.load_size = 286
   # Width in pixels of the same; 0: as load_size.
   data.load_width = 0
-  # Height in pixels of the random crop, and of validation pictures, which are resized to it whole. A multiple of 2**levels.
+  # Height in pixels of the random crop. A multiple of 2**levels.
   data.crop_size = 256
   # Width in pixels of the same; 0: as crop_size.
   data.crop_width = 0
+  # Height in pixels of validation and test pictures, which are resized to it whole; 0: as crop_size. A multiple of 2**levels.
+  data.eval_size = 0
+  # Width in pixels of the same; 0: as eval_size if that is set, else as the crop.
+  data.eval_width = 0
   # Whether training pairs are mirrored left-right, every second on average.
   data.mirror = True
   # Whether training goes through the pairs in a new order every epoch.
   data.shuffle = True
-  # Metres (nearest, farthest) that depth targets and inputs map to -1 and 1; values beyond are clipped.
+  # Metres (nearest, farthest) that depth maps to -1 and 1; targets beyond count as not measured, inputs are clipped. 0 ≤ nearest < farthest.
   data.depth_range = (0.0, 80.0)
+  # Whether the generator has one more output channel that predicts where the target has measurements; for targets with holes.
+  data.validity_channel = False
+  # What the input is: uint8 or uint16 picture, float32 depth in metres; empty: as the data has.
+  data.input_dtype = ""
+  # What the target is; empty: as the data has.
+  data.target_dtype = ""
   # Decoded pictures are kept in memory up to this many GiB, beyond it in a memory-mapped file beside the shards. ≥ 0.
   data.cache_gib = 4.0
+  # kitti_depth: annotated (KITTI's depth set and raw data), selection (val_selection_cropped) or auto (whichever is there).
+  data.layout = "auto"
+  # winter_summer: decides which photographs pair up and where each camera goes. folder: the split, if it has none. Integer ≥ 0.
+  data.pair_seed = 0
+  # winter_summer: a photograph has an attribute where its score is above this, in [0, 1].
+  data.attribute_threshold = 0.8
+  # winter_summer: a photograph is winter where it has any of these of the set's 40 attributes.
+  data.winter_attributes = ("winter", "cold", "ice")
+  # winter_summer: and summer where it has any of these; one that is both is neither.
+  data.summer_attributes = ("summer", "warm", "spring")
+  # folder: what is left and right in a file that holds a pair side by side: input_target or target_input.
+  data.side_by_side = "input_target"
   # The rest is read by procedural only. What is drawn: facades.
   data.task = "facades"
   # Number of drawn training pairs, ≥ 1.
@@ -77,6 +99,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   loss.gan = "vanilla"
   # Weight of the mean absolute difference on [-1, 1]; negative: 300 / output channels (100 for RGB, as in the paper).
   loss.l1_weight = -1.0
+  # Weight of the mean absolute difference of the validity channel on [-1, 1], if there is one; ≥ 0.
+  loss.validity_weight = 10.0
   # Whether the discriminator's loss is divided by two.
   loss.halve_discriminator = True
 

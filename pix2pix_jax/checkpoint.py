@@ -4,14 +4,19 @@ A checkpoint is the `TrainState`. Its step is also the data's position, because 
 (seed, n) alone. Saving runs in the background and ends with a rename: a killed run leaves no half checkpoint that counts.
 """
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+import jax
 import ml_collections
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from pix2pix_jax.configs import default
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.train_state import TrainState
 
@@ -26,12 +31,13 @@ class Checkpointer:
     policy = preservation_policy.AnyPreservationPolicy([
         preservation_policy.LatestN(1),
         preservation_policy.BestN(get_metric_fn=lambda metrics: -metrics[BEST_METRIC], n=1, keep_checkpoints_without_metrics=False)])
-    options = ocp.CheckpointManagerOptions(
-        create=not read_only, read_only=read_only, enable_async_checkpointing=not read_only, preservation_policy=policy,
-        best_fn=lambda metrics: metrics[BEST_METRIC], best_mode="min")  # without best_fn the metrics are not saved
     if read_only and not self._folder.is_dir():
       raise UsageError(f"{self._folder.parent} holds no checkpoints/. Give the workdir of a training that has saved at least once.")
-    self._manager = ocp.CheckpointManager(self._folder, options=options)
+    with _quiet():
+      options = ocp.CheckpointManagerOptions(
+          create=not read_only, read_only=read_only, enable_async_checkpointing=not read_only, preservation_policy=policy,
+          best_fn=lambda metrics: metrics[BEST_METRIC], best_mode="min")  # without best_fn the metrics are not saved
+      self._manager = ocp.CheckpointManager(self._folder, options=options)
 
   def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
     """Copies the state off the devices and writes it in the background. `metrics` are those of a validation at this step."""
@@ -68,10 +74,32 @@ class Checkpointer:
       raise UsageError(f"The checkpoint {self._folder / str(step)} does not fit the networks of its config.json, or is damaged "
                        f"({str(error)[:300]}). Remove that folder to go on from an earlier checkpoint, or use a new workdir.") from error
 
+  def restore_generator(self, step: int) -> dict[str, Any]:
+    """The generator's `params` and `batch_stats` alone, as numpy arrays: a third of the file is read."""
+    path = self._folder / str(step) / "default"
+    with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+      stored = checkpointer.metadata(path).item_metadata.tree["generator"]
+      like = {"generator": {name: stored[name] for name in ("params", "batch_stats") if name in stored}}
+      restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+      like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+      tree = checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True))
+    return tree["generator"]
+
   def close(self) -> None:
     """Waits for what is being written."""
     self._manager.wait_until_finished()
     self._manager.close()
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Keeps Orbax's remarks on reading (that it will not write, that a folder is part of a larger checkpoint) from the user."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -81,9 +109,9 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
     fields = json.loads(path.read_text())
   except (OSError, json.JSONDecodeError) as error:
     raise UsageError(f"{path} cannot be read ({error}). Give the workdir of a training: main.py writes config.json there.") from error
-  fields["data"]["depth_range"] = tuple(fields["data"]["depth_range"])  # JSON has no tuples
-  fields["model"]["dropout_blocks"] = tuple(fields["model"]["dropout_blocks"])
-  return ml_collections.ConfigDict(fields).lock()
+  config = default.get_config()  # gives JSON's lists their tuples back, and older files the fields that they lack
+  config.update(fields)
+  return config.lock()
 
 
 def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
@@ -94,7 +122,7 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
   path = workdir / "config.json"
   if path.exists():
     old = load_config(workdir).model.to_dict()
-    new = config.model.to_dict() | {"dropout_blocks": tuple(config.model.dropout_blocks)}
+    new = config.model.to_dict()
     changed = [f"model.{name} {old.get(name)!r} → {new.get(name)!r}" for name in sorted(old | new) if old.get(name) != new.get(name)]
     if changed:
       raise UsageError(f"{workdir} holds a training of another architecture ({'; '.join(changed)}). "

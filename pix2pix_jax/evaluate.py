@@ -16,64 +16,104 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import ml_collections
 import numpy as np
 
-from pix2pix_jax import checkpoint, models, steps, train_state, viz
-from pix2pix_jax.data import datasets, pipeline
+from pix2pix_jax import checkpoint, depth, metrics, models, steps, train_state, viz
+from pix2pix_jax.data import datasets, images, pipeline
 from pix2pix_jax.errors import run_command
 from pix2pix_jax.train_state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """Per-image metrics of a split (each (n,)), and its first few translations (k, H, W, C) in [-1, 1]."""
+  """Per-image metrics of a split, each (n,), and a grid of its first translations, uint8 (H, W, 3)."""
 
   per_image: dict[str, np.ndarray]
-  columns: dict[str, np.ndarray]
+  grid: np.ndarray
 
   @property
   def means(self) -> dict[str, float]:
-    return {name: float(np.mean(values, dtype=np.float64)) for name, values in self.per_image.items()}
+    return means(self.per_image)
 
-  def grid(self) -> np.ndarray:
-    return viz.grid({name: [viz.to_uint8(picture) for picture in pictures] for name, pictures in self.columns.items()})
+
+def means(per_image: dict[str, np.ndarray]) -> dict[str, float]:
+  """The mean of each metric over the images that have it: one without a valid pixel has no depth error."""
+  return {name: float(np.nanmean(values, dtype=np.float64)) for name, values in per_image.items()}
 
 
 def evaluate_split(eval_step, state: TrainState, split: pipeline.Split, config: ml_collections.ConfigDict, mesh: Mesh) -> Evaluation:
-  """Runs a compiled `eval_step` over a split at the crop shape; the fillers of the last batch are dropped."""
+  """Runs a compiled `eval_step` over a split at the evaluation shape; the fillers of the last batch are dropped."""
   sharding = NamedSharding(mesh, PartitionSpec("data"))
   size = -(-min(config.evaluation.batch_size, len(split)) // mesh.size) * mesh.size
-  per_image, columns = [], {"input": [], "output": [], "target": []}
+  per_image, rows = [], []
   for batch, counts in pipeline.eval_batches(split, config.data, batch_size=size):
     output, values = jax.device_get(eval_step(state, jax.device_put(batch, sharding)))
     per_image.append({name: value[counts] for name, value in values.items()})
-    if len(columns["output"]) < config.evaluation.num_samples:
-      for name, pictures in {**batch, "output": output}.items():
-        if name in columns:
-          columns[name].extend(pictures[counts])
-  first = {name: np.stack(pictures[:config.evaluation.num_samples]) for name, pictures in columns.items()}
-  return Evaluation({name: np.concatenate([values[name] for values in per_image]) for name in per_image[0]}, first)
+    batch["output"] = output
+    for row in range(min(counts.sum(), config.evaluation.num_samples - len(rows))):
+      rows.append(viz.display_example({name: array[row] for name, array in batch.items()}, config.data))
+  depth_range = config.data.depth_range if "float32" in (config.data.input_dtype, config.data.target_dtype) else None
+  grid = viz.grid({name: [row[name] for row in rows] for name in ("input", "output", "target")}, depth_range)
+  return Evaluation({name: np.concatenate([values[name] for values in per_image]) for name in per_image[0]}, grid)
+
+
+def baselines(source: pipeline.Source, split: pipeline.Split, config: ml_collections.ConfigDict) -> dict[str, dict[str, float]]:
+  """The metrics of answers that need no network, which a model has to beat: name → metric → mean.
+
+  `mean_target`: the mean target picture of (up to the first 1000) training pairs, for depth over the valid pixels.
+  `nearest_valid`: where the input is depth too, its holes filled with the nearest measurement.
+  """
+  data = config.data
+  shape, depth_range = datasets.eval_shape(data), data.depth_range if data.target_dtype == "float32" else None
+  train = pipeline.load_split(source, "train", shape, cache_gib=data.cache_gib, depth_range=data.depth_range, limit=1000)
+  total, weight = 0.0, 0.0
+  for i in range(len(train)):
+    mask = train.arrays["mask"][i].astype(np.float64) if "mask" in train.arrays else 1.0
+    total = total + images.normalise(train.arrays["target"][i], data.depth_range) * mask
+    weight = weight + mask
+  if depth_range:  # pixels that no training picture measured take the mean of all that were
+    total, weight = np.where(weight > 0, total, total.sum() / weight.sum()), np.maximum(weight, 1)
+  mean_target = np.float32(total / weight)
+  measure = jax.jit(lambda prediction, target, mask: metrics.all_metrics(prediction, target, mask, depth_range))
+  answers = {"mean_target": lambda batch: np.broadcast_to(mean_target, batch["target"].shape)}
+  if data.input_dtype == data.target_dtype == "float32":
+    def nearest_valid(batch):
+      metres = depth.decode(batch["input"], data.depth_range) * (batch["input"] > -1)
+      return depth.encode(np.stack([depth.fill_with_nearest(picture) for picture in metres]), data.depth_range)
+    answers["nearest_valid"] = nearest_valid
+  per_image = {name: [] for name in answers}
+  for batch, counts in pipeline.eval_batches(split, data, batch_size=min(8, len(split))):
+    for name, answer in answers.items():
+      values = jax.device_get(measure(answer(batch), batch["target"], batch.get("mask")))
+      per_image[name].append({metric: value[counts] for metric, value in values.items()})
+  return {name: means({metric: np.concatenate([row[metric] for row in rows]) for metric in rows[0]}) for name, rows in per_image.items()}
 
 
 def protocol(config: ml_collections.ConfigDict) -> dict[str, object]:
   """What a reader of the figures has to know about how they came about."""
   return {"dropout": config.evaluation.dropout, "norm_stats": config.evaluation.norm_stats, "seed": config.seed,
-          "height_width": list(datasets.crop_shape(config.data)), "scale": "[0, 1]"}
+          "height_width": list(datasets.eval_shape(config.data)), "scale": "l1, psnr and ssim on [0, 1]"}
 
 
-def write(folder: Path, evaluation: Evaluation, ids: list[str], step: int, config: ml_collections.ConfigDict) -> None:
+def write(folder: Path, evaluation: Evaluation, ids: list[str], step: int, config: ml_collections.ConfigDict,
+          baseline_means: dict[str, dict[str, float]]) -> None:
   """`metrics.json`, `per_image.csv` and `grid.png`."""
   folder.mkdir(parents=True, exist_ok=True)
-  summary = {"step": step, "count": len(ids), "metrics": evaluation.means, "protocol": protocol(config)}
+  summary = {"step": step, "count": len(ids), "metrics": evaluation.means, "baselines": baseline_means, "protocol": protocol(config)}
   (folder / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
   with (folder / "per_image.csv").open("w", newline="") as file:
     writer = csv.writer(file)
     writer.writerow(["id", *evaluation.per_image])
     writer.writerows([name, *(f"{values[i]:.6g}" for values in evaluation.per_image.values())] for i, name in enumerate(ids))
-  viz.save_png(folder / "grid.png", evaluation.grid())
+  viz.save_png(folder / "grid.png", evaluation.grid)
 
 
-def table(means: dict[str, float]) -> str:
-  """Metrics as lines of text."""
-  return "\n".join(f"  {name:<28} {value:10.4f}" for name, value in means.items())
+def table(columns: dict[str, dict[str, float]]) -> str:
+  """Metrics as lines of text, a column for the model and for each baseline."""
+  width = max(12, *map(len, columns))
+  lines = [" " * 30 + "".join(f"{name:>{width + 2}}" for name in columns)]
+  for metric in next(iter(columns.values())):
+    cells = (f"{column[metric]:.4f}" if metric in column else "" for column in columns.values())
+    lines.append(f"  {metric:<28}" + "".join(f"{cell:>{width + 2}}" for cell in cells))
+  return "\n".join(lines)
 
 
 def evaluate(workdir: Path, *, split: str = "val", step: str = "best", source_dir: str = "") -> Evaluation:
@@ -87,8 +127,8 @@ def evaluate(workdir: Path, *, split: str = "val", step: str = "best", source_di
   with config.unlocked():
     if source_dir:
       config.data.source_dir = source_dir
-  builder = datasets.prepare(config.data)
-  data = pipeline.load_split(builder, split, datasets.crop_shape(config.data), config.data.cache_gib)
+  source = pipeline.PreparedSource(datasets.prepare(config.data))
+  data = pipeline.load_split(source, split, datasets.eval_shape(config.data), cache_gib=config.data.cache_gib, depth_range=config.data.depth_range)
   mesh = steps.make_mesh()
   networks = dict(zip(("generator", "discriminator"), models.make_networks(config.model, dtype=config.train.dtype)))
   checkpointer = checkpoint.Checkpointer(workdir, read_only=True)
@@ -96,8 +136,9 @@ def evaluate(workdir: Path, *, split: str = "val", step: str = "best", source_di
   state = checkpointer.restore(number, train_state.abstract(config, *networks.values(), mesh))
   eval_step = steps.compile_eval_step(mesh, **networks, **steps.evaluation_settings(config))
   evaluation = evaluate_split(eval_step, state, data, config, mesh)
-  write(Path(workdir) / "eval" / split, evaluation, data.ids, number, config)
-  print(f"{split}: {len(data)} images, step {number}\n{table(evaluation.means)}\nwritten to {Path(workdir) / 'eval' / split}")
+  compared = baselines(source, data, config)
+  write(Path(workdir) / "eval" / split, evaluation, data.ids, number, config, compared)
+  print(f"{split}: {len(data)} images, step {number}\n{table({'model': evaluation.means, **compared})}\nwritten to {Path(workdir) / 'eval' / split}")
   return evaluation
 
 

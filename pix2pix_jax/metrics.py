@@ -1,8 +1,10 @@
-"""Image metrics, one value an image, computed by `dm_pix` on [0, 1]."""
+"""Metrics of pictures on [0, 1] (by `dm_pix`) and of depth in metres; one value an image, the caller averages."""
 
 import dm_pix
 import jax
 import jax.numpy as jnp
+
+from pix2pix_jax import depth
 
 
 def to_unit(image: jax.Array) -> jax.Array:
@@ -26,3 +28,36 @@ def image_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array | No
   squared = (jnp.square(prediction - target) * mask).sum((1, 2, 3)) / count
   return {"l1": (jnp.abs(prediction - target) * mask).sum((1, 2, 3)) / count,
           "psnr": -10 * jnp.log10(jnp.maximum(squared, 1e-12))}
+
+
+def depth_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+  """Errors of depth (N, H, W, 1) in metres over the pixels where `mask` is 1, each (N,); NaN for an image without any.
+
+  `rmse` and `mae` in metres; `abs_rel` the mean of |error| / target; `delta1`, `delta2`, `delta3` the shares of pixels whose
+  ratio to the target is below 1.25, 1.25², 1.25³ (Eigen et al. 2014, arXiv 1406.2283); `silog` the standard deviation of
+  the logarithmic error times 100, as on KITTI's server. Predictions count as at least a millimetre.
+  """
+  if not prediction.shape == target.shape == mask.shape or target.shape[-1] != 1:
+    raise ValueError(f"Expected three arrays (N, H, W, 1) of one shape, got {prediction.shape}, {target.shape} and {mask.shape}.")
+  valid = mask > 0
+  prediction, target = jnp.where(valid, jnp.maximum(prediction, 1e-3), 1), jnp.where(valid, target, 1)
+  count = valid.sum((1, 2, 3))
+
+  def mean(values):
+    return jnp.where(valid, values, 0).sum((1, 2, 3)) / count
+
+  error = prediction - target
+  ratio = jnp.maximum(prediction / target, target / prediction)
+  log_error = jnp.log(prediction) - jnp.log(target)
+  log_mean = mean(log_error)
+  return {"rmse": jnp.sqrt(mean(jnp.square(error))), "mae": mean(jnp.abs(error)), "abs_rel": mean(jnp.abs(error) / target),
+          **{f"delta{power}": mean(ratio < 1.25**power) for power in (1, 2, 3)},
+          "silog": 100 * jnp.sqrt(mean(jnp.square(log_error - log_mean[:, None, None, None])))}
+
+
+def all_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array | None, depth_range: tuple[float, float] | None) -> dict[str, jax.Array]:
+  """What applies to a target in [-1, 1]: image metrics, and depth metrics where `depth_range` says that it encodes metres."""
+  values = image_metrics(prediction, target, mask)
+  if depth_range is not None and target.shape[-1] == 1:
+    values |= depth_metrics(depth.decode(prediction, depth_range), depth.decode(target, depth_range), mask)
+  return values

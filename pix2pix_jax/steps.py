@@ -47,6 +47,8 @@ def train_step(state: TrainState, batch: Batch, *, generator: Generator, discrim
     return generator.apply({"params": params, "batch_stats": state.generator.batch_stats}, x, dropout=True, norm_stats="batch",
                            rngs={"dropout": key}, mutable=["batch_stats"])
 
+  channels = target.shape[-1]  # what the generator gives beyond them is its validity channel
+
   # One forward pass serves both updates: the discriminator's loss does not reach back through it, the generator's does.
   fake, generator_gradient, generator_updates = jax.vjp(translate, state.generator.params, has_aux=True)
 
@@ -57,7 +59,7 @@ def train_step(state: TrainState, batch: Batch, *, generator: Generator, discrim
 
   def discriminator_loss(params):
     real_logits, batch_stats = judge(params, state.discriminator.batch_stats, target)
-    fake_logits, batch_stats = judge(params, batch_stats, fake)
+    fake_logits, batch_stats = judge(params, batch_stats, fake[..., :channels])
     value = losses.discriminator(real_logits, fake_logits, loss.gan, loss.halve_discriminator).mean()
     return value, (batch_stats, jax.tree.map(jnp.mean, losses.accuracy(real_logits, fake_logits, loss.gan)))
 
@@ -68,32 +70,45 @@ def train_step(state: TrainState, batch: Batch, *, generator: Generator, discrim
     next_discriminator = _apply_gradients(state.discriminator, grads, batch_stats, optimizer)
     metrics |= {"discriminator_loss": value, **accuracy}
 
-  def generator_loss(candidate):
+  def generator_loss(output):
+    candidate, validity = output[..., :channels], output[..., channels:]
     l1 = losses.l1(candidate, target, mask).mean()
-    gan = jnp.zeros(())
+    total, parts = loss.l1_weight * l1, {"l1_loss": l1, "l1": l1 / 2}
     if loss.gan != "none":
-      gan = losses.adversarial(judge(next_discriminator.params, next_discriminator.batch_stats, candidate)[0], True, loss.gan).mean()
-    return gan + loss.l1_weight * l1, {"gan_loss": gan, "l1_loss": l1}
+      parts["gan_loss"] = losses.adversarial(judge(next_discriminator.params, next_discriminator.batch_stats, candidate)[0], True, loss.gan).mean()
+      total += parts["gan_loss"]
+    if validity.shape[-1]:
+      parts["validity_loss"] = losses.l1(validity, 2 * mask - 1).mean()
+      total += loss.validity_weight * parts["validity_loss"]
+    return total, parts
 
   (value, parts), candidate_gradient = jax.value_and_grad(generator_loss, has_aux=True)(fake)
   (grads,) = generator_gradient(candidate_gradient)
   next_generator = _apply_gradients(state.generator, grads, generator_updates.get("batch_stats", {}), optimizer)
-  metrics |= {"generator_loss": value, **parts, "l1": parts["l1_loss"] / 2}
+  metrics |= {"generator_loss": value, **parts}
   return TrainState(state.step + 1, next_generator, next_discriminator), metrics
 
 
 def eval_step(state: TrainState, batch: Batch, *, generator: Generator, discriminator: PatchGAN, loss: Any, seed: int,
-              dropout: bool, norm_stats: str) -> tuple[jax.Array, Metrics]:
+              dropout: bool, norm_stats: str, depth_range: tuple[float, float] | None) -> tuple[jax.Array, Metrics]:
   """Translates a batch and measures it, an image at a time: no value depends on the image's batch companions.
 
+  Args:
+    depth_range: in metres, if the target encodes depth.
+
   Returns:
-    The translations (N, H, W, C') in [-1, 1], and per-image metrics, each (N,).
+    The translations in [-1, 1], validity channel included, and per-image metrics, each (N,).
   """
   x, target, mask = batch["input"], batch["target"], batch.get("mask")
-  fake = generator.apply(state.generator.variables, x, dropout=dropout, norm_stats=norm_stats, noise_ids=batch["index"],
-                         rngs={"dropout": jax.random.key(seed)})
+  output = generator.apply(state.generator.variables, x, dropout=dropout, norm_stats=norm_stats, noise_ids=batch["index"],
+                           rngs={"dropout": jax.random.key(seed)})
+  fake, validity = output[..., :target.shape[-1]], output[..., target.shape[-1]:]
   l1 = losses.l1(fake, target, mask)
-  values = {"l1_loss": l1, "generator_loss": loss.l1_weight * l1, **metrics_lib.image_metrics(fake, target, mask)}
+  values = {"l1_loss": l1, "generator_loss": loss.l1_weight * l1, **metrics_lib.all_metrics(fake, target, mask, depth_range)}
+  if validity.shape[-1]:
+    values["validity_loss"] = losses.l1(validity, 2 * mask - 1)
+    values["generator_loss"] += loss.validity_weight * values["validity_loss"]
+    values["validity_accuracy"] = ((validity > 0) == (mask > 0)).mean((1, 2, 3))
   if loss.gan != "none":
     real_logits, fake_logits = (
         discriminator.apply(state.discriminator.variables, x, losses.show_holes(candidate, mask), norm_stats=norm_stats)
@@ -102,12 +117,13 @@ def eval_step(state: TrainState, batch: Batch, *, generator: Generator, discrimi
     values["generator_loss"] += values["gan_loss"]
     values["discriminator_loss"] = losses.discriminator(real_logits, fake_logits, loss.gan, loss.halve_discriminator)
     values |= losses.accuracy(real_logits, fake_logits, loss.gan)
-  return fake, values
+  return output, values
 
 
 def evaluation_settings(config) -> dict[str, Any]:
   """The static arguments of `eval_step` that a config decides."""
-  return {"loss": config.loss, "seed": config.seed, "dropout": config.evaluation.dropout, "norm_stats": config.evaluation.norm_stats}
+  return {"loss": config.loss, "seed": config.seed, "dropout": config.evaluation.dropout, "norm_stats": config.evaluation.norm_stats,
+          "depth_range": config.data.depth_range if config.data.target_dtype == "float32" else None}
 
 
 def make_mesh() -> Mesh:

@@ -1,5 +1,7 @@
 """The training loop: data, networks, state, resume, steps, validation, checkpoints, in the order in which they happen."""
 
+from __future__ import annotations
+
 from pathlib import Path
 import signal
 
@@ -16,8 +18,13 @@ from pix2pix_jax.train_state import TrainState
 from clu import metric_writers, parameter_overview  # after pipeline, which keeps TensorFlow off the GPU
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | Path, *, source: pipeline.Source | None = None,
+                       observer: Observer | None = None) -> TrainState:
   """Trains to the config's last step, from the newest checkpoint in `workdir` if there is one.
+
+  Args:
+    source: of the pairs; by default what `config.data` says.
+    observer: is told of every step, and may end the training.
 
   Leaves in `workdir`: config.json, checkpoints/, TensorBoard event files, history.jsonl, samples/, curves.png and eval/val/.
 
@@ -30,13 +37,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -
   steps.check_divides(config.train.batch_size, mesh)
   replicated, split_rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
-  builder = datasets.prepare(config.data)
-  config = resolve(config, builder)
+  source = source or pipeline.PreparedSource(datasets.prepare(config.data))
+  config = resolve(config, source)
   checkpoint.save_config(workdir, config)
-  train_split = pipeline.load_split(builder, "train", datasets.load_shape(config.data), config.data.cache_gib)
+  limits = {"cache_gib": config.data.cache_gib, "depth_range": config.data.depth_range}
+  train_split = pipeline.load_split(source, "train", datasets.load_shape(config.data), **limits)
   val_split = None
-  if "val" in builder.info.splits:
-    val_split = pipeline.load_split(builder, "val", datasets.crop_shape(config.data), config.data.cache_gib)
+  if "val" in source.counts:
+    val_split = pipeline.load_split(source, "val", datasets.eval_shape(config.data), **limits)
 
   generator, discriminator = models.make_networks(config.model, dtype=config.train.dtype, remat=config.train.remat)
   checkpointer = checkpoint.Checkpointer(workdir)
@@ -56,14 +64,16 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -
   reporter = Reporter(_make_writer(workdir), workdir, start=start, num_steps=config.train.num_steps, log_every_steps=config.train.log_every_steps)
   reporter.say(_describe(config, state, start, train_split, val_split, mesh))
   best = checkpointer.best()
+  observer = observer or Observer()
   step, evaluation = start, None
   if val_split and not start:  # the untrained networks: where the curves begin, and a fault in the data shows now, not in an hour
     evaluation = evaluate.evaluate_split(eval_step, state, val_split, config, mesh)
-    reporter.validated(0, evaluation.means, evaluation.grid())
+    reporter.validated(0, evaluation.means, evaluation.grid)
   with _StopOnSignal() as stop:
     for step in range(start + 1, config.train.num_steps + 1):
       with reporter.data_wait():
         batch = next(batches)
+      observer.step_begins(step)
       state, metrics = train_step(state, batch)
       last = step == config.train.num_steps
       reporter.trained(step, metrics, last=last or stop.asked)
@@ -72,47 +82,69 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | Path) -
         evaluation, improved = None, False
         if val_split and (last or step % config.train.eval_every_steps == 0):
           evaluation = evaluate.evaluate_split(eval_step, state, val_split, config, mesh)
-          reporter.validated(step, evaluation.means, evaluation.grid())
+          reporter.validated(step, evaluation.means, evaluation.grid)
           improved = best is None or evaluation.means[checkpoint.BEST_METRIC] < best[1]
         if improved:
           best = step, evaluation.means[checkpoint.BEST_METRIC]
         if improved or last or stop.asked or step % config.train.checkpoint_every_steps == 0:
           require_finite(step, jax.device_get(metrics))
           checkpointer.save(step, state, evaluation and evaluation.means)
+        stop.asked |= observer.step_ended(step, metrics, evaluation)
       if stop.asked:
         break
   checkpointer.close()
   reporter.close()
   if step < config.train.num_steps:
     reporter.say(f"Stopped at step {step} of {config.train.num_steps}; the same command goes on from there.")
-    raise KeyboardInterrupt
+    if stop.by_signal:
+      raise KeyboardInterrupt
   if evaluation and jax.process_index() == 0:
-    evaluate.write(workdir / "eval" / "val", evaluation, val_split.ids, step, config)
-    reporter.say(f"Validation at the last step, {len(val_split)} images:\n{evaluate.table(evaluation.means)}\n"
+    compared = evaluate.baselines(source, val_split, config)
+    evaluate.write(workdir / "eval" / "val", evaluation, val_split.ids, step, config, compared)
+    reporter.say(f"Validation at the last step, {len(val_split)} images:\n{evaluate.table({'model': evaluation.means, **compared})}\n"
                  f"Best validation {checkpoint.BEST_METRIC}: {best[1]:.4f} at step {best[0]}.")
   reporter.say(f"{workdir} holds samples/, curves.png, eval/ and checkpoints/; tensorboard --logdir={workdir} shows the rest.")
   return state
 
 
-def resolve(config: ml_collections.ConfigDict, builder) -> ml_collections.ConfigDict:
+class Observer:
+  """What a caller may do around the steps; this one does nothing."""
+
+  def step_begins(self, step: int) -> None:
+    """Before step `step`, counted from 1."""
+
+  def step_ended(self, step: int, metrics: dict[str, jax.Array], evaluation: evaluate.Evaluation | None) -> bool:
+    """After it, its metrics still on the devices, with the validation if there was one. Whether to end the training."""
+    return False
+
+
+def resolve(config: ml_collections.ConfigDict, source: pipeline.Source) -> ml_collections.ConfigDict:
   """A copy of the config with everything filled in that it leaves to the data: channels, levels, L1 weight, steps."""
   config = config.copy_and_resolve_references()
-  if "train" not in builder.info.splits:
-    raise UsageError(f"data.source_dir {config.data.source_dir!r} has no train split, only {', '.join(builder.info.splits)}.")
-  count = builder.info.splits["train"].num_examples
-  height, width = datasets.crop_shape(config.data)
-  model, train = config.model, config.train
-  for field, feature in (("input_channels", "input"), ("output_channels", "target")):
-    channels = builder.info.features[feature].shape[-1]
+  if "train" not in source.counts:
+    raise UsageError(f"data.source_dir {config.data.source_dir!r} has no train split, only {', '.join(source.counts)}.")
+  count = source.counts["train"]
+  data, model, train = config.data, config.model, config.train
+  for side in ("input", "target"):
+    dtype = source.kinds[side][0].name
+    if data[f"{side}_dtype"] not in ("", dtype):
+      raise UsageError(f"data.{side}_dtype is {data[f'{side}_dtype']!r}, but the data is {dtype}; leave it empty to take what the data is.")
+    data[f"{side}_dtype"] = dtype
+  has_holes = data.target_dtype == "float32"
+  if data.validity_channel and not has_holes:
+    raise UsageError(f"data.validity_channel is for targets with holes (depth), but the target is a {data.target_dtype} picture.")
+  target_channels = source.kinds["target"][1]
+  for field, channels in (("input_channels", source.kinds["input"][1]), ("output_channels", target_channels + data.validity_channel)):
     if model[field] not in (0, channels):
       raise UsageError(f"model.{field} is {model[field]}, but the data has {channels}; leave it 0 to take what the data has.")
     model[field] = channels
-  model.levels = model.levels or models.levels_for(height, width)
-  if height % 2**model.levels or width % 2**model.levels:
-    raise UsageError(f"data.crop_size gives crops of {height}×{width} (height × width), but a generator of {model.levels} levels takes "
-                     f"multiples of {2**model.levels}. Change data.crop_size (and data.crop_width), or model.levels.")
+  model.levels = model.levels or models.levels_for(*datasets.crop_shape(data))
+  for field, (height, width) in (("crop", datasets.crop_shape(data)), ("eval", datasets.eval_shape(data))):
+    if height % 2**model.levels or width % 2**model.levels:
+      raise UsageError(f"data.{field}_size gives pictures of {height}×{width} (height × width), but a generator of {model.levels} levels takes "
+                       f"multiples of {2**model.levels}. Change data.{field}_size (and data.{field}_width), or model.levels.")
   if config.loss.l1_weight < 0:
-    config.loss.l1_weight = 300.0 / model.output_channels
+    config.loss.l1_weight = 300.0 / target_channels
   train.num_steps = train.num_steps or train.num_epochs * count // train.batch_size
   epoch = max(1, count // train.batch_size)
   train.eval_every_steps = train.eval_every_steps or epoch
@@ -148,7 +180,7 @@ class _StopOnSignal:
   """Turns the first Ctrl-C or SIGTERM into a wish to stop after the running step; a second Ctrl-C stops at once."""
 
   def __enter__(self):
-    self.asked = False
+    self.asked = self.by_signal = False
     self._old = {}
     try:
       for number in (signal.SIGINT, signal.SIGTERM):
@@ -160,7 +192,7 @@ class _StopOnSignal:
   def _handle(self, number, frame):
     if self.asked and number == signal.SIGINT:
       raise KeyboardInterrupt
-    self.asked = True
+    self.asked = self.by_signal = True
 
   def __exit__(self, *unused):
     for number, handler in self._old.items():

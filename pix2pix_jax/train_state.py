@@ -52,7 +52,7 @@ def initial(config, generator: Generator, discriminator: PatchGAN) -> TrainState
   generator_key, discriminator_key = jax.random.split(jax.random.key(config.seed))
   side = 2 ** max(config.model.levels, 7)  # any size that both networks accept: no parameter depends on it
   x = jnp.zeros((1, side, side, config.model.input_channels))
-  y = jnp.zeros((1, side, side, config.model.output_channels))
+  y = jnp.zeros((1, side, side, config.model.output_channels - config.data.validity_channel))  # the discriminator sees no validity
   optimizer = make_optimizer(config.optimizer, config.train.num_steps)
   networks = []
   for variables in (generator.init(generator_key, x, dropout=False, norm_stats="batch"),

@@ -10,26 +10,57 @@ MARGIN = 4
 SMALLEST = 128  # pixels; smaller pictures are enlarged by a whole factor to be seen at all
 
 
-def to_uint8(picture: np.ndarray) -> np.ndarray:
-  """[-1, 1] (H, W, C) → uint8 (H, W, 3) for display: RGB as it is, one channel as grey, of others the first."""
+HOLE = (0, 0, 0)  # no colour of the depth map, whose darkest is a violet
+
+
+def depth_colors(encoded: np.ndarray) -> np.ndarray:
+  """[-1, 1] (H, W) → uint8 (H, W, 3): viridis, perceptually uniform, near yellow to far violet."""
+  import matplotlib  # pylint: disable=g-import-not-at-top  (slow to import, needed for depth only)
+  return matplotlib.colormaps["viridis_r"]((np.clip(encoded, -1, 1) + 1) / 2, bytes=True)[..., :3]
+
+
+def display(picture: np.ndarray, dtype: str = "uint8", mask: np.ndarray | None = None) -> np.ndarray:
+  """A picture in [-1, 1] (H, W, C) as uint8 (H, W, 3) to look at.
+
+  Args:
+    picture: RGB is shown as it is, one channel grey, of other counts the first channel; depth in the colours of `depth_colors`.
+    dtype: "float32" for depth, else "uint8" or "uint16".
+    mask: (H, W, 1), 0 where a depth is missing, which is painted black.
+  """
   picture = np.asarray(picture, np.float32)
+  if dtype == "float32":
+    colors = depth_colors(picture[..., 0])
+    return colors if mask is None else np.where(np.asarray(mask) > 0, colors, np.uint8(HOLE))
   if picture.shape[-1] != 3:
     picture = np.repeat(picture[..., :1], 3, axis=-1)
   return np.round(np.clip((picture + 1) * 127.5, 0, 255)).astype(np.uint8)
 
 
-def grid(columns: dict[str, Sequence[np.ndarray]]) -> np.ndarray:
+def display_example(example: dict[str, np.ndarray], data) -> dict[str, np.ndarray]:
+  """`input`, `output` and `target` (each [-1, 1], (H, W, C)) of one example for display, and `mask` if it has one.
+
+  Holes are those of the mask for the target, predicted ones for the output if it has a validity channel, and zeros for an input depth.
+  """
+  channels = example["target"].shape[-1]
+  output, validity = example["output"][..., :channels], example["output"][..., channels:]
+  return {"input": display(example["input"], data.input_dtype, example["input"] > -1 if data.input_dtype == "float32" else None),
+          "output": display(output, data.target_dtype, validity > 0 if validity.shape[-1] else None),
+          "target": display(example["target"], data.target_dtype, example.get("mask"))}
+
+
+def grid(columns: dict[str, Sequence[np.ndarray]], depth_range: tuple[float, float] | None = None) -> np.ndarray:
   """A table of pictures, uint8 (H, W, 3): one column a name, one row a sample, the names above.
 
   Args:
     columns: name → uint8 (h, w, 3) pictures, all of one size.
+    depth_range: in metres; adds a scale of the depth colours below.
   """
   height, width = next(iter(columns.values()))[0].shape[:2]
   factor = max(1, -(-SMALLEST // min(height, width)))
   height, width = height * factor, width * factor
   rows = len(next(iter(columns.values())))
-  header = 20
-  sheet = Image.new("RGB", (len(columns) * (width + MARGIN) + MARGIN, rows * (height + MARGIN) + MARGIN + header), "white")
+  header, footer = 20, 40 if depth_range else 0
+  sheet = Image.new("RGB", (len(columns) * (width + MARGIN) + MARGIN, rows * (height + MARGIN) + MARGIN + header + footer), "white")
   draw = ImageDraw.Draw(sheet)
   font = ImageFont.load_default(14)
   for column, (name, pictures) in enumerate(columns.items()):
@@ -38,7 +69,22 @@ def grid(columns: dict[str, Sequence[np.ndarray]]) -> np.ndarray:
     for row, picture in enumerate(pictures):
       tile = Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST)
       sheet.paste(tile, (left, header + MARGIN + row * (height + MARGIN)))
+  if depth_range:
+    _draw_scale(sheet, draw, font, depth_range, top=sheet.height - footer)
   return np.asarray(sheet)
+
+
+def _draw_scale(sheet: Image.Image, draw: ImageDraw.ImageDraw, font, depth_range: tuple[float, float], top: int) -> None:
+  """A bar of the depth colours with metres below it, and the colour of holes."""
+  length = sheet.width // 2
+  left = MARGIN + 20
+  bar = depth_colors(np.tile(np.linspace(-1, 1, length, dtype=np.float32), (12, 1)))
+  sheet.paste(Image.fromarray(bar), (left, top + 4))
+  for share in (0, 0.25, 0.5, 0.75, 1):
+    metres = depth_range[0] + share * (depth_range[1] - depth_range[0])
+    draw.text((left + share * length, top + 18), f"{metres:g} m" if share in (0, 1) else f"{metres:g}", fill="black", font=font, anchor="ma")
+  draw.rectangle((left + length + 40, top + 4, left + length + 52, top + 16), fill=HOLE)
+  draw.text((left + length + 58, top + 2), "no measurement", fill="black", font=font)
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
@@ -55,6 +101,7 @@ CURVES = {  # title: the scalars in it
     "GAN loss of the generator": ("gan_loss",),
     "discriminator accuracy, real and fake": ("discriminator_accuracy_real", "discriminator_accuracy_fake"),
     "SSIM": ("ssim",),
+    "RMSE in metres": ("rmse",),  # of depth, in the place of SSIM
 }
 
 
@@ -64,8 +111,12 @@ def curves(rows: list[dict[str, float]], path: Path) -> None:
   matplotlib.use("agg")
   from matplotlib import pyplot  # pylint: disable=g-import-not-at-top
 
+  present = {name.split("/")[1] for row in rows for name in row if "/" in name}
+  shown = [(title, names) for title, names in CURVES.items() if present.intersection(names)]
   figure, axes = pyplot.subplots(2, 3, figsize=(13, 6.5), layout="constrained")
-  for axis, (title, names) in zip(axes.flat, CURVES.items()):
+  for axis in axes.flat[len(shown):]:
+    axis.set_visible(False)
+  for axis, (title, names) in zip(axes.flat, shown):
     for color, name in enumerate(names):
       for split, style in (("train", ".-"), ("val", "o--")):
         points = [(row["step"], row[f"{split}/{name}"]) for row in rows if f"{split}/{name}" in row]
@@ -78,8 +129,7 @@ def curves(rows: list[dict[str, float]], path: Path) -> None:
     axis.set_xlabel("step")
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
-    if axis.has_data():
-      axis.legend()
+    axis.legend()
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=100)
   pyplot.close(figure)

@@ -36,20 +36,20 @@ def test_archive_in_numeric_order_with_labels_as_input(tmp_path):
   write_archive(tmp_path / "raw", {"train": 12, "val": 2})
   builder = datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
   assert set(builder.info.splits) == {"train", "val"}, "an absent split is absent"
-  split = pipeline.load_split(builder, "train", (16, 16), cache_gib=1)
+  split = pipeline.load_split(pipeline.PreparedSource(builder), "train", (16, 16), cache_gib=1)
   assert split.ids == [str(n) for n in range(1, 13)]
   np.testing.assert_allclose(split.arrays["target"].mean((1, 2, 3)), np.arange(1, 13) * 10, atol=3)
   np.testing.assert_allclose(split.arrays["input"].mean((0, 1, 2)), [0, 0, 200], atol=6)
   with pytest.raises(UsageError, match="no split 'test'.*train, val"):
-    pipeline.load_split(builder, "test", (16, 16), cache_gib=1)
+    pipeline.load_split(pipeline.PreparedSource(builder), "test", (16, 16), cache_gib=1)
 
 
 def test_decoded_pictures_beyond_the_budget_lie_on_disk(tmp_path):
   write_archive(tmp_path / "raw", {"train": 3})
   builder = datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
-  in_memory = pipeline.load_split(builder, "train", (12, 12), cache_gib=1)
+  in_memory = pipeline.load_split(pipeline.PreparedSource(builder), "train", (12, 12), cache_gib=1)
   for _ in range(2):  # written, then found
-    on_disk = pipeline.load_split(builder, "train", (12, 12), cache_gib=0)
+    on_disk = pipeline.load_split(pipeline.PreparedSource(builder), "train", (12, 12), cache_gib=0)
     assert isinstance(on_disk.arrays["input"], np.memmap)
     assert on_disk.ids == in_memory.ids
     for name, array in in_memory.arrays.items():
@@ -80,7 +80,7 @@ def test_cmp_layout_splits_by_number_and_paints_labels_in_the_archives_colours(t
   write_cmp(tmp_path / "raw/base", range(1, 21))
   builder = datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
   assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 16, "val": 2, "test": 2}
-  split = pipeline.load_split(builder, "val", (10, 14), cache_gib=1)
+  split = pipeline.load_split(pipeline.PreparedSource(builder), "val", (10, 14), cache_gib=1)
   assert split.ids == ["cmp_b0008", "cmp_b0018"]
   colors = list(LABEL_COLORS.values())
   assert tuple(split.arrays["input"][0, 5, 5]) == colors[8]  # index 9

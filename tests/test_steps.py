@@ -21,7 +21,7 @@ SIZE = 16
 
 def make_config(**loss):
   return ml_collections.ConfigDict({
-      "seed": 0, "model": {"input_channels": 3, "output_channels": 3, "levels": 3}, "train": {"num_steps": 10},
+      "seed": 0, "data": {"validity_channel": False}, "model": {"input_channels": 3, "output_channels": 3, "levels": 3}, "train": {"num_steps": 10},
       "optimizer": {"learning_rate": 2e-4, "beta1": 0.5, "beta2": 0.999, "decay_fraction": 0.0},
       "loss": {"gan": "vanilla", "l1_weight": 100.0, "halve_discriminator": True, **loss}})
 
@@ -134,7 +134,7 @@ def test_linear_decay_ends_at_zero():
 
 def test_evaluation_of_an_image_is_independent_of_its_companions_and_agrees_with_the_losses(state, batch):
   evaluate = jax.jit(lambda state, batch: steps.eval_step(
-      state, batch, generator=GENERATOR, discriminator=DISCRIMINATOR, loss=make_config().loss, seed=0, dropout=True, norm_stats="image"))
+      state, batch, generator=GENERATOR, discriminator=DISCRIMINATOR, loss=make_config().loss, seed=0, dropout=True, norm_stats="image", depth_range=None))
   fake, values = evaluate(state, {**batch, "index": jnp.array([4, 5])})
   alone = {name: jnp.stack([pictures[1]] * 2) for name, pictures in batch.items()} | {"index": jnp.array([5, 5])}
   fake_alone, values_alone = evaluate(state, alone)

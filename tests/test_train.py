@@ -260,7 +260,7 @@ def test_it_learns(tmp_path):
   train_and_evaluate(config, tmp_path / "run")
   untrained, trained = (row["val/l1"] for row in history.read(tmp_path / "run") if "val/l1" in row)
   builder = datasets.prepare(config.data)
-  train, val = (pipeline.load_split(builder, split, (32, 32), 1).arrays["target"] / 255 for split in ("train", "val"))
+  train, val = (pipeline.load_split(pipeline.PreparedSource(builder), split, (32, 32), cache_gib=1).arrays["target"] / 255 for split in ("train", "val"))
   mean_picture = np.abs(val - train.mean(0)).mean()
   assert trained < 0.97 * mean_picture and trained < 0.7 * untrained, (trained, mean_picture, untrained)
 

@@ -15,7 +15,11 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from pix2pix_jax.data import facades
+from pix2pix_jax.data import folder
+from pix2pix_jax.data import kitti_depth
+from pix2pix_jax.data import nyu_depth
 from pix2pix_jax.data import procedural
+from pix2pix_jax.data import winter_summer
 from pix2pix_jax.errors import UsageError
 
 
@@ -25,12 +29,41 @@ def load_shape(data) -> tuple[int, int]:
 
 
 def crop_shape(data) -> tuple[int, int]:
-  """(height, width) of the pictures that the networks see."""
+  """(height, width) of the training crops."""
   return data.crop_size, data.crop_width or data.crop_size
 
 
+def eval_shape(data) -> tuple[int, int]:
+  """(height, width) of validation and test pictures."""
+  if not data.eval_size:
+    return crop_shape(data)
+  return data.eval_size, data.eval_width or data.eval_size
+
+
+def _source(data) -> str:
+  return data.source_dir and str(Path(data.source_dir).expanduser())
+
+
 def _facades(data, fingerprint):
-  return facades.Facades, facades.FacadesConfig(name=fingerprint, source_dir=data.source_dir and str(Path(data.source_dir).expanduser()))
+  return facades.Facades, facades.FacadesConfig(name=fingerprint, source_dir=_source(data))
+
+
+def _folder(data, fingerprint):
+  return folder.Folder, folder.make_config(fingerprint, _source(data), data.side_by_side, data.pair_seed)
+
+
+def _kitti_depth(data, fingerprint):
+  return kitti_depth.KittiDepth, kitti_depth.KittiDepthConfig(name=fingerprint, source_dir=_source(data), layout=data.layout)
+
+
+def _nyu_depth(data, fingerprint):
+  return nyu_depth.NyuDepth, nyu_depth.NyuDepthConfig(name=fingerprint, source_dir=_source(data))
+
+
+def _winter_summer(data, fingerprint):
+  return winter_summer.WinterSummer, winter_summer.WinterSummerConfig(
+      name=fingerprint, source_dir=_source(data), seed=data.pair_seed, threshold=data.attribute_threshold,
+      winter=data.winter_attributes, summer=data.summer_attributes)
 
 
 def _procedural(data, fingerprint):
@@ -41,7 +74,17 @@ def _procedural(data, fingerprint):
 READERS = {
     # name: (how to build it, the settings that its prepared files depend on)
     "facades": (_facades, ("source_dir",)),
+    "folder": (_folder, ("source_dir", "side_by_side", "pair_seed")),
+    "kitti_depth": (_kitti_depth, ("source_dir", "layout")),
+    "nyu_depth": (_nyu_depth, ("source_dir",)),
     "procedural": (_procedural, ("task", "load_size", "load_width", "num_train", "num_val", "num_test", "procedural_seed")),
+    "winter_summer": (_winter_summer, (
+        "source_dir", "pair_seed", "attribute_threshold", "winter_attributes", "summer_attributes")),
+}
+
+RAW_FILES = {  # what a reader reads, where that is not everything below source_dir
+    "kitti_depth": lambda source, data: kitti_depth.raw_folders(source, data.layout),
+    "nyu_depth": lambda source, data: nyu_depth.raw_files(source),
 }
 
 
@@ -56,11 +99,12 @@ def prepare(data: Any) -> tfds.core.DatasetBuilder:
   make, settings = READERS[data.name]
   key = {"reader": data.name, **{name: data[name] for name in settings}}
   if "source_dir" in settings and data.source_dir:
-    key |= {"source_dir": str(Path(data.source_dir).expanduser().resolve()), "files": _listing(Path(data.source_dir).expanduser())}
+    source = Path(data.source_dir).expanduser()
+    raw = RAW_FILES[data.name](source, data) if data.name in RAW_FILES else [source]
+    key |= {"source_dir": str(source.resolve()), "files": [_listing(path) for path in raw]}
   fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True, default=list).encode()).hexdigest()[:16]
-  folder = prepared_dir(data)
   builder_class, builder_config = make(data, fingerprint)
-  builder = builder_class(config=builder_config, data_dir=str(folder))
+  builder = builder_class(config=builder_config, data_dir=str(prepared_dir(data)))
   if not builder.info.splits:
     if not sys.stderr.isatty():
       tfds.disable_progress_bar()
@@ -75,10 +119,10 @@ def prepared_dir(data) -> Path:
   return Path(data.prepared_dir or os.environ.get("TFDS_DATA_DIR") or f"{cache}/pix2pix_jax/datasets").expanduser().resolve()
 
 
-def _listing(folder: Path) -> list[tuple[str, int, int]]:
-  """(name, size, modification time in ns) of every file below a folder."""
+def _listing(raw: Path) -> list[tuple[str, int, int]]:
+  """(name, size, modification time in ns) of a file, or of every file below a folder."""
   try:
-    return sorted((str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns)
-                  for path in folder.rglob("*") if path.is_file())
+    return sorted((str(path.relative_to(raw)), path.stat().st_size, path.stat().st_mtime_ns)
+                  for path in ([raw] if raw.is_file() else raw.rglob("*")) if path.is_file())
   except OSError as error:
-    raise UsageError(f"data.source_dir {str(folder)!r} cannot be read ({error}).") from error
+    raise UsageError(f"data.source_dir {str(raw)!r} cannot be read ({error}).") from error

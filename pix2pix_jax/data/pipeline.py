@@ -35,39 +35,86 @@ class Split:
     return len(self.ids)
 
 
-def load_split(builder: tfds.core.DatasetBuilder, split: str, shape: tuple[int, int], cache_gib: float) -> Split:
-  """Decodes a prepared split and resizes it to `shape` (height, width).
+class PreparedSource:
+  """Examples of a prepared TFDS builder.
 
-  Arrays that together exceed `cache_gib` GiB lie in memory-mapped files beside the prepared shards.
+  Attributes:
+    counts: examples by split.
+    kinds: (dtype, channels) of `input`, `target` and, if there is one, `mask`.
+    folder: where decoded pictures may be kept.
   """
-  if split not in builder.info.splits:
-    raise UsageError(f"There is no split {split!r} in this data; it has {', '.join(builder.info.splits)}. "
+
+  def __init__(self, builder: tfds.core.DatasetBuilder):
+    self._builder = builder
+    self.counts = {name: info.num_examples for name, info in builder.info.splits.items()}
+    self.kinds = {name: (np.dtype(feature.np_dtype), feature.shape[-1]) for name, feature in builder.info.features.items() if name != "id"}
+    self.folder = Path(builder.data_dir)
+
+  def examples(self, split: str) -> tf.data.Dataset:
+    """Every example once, in the order of the raw files: `input`, `target`, `mask` (H, W, C) and `id`."""
+    return self._builder.as_dataset(split=split, shuffle_files=False, read_config=tfds.ReadConfig(
+        interleave_cycle_length=1, try_autocache=False, add_tfds_id=False))
+
+
+class ArraySource:
+  """The same for pairs of arrays (n, H, W, C) in memory: split → (inputs, targets)."""
+
+  def __init__(self, splits: dict[str, tuple[np.ndarray, np.ndarray]]):
+    self._splits = splits
+    self.counts = {name: len(inputs) for name, (inputs, _) in splits.items()}
+    self.kinds = {name: (array.dtype, array.shape[-1]) for name, array in zip(("input", "target"), splits["train"])}
+    self.folder = None
+
+  def examples(self, split: str) -> tf.data.Dataset:
+    inputs, targets = self._splits[split]
+    signature = {name: tf.TensorSpec(array.shape[1:], array.dtype) for name, array in (("input", inputs), ("target", targets))}
+    return tf.data.Dataset.from_generator(
+        lambda: ({"input": x, "target": y, "id": f"{split}_{i:05d}"} for i, (x, y) in enumerate(zip(inputs, targets))),
+        output_signature={**signature, "id": tf.TensorSpec((), tf.string)})
+
+
+Source = PreparedSource | ArraySource
+
+
+def load_split(source: Source, split: str, shape: tuple[int, int], *, cache_gib: float,
+               depth_range: tuple[float, float] = (0.0, np.inf), limit: int | None = None) -> Split:
+  """Decodes a split, or its first `limit` examples, and resizes it to `shape` (height, width).
+
+  Arrays that together exceed `cache_gib` GiB lie in memory-mapped files beside the prepared shards. Depth targets get a
+  `mask`, or keep theirs, without what `depth_range` (metres) cannot express.
+  """
+  if split not in source.counts:
+    raise UsageError(f"There is no split {split!r} in this data; it has {', '.join(source.counts)}. "
                      "Choose one of them, or add the raw files of the other to data.source_dir.")
-  count = builder.info.splits[split].num_examples
-  features = {name: feature for name, feature in builder.info.features.items() if name != "id"}
-  shapes = {name: (count, *shape, feature.shape[-1]) for name, feature in features.items()}
-  total = sum(np.prod(shapes[name]) * np.dtype(feature.np_dtype).itemsize for name, feature in features.items())
-  dataset = builder.as_dataset(split=split, shuffle_files=False, read_config=tfds.ReadConfig(
-      interleave_cycle_length=1, try_autocache=False, add_tfds_id=False))
-  dataset = dataset.map(lambda example: {**{name: _resize(example[name], shape) for name in features}, "id": example["id"]},
-                        num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  if total <= cache_gib * 2**30:
-    arrays = {name: np.empty(shapes[name], feature.np_dtype) for name, feature in features.items()}
-    ids = _fill(arrays, dataset)
-    return Split(arrays, ids)
-  key = hashlib.sha256(repr((split, shapes)).encode()).hexdigest()[:16]
-  folder = Path(builder.data_dir) / f"decoded_{key}"
+  count = min(source.counts[split], limit or source.counts[split])
+  kinds = dict(source.kinds)
+  if kinds["target"][0] == np.float32:
+    kinds["mask"] = (np.dtype(bool), 1)
+  shapes = {name: (count, *shape, channels) for name, (_, channels) in kinds.items()}
+
+  def decode(example):
+    pictures = {name: _resize(picture, shape) for name, picture in example.items() if name != "id"}
+    if "mask" in kinds:
+      target = pictures["target"]
+      measured = (target > 0) & (target >= depth_range[0]) & (target <= depth_range[1])
+      pictures["mask"] = pictures.get("mask", True) & tf.reduce_all(measured, -1, keepdims=True)
+    return {**pictures, "id": example["id"]}
+
+  dataset = source.examples(split).take(count).map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  if source.folder is None or sum(np.prod(shapes[name]) * dtype.itemsize for name, (dtype, _) in kinds.items()) <= cache_gib * 2**30:
+    arrays = {name: np.empty(shapes[name], dtype) for name, (dtype, _) in kinds.items()}
+    return Split(arrays, _fill(arrays, dataset))
+  key = hashlib.sha256(repr((split, shapes, depth_range)).encode()).hexdigest()[:16]
+  folder = source.folder / f"decoded_{key}"
   if not (folder / "ids.txt").exists():  # written last
     folder.mkdir(exist_ok=True)
-    arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", feature.np_dtype, shapes[name])
-              for name, feature in features.items()}
+    arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shapes[name]) for name, (dtype, _) in kinds.items()}
     ids = _fill(arrays, dataset)
     for array in arrays.values():
       array.flush()
     (folder / "ids.part").write_text("\n".join(ids))
     (folder / "ids.part").rename(folder / "ids.txt")
-  return Split({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in features},
-               (folder / "ids.txt").read_text().split("\n"))
+  return Split({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in kinds}, (folder / "ids.txt").read_text().split("\n"))
 
 
 def _fill(arrays: dict[str, np.ndarray], dataset: tf.data.Dataset) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from pix2pix_jax.data.synthesis import facades
@@ -21,17 +22,17 @@ class ProceduralConfig(tfds.core.BuilderConfig):
 
 
 class Procedural(tfds.core.GeneratorBasedBuilder):
-  """Procedural pairs `{input, target, id}`; the splits are disjoint ranges of one seeded sequence."""
+  """Procedural pairs `{input, target, id}`, with a `mask` for depth; the splits are disjoint ranges of one seeded sequence."""
 
   VERSION = tfds.core.Version("1.0.0")
 
   def _info(self) -> tfds.core.DatasetInfo:
     if self.builder_config.task not in TASKS:
       raise UsageError(f"data.task is {self.builder_config.task!r}; the procedural tasks are {', '.join(TASKS)}.")
-    picture = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+    example = TASKS[self.builder_config.task](0, 0, (32, 32))
     return tfds.core.DatasetInfo(
         builder=self, description=__doc__, disable_shuffling=True,
-        features=tfds.features.FeaturesDict({"input": picture, "target": picture, "id": tfds.features.Text()}))
+        features=tfds.features.FeaturesDict({**{name: _feature(array) for name, array in example.items()}, "id": tfds.features.Text()}))
 
   def _split_generators(self, dl_manager):
     del dl_manager
@@ -46,3 +47,10 @@ class Procedural(tfds.core.GeneratorBasedBuilder):
     config = self.builder_config
     for index in indices:
       yield index, {**TASKS[config.task](config.seed, index, config.size), "id": f"{config.task}_{index:05d}"}
+
+
+def _feature(array):
+  """How an array is stored: pictures as PNG, metres and masks as they are, compressed."""
+  if array.dtype == np.uint8:
+    return tfds.features.Image(shape=(None, None, array.shape[-1]), encoding_format="png")
+  return tfds.features.Tensor(shape=(None, None, array.shape[-1]), dtype=array.dtype, encoding="zlib")

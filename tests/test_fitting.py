@@ -1,0 +1,229 @@
+"""`fit`, `predict` and `evaluate` on arrays, and the translator they give."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import pix2pix_jax as p2p
+from pix2pix_jax import UsageError, checkpoint, metrics
+
+TINY = {"model.base_features": 2, "model.levels": 3, "model.patch": 16}
+
+
+def pairs(count=10, size=16, dtype=np.uint8):
+  """Inputs of one grey each; the target is the same grey, inverted, in three channels."""
+  grey = np.random.default_rng(0).integers(0, 255, (count, 1, 1, 1))
+  x = np.broadcast_to(grey, (count, size, size, 1)).astype(np.uint8)
+  y = np.repeat(255 - x, 3, -1)
+  return (x, y) if dtype == np.uint8 else (x.astype(dtype) / 255, y.astype(dtype) / 255)
+
+
+class Recorder:
+  """A callback with every Keras method."""
+
+  def __init__(self):
+    self.calls, self.epoch_logs = [], []
+
+  def __getattr__(self, name):
+    if not name.startswith(("on_", "set_")):
+      raise AttributeError(name)
+    return lambda *args: self.calls.append((name, args[0] if args and isinstance(args[0], int) else None)) or (
+        self.epoch_logs.append(args[1]) if name == "on_epoch_end" else None)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+  recorder = Recorder()
+  x, y = pairs()
+  result = p2p.fit(x, y, batch_size=3, epochs=2, validation_split=0.2, callbacks=[recorder], overrides=TINY,
+                   workdir=tmp_path_factory.mktemp("fit") / "run")
+  return result, recorder
+
+
+def test_callbacks_are_called_as_by_keras(fitted):
+  _, recorder = fitted
+  batches = [call for n in range(2) for call in (("on_train_batch_begin", n), ("on_train_batch_end", n))]
+  epochs = [call for n in range(2) for call in [("on_epoch_begin", n), *batches, ("on_epoch_end", n)]]
+  assert recorder.calls == [("set_params", None), ("set_model", None), ("on_train_begin", None), *epochs, ("on_train_end", None)]
+
+
+def test_history_is_what_the_callbacks_saw(fitted):
+  result, recorder = fitted
+  assert {"generator_loss", "discriminator_loss", "val_generator_loss", "val_l1", "val_ssim"} <= result.history.keys()
+  for name, value in recorder.epoch_logs[1].items():
+    np.testing.assert_allclose(result.history[name][1], value, rtol=1e-5, err_msg=name)
+  assert len(result.history["val_generator_loss"]) == 2
+
+
+def test_a_workdir_goes_on_where_it_was(fitted):
+  result, _ = fitted
+  recorder = Recorder()
+  x, y = pairs()
+  longer = p2p.fit(x, y, batch_size=3, epochs=3, validation_split=0.2, callbacks=[recorder], overrides=TINY, workdir=result.workdir)
+  assert [call for call in recorder.calls if "epoch" in call[0]] == [("on_epoch_begin", 2), ("on_epoch_end", 2)]
+  assert longer.history["generator_loss"][:2] == result.history["generator_loss"]
+  assert len(longer.history["generator_loss"]) == 3
+
+
+def test_stop_training_ends_after_the_epoch():
+  class Stop:
+    def set_model(self, model):
+      self.model = model
+
+    def on_epoch_end(self, epoch, logs):
+      self.model.stop_training = True
+
+  x, y = pairs()
+  result = p2p.fit(x, y, batch_size=5, epochs=50, callbacks=[Stop()], overrides=TINY)
+  assert len(result.history["generator_loss"]) == 1
+
+
+def test_predict_and_evaluate_agree(fitted):
+  result, _ = fitted
+  x, y = pairs()
+  z = result.predict(x)
+  assert (z.shape, z.dtype) == (y.shape, np.uint8)
+  values = result.evaluate(x, y)
+  np.testing.assert_allclose(values["l1"], np.abs(z / 255 - y / 255).mean(), rtol=1e-4)
+
+
+def test_float_pictures_stay_floats():
+  x, y = pairs(dtype=np.float32)
+  result = p2p.fit(x, y, batch_size=5, epochs=1, overrides=TINY)
+  z = result.predict(x)
+  assert z.dtype == np.float32 and 0 <= z.min() and z.max() <= 1
+  np.testing.assert_allclose(result.evaluate(x, y)["l1"], np.abs(z - y).mean(), rtol=1e-3)
+
+
+def test_depth_targets_with_holes_and_a_validity_channel():
+  rng = np.random.default_rng(0)
+  x = rng.integers(0, 255, (6, 16, 16, 3), dtype=np.uint8)
+  y = rng.uniform(1, 9, (6, 16, 16, 1)).astype(np.float32)
+  y[:, ::2] = 0
+  result = p2p.fit(x, y, batch_size=2, epochs=1, target_kind="depth", validation_split=0.34,
+                   overrides=TINY | {"data.depth_range": (0.0, 10.0), "data.validity_channel": True})
+  z = result.predict(x)
+  assert (z.shape, z.dtype) == (y.shape, np.float32)
+  assert 0 <= z.min() and z.max() <= 10
+  assert {"val_rmse", "val_validity_accuracy", "validity_loss"} <= result.history.keys()
+  error = np.maximum(z, 1e-3) - y
+  by_hand = np.mean([np.sqrt(np.square(e[t > 0]).mean()) for e, t in zip(error, y)])
+  np.testing.assert_allclose(result.evaluate(x, y)["rmse"], by_hand, rtol=1e-4)
+
+
+def test_depth_metrics_against_numpy():
+  rng = np.random.default_rng(1)
+  target = rng.uniform(1, 60, (2, 8, 8, 1))
+  prediction = target * rng.lognormal(0, 0.3, target.shape)
+  mask = (rng.uniform(size=target.shape) < 0.4).astype(np.float32)
+  values = metrics.depth_metrics(np.float32(prediction), np.float32(target), mask)
+  for i in range(2):
+    p, t = prediction[i][mask[i] > 0], target[i][mask[i] > 0]
+    ratio, log = np.maximum(p / t, t / p), np.log(p) - np.log(t)
+    expected = {"rmse": np.sqrt(np.square(p - t).mean()), "mae": np.abs(p - t).mean(), "abs_rel": (np.abs(p - t) / t).mean(),
+                "delta1": (ratio < 1.25).mean(), "delta2": (ratio < 1.5625).mean(), "delta3": (ratio < 1.953125).mean(), "silog": 100 * log.std()}
+    for name, value in expected.items():
+      np.testing.assert_allclose(values[name][i], value, rtol=1e-4, err_msg=name)
+  assert np.isnan(metrics.depth_metrics(np.float32(prediction), np.float32(target), 0 * mask)["rmse"]).all()
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda x, y: (x[0], y[0]), "x has shape .*should be .n, H, W, C"),
+    (lambda x, y: (x, y[:5]), "differ in count or size"),
+    (lambda x, y: (x, y[:, :8]), "differ in count or size"),
+    (lambda x, y: (x.astype(np.int32), y), "x is int32; pictures are uint8"),
+    (lambda x, y: (x, y.astype(np.float32)), "y is float from .*lie in .0, 1"),
+    (lambda x, y: (x, np.full(y.shape, np.nan)), "float pictures lie in"),
+])
+def test_arrays_that_do_not_fit_are_explained(change, message):
+  with pytest.raises(UsageError, match=message):
+    p2p.fit(*change(*pairs()), overrides=TINY)
+
+
+def test_negative_depth_is_refused():
+  x, y = pairs(dtype=np.float32)
+  with pytest.raises(UsageError, match="float metres ≥ 0"):
+    p2p.fit(x, y - 1, target_kind="depth", overrides=TINY)
+
+
+# --- Translator ------------------------------------------------------------------------------------------------------------
+
+
+def test_any_size_goes_in_and_comes_out(fitted):
+  translator = fitted[0].translator
+  for shape in [(16, 16), (16, 16, 1), (31, 17, 1), (2, 5, 40, 1), (3, 3, 1)]:
+    answer = translator(np.zeros(shape, np.uint8))
+    assert answer.shape == (shape + (3,) if len(shape) == 2 else shape[:-1] + (3,))
+
+
+def test_padding_is_a_reflection_that_is_cut_off_again(fitted):
+  translator = fitted[0].translator
+  picture = np.random.default_rng(0).integers(0, 255, (13, 16, 1), dtype=np.uint8)
+  padded = np.pad(picture, [(0, 3), (0, 0), (0, 0)], mode="reflect")
+  np.testing.assert_array_equal(translator(picture), translator(padded)[:13])
+
+
+def test_samples_differ_and_the_seed_decides(fitted):
+  translator = fitted[0].translator
+  picture = np.random.default_rng(0).uniform(size=(16, 16, 1)).astype(np.float32)
+  samples = translator(picture, num_samples=4, seed=1)
+  assert samples.shape == (4, 16, 16, 3)
+  assert len({sample.tobytes() for sample in samples}) == 4
+  np.testing.assert_array_equal(samples, translator(picture, num_samples=4, seed=1))
+  np.testing.assert_array_equal(samples[0], translator(picture, seed=1))
+  assert len({sample.tobytes() for sample in translator(picture, num_samples=2, dropout=False)}) == 1
+
+
+def test_a_picture_does_not_depend_on_its_place_or_companions(fitted):
+  translator = fitted[0].translator
+  batch = np.random.default_rng(0).uniform(size=(5, 16, 16, 1)).astype(np.float32)
+  together = translator(batch, batch_size=2)
+  for i in range(5):
+    np.testing.assert_allclose(together[i], translator(batch[i]), atol=1e-6)
+
+
+def test_the_two_switches_are_independent(fitted):
+  translator = fitted[0].translator
+  picture = np.random.default_rng(0).uniform(size=(16, 16, 1)).astype(np.float32)
+  answers = {translator(picture, dropout=dropout, norm_stats=stats).tobytes() for dropout in (False, True) for stats in ("image", "running")}
+  assert len(answers) == 4
+
+
+def test_tiles_blend_to_the_whole_where_the_network_is_local(fitted):
+  """With running statistics the network sees no further than its receptive field, so tiles differ from the whole near seams only."""
+  translator = fitted[0].translator
+  picture = np.random.default_rng(0).uniform(size=(96, 80, 1)).astype(np.float32)
+  whole = translator(picture, dropout=False, norm_stats="running")
+  tiled = translator(picture, dropout=False, norm_stats="running", tile=64)
+  assert tiled.shape == whole.shape
+  assert np.abs(whole - tiled).mean() < 0.2 * whole.std()
+  np.testing.assert_allclose(translator(picture[:64, :64], dropout=False, norm_stats="running", tile=64),
+                             translator(picture[:64, :64], dropout=False, norm_stats="running"), atol=1e-5)
+
+
+@pytest.mark.parametrize("picture, message", [
+    (np.zeros((16, 16, 3), np.uint8), "takes pictures of 1 channels; these have 3"),
+    (np.zeros((0, 16, 1), np.uint8), "not empty"),
+    (np.full((16, 16, 1), 200.0), "lie in .0, 1.; these go from 200 to 200"),
+    (np.full((16, 16, 1), np.nan), "lie in .0, 1"),
+    (np.zeros((16, 16, 1), np.int64), "this array is int64"),
+])
+def test_pictures_that_do_not_fit_are_explained(fitted, picture, message):
+  with pytest.raises(UsageError, match=message):
+    fitted[0].translator(picture)
+
+
+def test_loading_a_translator_imports_no_tensorflow(fitted):
+  code = ("import sys, numpy as np, pix2pix_jax; t = pix2pix_jax.Translator.load(sys.argv[1], step='latest'); t(np.zeros((16, 16, 1), np.uint8));"
+          "print([m for m in ('tensorflow', 'clu', 'tensorflow_datasets') if m in sys.modules])")
+  done = subprocess.run([sys.executable, "-c", code, str(fitted[0].workdir)], capture_output=True, text=True, check=False)
+  assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_the_best_checkpoint_is_the_default(fitted):
+  result, _ = fitted
+  best = checkpoint.Checkpointer(result.workdir, read_only=True).best()
+  row = {step: value for step, value in enumerate(result.history["val_l1"], 1)}
+  assert best[1] == pytest.approx(min(checkpoint_l1 for checkpoint_l1 in [*row.values()]), rel=1e-6)

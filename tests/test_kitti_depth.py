@@ -1,0 +1,217 @@
+"""The KITTI reader: both raw layouts, written here in 16-bit PNG, and the real files where they are."""
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from pix2pix_jax.configs import default, kitti
+from pix2pix_jax.data import datasets, kitti_depth, pipeline
+from pix2pix_jax.errors import UsageError
+
+DRIVE = "2011_09_26_drive_{:04d}_sync"
+
+
+def make_data(tmp_path, **fields):
+  data = default.get_config().data
+  data.update({"name": "kitti_depth", "prepared_dir": str(tmp_path / "prepared"), "load_size": 352, "load_width": 1216,
+               "crop_size": 352, "crop_width": 1216, **fields})
+  return data
+
+
+def write_depth(path, depth):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(depth.astype(np.uint16)).save(path)
+
+
+def write_photo(path, photo):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(photo).save(path)
+
+
+def touch_annotated(source, drives, frames, split="train", cameras=("image_02", "image_03"), raw="raw", suffix=".png"):
+  """Names only, for `find_splits`, which opens no picture."""
+  for name in map(DRIVE.format, drives):
+    for camera in cameras:
+      depths = source / "data_depth_annotated" / split / name / "proj_depth/groundtruth" / camera
+      photos = source / raw / name[:10] / name / camera / "data"
+      for folder, ending in ((depths, ".png"), (photos, suffix)):
+        folder.mkdir(parents=True, exist_ok=True)
+        for frame in frames:
+          (folder / f"{frame:010d}{ending}").touch()
+
+
+def numbers(frames):
+  return [int(frame.number) for frame in frames]
+
+
+def test_annotated_frames_are_cropped_and_in_exact_metres(tmp_path):
+  generator = np.random.default_rng(0)
+  depth = generator.integers(0, 2**16, (375, 1242)) * (generator.random((375, 1242)) < 0.2)
+  photo = generator.integers(0, 256, (375, 1242, 3), np.uint8)
+  depths = tmp_path / "raw/data_depth_annotated/train" / DRIVE.format(1) / "proj_depth/groundtruth/image_03"
+  photos = tmp_path / "raw/kitti_raw/2011_09_26" / DRIVE.format(1) / "image_03/data"
+  write_depth(depths / "0000000005.png", depth)
+  write_photo(photos / "0000000005.png", photo)
+  builder = datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
+  assert set(builder.info.splits) == {"train"}
+  split = pipeline.load_split(pipeline.PreparedSource(builder), "train", (352, 1216), cache_gib=1, depth_range=(0, 256))
+  assert split.ids == [f"{DRIVE.format(1)}/image_03/0000000005"]
+  np.testing.assert_array_equal(split.arrays["input"][0], photo[23:, 13:1229])
+  np.testing.assert_array_equal(split.arrays["target"][0, ..., 0] * 256, depth[23:, 13:1229])
+  np.testing.assert_array_equal(split.arrays["mask"][0, ..., 0], depth[23:, 13:1229] > 0)
+  assert split.arrays["target"].dtype == np.float32 and split.arrays["mask"].dtype == bool
+
+
+def test_few_drives_are_cut_by_time_with_both_cameras_of_a_frame_together(tmp_path):
+  touch_annotated(tmp_path, [1, 2], range(5, 25))
+  splits = kitti_depth.find_splits(tmp_path)
+  for drive in (1, 2):
+    for camera in ("image_02", "image_03"):
+      of = {split: numbers(frame for frame in frames if (frame.drive, frame.camera) == (DRIVE.format(drive), camera))
+            for split, frames in splits.items()}
+      assert of == {"train": list(range(5, 19)), "val": [19, 20, 21], "test": [22, 23, 24]}
+
+
+def test_several_drives_are_cut_by_drive(tmp_path):
+  touch_annotated(tmp_path, range(20), [0, 1])
+  splits = kitti_depth.find_splits(tmp_path)
+  drives = {split: sorted({int(frame.drive[17:21]) for frame in frames}) for split, frames in splits.items()}
+  assert drives == {"train": list(range(16)), "val": [16, 17], "test": [18, 19]}
+  assert {split: len(frames) for split, frames in splits.items()} == {"train": 64, "val": 8, "test": 8}
+  assert splits["train"] == sorted(splits["train"])
+
+
+def test_three_drives_give_one_to_each_split(tmp_path):
+  touch_annotated(tmp_path, [1, 2, 3], [0])
+  assert {split: frames[0].drive[17:21] for split, frames in kitti_depth.find_splits(tmp_path).items()} == {
+      "train": "0001", "val": "0002", "test": "0003"}
+
+
+def test_the_sets_own_val_folder_is_val(tmp_path):
+  touch_annotated(tmp_path, [1, 2, 3, 4], [0])
+  touch_annotated(tmp_path, [5], [0, 1], split="val")
+  splits = kitti_depth.find_splits(tmp_path)
+  assert {split: len(frames) for split, frames in splits.items()} == {"train": 8, "val": 4}
+  assert {frame.drive for frame in splits["val"]} == {DRIVE.format(5)}
+
+
+@pytest.mark.parametrize("raw, source, suffix", [
+    (".", ".", ".jpg"), ("raw", ".", ".png"), ("kitti_raw", ".", ".jpg"),  # in source_dir, source_dir/raw, source_dir/kitti_raw
+    (".", "data_depth_annotated", ".png"), ("raw", "data_depth_annotated", ".jpg"),  # beside
+    ("kitti_raw", "data_depth_annotated", ".png"),
+])
+def test_photographs_are_found_wherever_they_usually_lie(tmp_path, raw, source, suffix):
+  touch_annotated(tmp_path, [1], range(10), raw=raw, suffix=suffix)
+  splits = kitti_depth.find_splits(tmp_path / source)
+  assert sum(map(len, splits.values())) == 20
+  for frame in splits["train"]:
+    assert frame.photo.exists() and frame.photo.suffix == suffix and frame.photo.stem == frame.depth.stem
+
+
+def test_depth_without_a_photograph_is_skipped_and_counted(tmp_path, capsys):
+  touch_annotated(tmp_path, [1], range(10), cameras=["image_02"])
+  for number in (3, 4):
+    (tmp_path / "raw/2011_09_26" / DRIVE.format(1) / f"image_02/data/{number:010d}.png").unlink()
+  splits = kitti_depth.find_splits(tmp_path)
+  assert sorted(sum(map(numbers, splits.values()), [])) == [0, 1, 2, 5, 6, 7, 8, 9]
+  assert "skipped: 2 depth maps" in capsys.readouterr().out
+
+
+def touch_selection(folder, drives, frames):
+  for drive in drives:
+    for frame in frames:
+      for part, word in (("image", "image"), ("groundtruth_depth", "groundtruth_depth")):
+        path = folder / part / f"{DRIVE.format(drive)}_{word}_{frame:010d}_image_02.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_selection_pairs_by_the_first_image_in_the_name(tmp_path):
+  touch_selection(tmp_path / "val_selection_cropped", [2, 5, 7], [8])
+  for source in (tmp_path, tmp_path / "val_selection_cropped"):
+    splits = kitti_depth.find_splits(source)
+    assert set(splits) == {"train", "val", "test"}
+    (frame,) = splits["test"]
+    assert frame.photo.name == f"{DRIVE.format(7)}_image_0000000008_image_02.png" and frame.photo.exists()
+    assert frame.depth.name == f"{DRIVE.format(7)}_groundtruth_depth_0000000008_image_02.png"
+    assert frame.id == f"{DRIVE.format(7)}/image_02/0000000008"
+
+
+def test_the_layout_is_chosen_by_the_config_or_by_the_folder(tmp_path):
+  touch_annotated(tmp_path, [1], [0])
+  touch_selection(tmp_path / "val_selection_cropped", [2], [8])
+  drive = lambda *args: kitti_depth.find_splits(*args)["train"][0].drive[17:21]
+  assert drive(tmp_path) == drive(tmp_path, "annotated") == "0001"
+  assert drive(tmp_path, "selection") == drive(tmp_path / "val_selection_cropped") == "0002"
+  for path in (tmp_path / "raw").rglob("*.png"):  # no photograph left
+    path.unlink()
+  assert drive(tmp_path) == "0002"
+  with pytest.raises(UsageError, match="holds no pairs.*2 depth maps of the annotated layout have no photograph.*cvlibs.net"):
+    kitti_depth.find_splits(tmp_path, "annotated")
+  with pytest.raises(UsageError, match="data.layout is 'both'.*auto, selection, annotated"):
+    kitti_depth.find_splits(tmp_path, "both")
+
+
+def test_nothing_there_says_what_was_looked_for(tmp_path):
+  for source in (str(tmp_path), str(tmp_path / "absent"), ""):
+    with pytest.raises(UsageError, match="data_depth_annotated/.*val_selection_cropped/image.*cvlibs.net.*non-commercial.*:proc"):
+      datasets.prepare(make_data(tmp_path, source_dir=source))
+
+
+def test_photographs_beside_the_source_count_for_the_fingerprint(tmp_path):
+  source = tmp_path / "set/data_depth_annotated"
+  for number in (0, 1):
+    write_depth(source / "train" / DRIVE.format(1) / f"proj_depth/groundtruth/image_02/{number:010d}.png", np.ones((352, 1216)))
+  photo = tmp_path / "set/raw/2011_09_26" / DRIVE.format(1) / "image_02/data/0000000000.png"
+  write_photo(photo, np.zeros((352, 1216, 3), np.uint8))
+  data = make_data(tmp_path, source_dir=str(source))
+  count = lambda: sum(split.num_examples for split in datasets.prepare(data).info.splits.values())
+  assert count() == 1
+  photo.with_name("0000000001.png").write_bytes(photo.read_bytes())
+  assert count() == 2
+
+
+def one_frame(tmp_path, depth, photo):
+  Image.fromarray(depth).save(tmp_path / "depth.png")
+  Image.fromarray(photo).save(tmp_path / "photo.png")
+  return kitti_depth.Frame("drive", "0", "image_02", tmp_path / "photo.png", tmp_path / "depth.png")
+
+
+@pytest.mark.parametrize("depth, photo, message", [
+    (np.uint8([[9]]), np.zeros((1, 1, 3), np.uint8), "depth.png should be a depth map of one 16-bit channel; it is uint8"),
+    (np.ones((352, 1216), np.uint16), np.zeros((375, 1242, 3), np.uint8), "photo.png is 1242×375 but its .*depth.png is 1216×352"),
+    (np.ones((300, 1216), np.uint16), np.zeros((300, 1216, 3), np.uint8), "photo.png is 1216×300; KITTI's pictures are 1216×352"),
+])
+def test_files_that_cannot_be_right_are_named(tmp_path, depth, photo, message):
+  with pytest.raises(UsageError, match=message):
+    kitti_depth.read_frame(one_frame(tmp_path, depth, photo))
+
+
+def test_config_and_variants():
+  for variant, name in (("", "kitti_depth"), ("report", "kitti_depth"), ("report,procedural", "procedural")):
+    config = kitti.get_config(variant)
+    assert (config.data.name, datasets.crop_shape(config.data), config.train.num_epochs) == (name, (352, 1216), 100)
+  assert kitti.get_config("report").model.patch == 70 and kitti.get_config("procedural").data.task == "kitti_depth"
+
+
+def test_real_frames(real_data):
+  splits = kitti_depth.find_splits(real_data / "kitti")
+  assert {split: numbers(frames) for split, frames in splits.items()} == {
+      "train": list(range(5, 13)), "val": [13, 14], "test": [15, 16]}
+  photo, depth = kitti_depth.read_frame(splits["train"][0])
+  assert photo.shape == (352, 1216, 3) and depth.shape == (352, 1216, 1)
+  assert 0.1 < (depth > 0).mean() < 0.3, "about 80 % of the whole picture is not measured"
+  assert 2 < depth[depth > 0].min() < 20 < 60 < depth.max() < 90
+  # Sky above, road below: depth falls from the measured top to the bottom only if both are the right way up.
+  rows = [np.median(band[band > 0]) for band in np.array_split(depth, 4)]
+  assert rows[1] > rows[2] > rows[3]
+  raw = np.asarray(Image.open(splits["train"][0].depth), np.uint16)
+  np.testing.assert_array_equal(depth[..., 0] * 256, raw[23:, 13:1229])
+
+
+def test_real_selection(real_data):
+  for source, layout in ((real_data / "kitti", "selection"), (real_data / "kitti/val_selection_cropped", "auto")):
+    splits = kitti_depth.find_splits(source, layout)
+    assert sorted(sum(map(numbers, splits.values()), [])) == list(range(17, 64, 2))
+  photo, depth = kitti_depth.read_frame(splits["val"][0])
+  assert photo.shape == (352, 1216, 3) and depth.shape == (352, 1216, 1) and 5 < np.median(depth[depth > 0]) < 40

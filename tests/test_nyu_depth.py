@@ -1,0 +1,183 @@
+"""The NYU reader: small .mat files in the original's layout, written here, and the real triple where it is."""
+
+import tracemalloc
+
+import h5py
+import numpy as np
+from PIL import Image
+import pytest
+import scipy.io
+
+from pix2pix_jax.configs import default, nyu
+from pix2pix_jax.data import datasets, nyu_depth, pipeline
+from pix2pix_jax.errors import UsageError
+
+
+def write_mat(path, raw, dense, **options):
+  """(n, H, W) metres as MATLAB 7.3 stores them: transposed, behind its header of 512 bytes."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with h5py.File(path, "w", userblock_size=512) as file:
+    file.create_dataset("rawDepths", data=np.float32(raw).transpose(0, 2, 1), **options)
+    file.create_dataset("depths", data=np.float32(dense).transpose(0, 2, 1), **options)
+  with path.open("r+b") as file:
+    file.write(b"MATLAB 7.3 MAT-file".ljust(116) + b" " * 8 + b"\x00\x02IM")
+
+
+def make_depth(count, height=6, width=8):
+  """Frame k is k + 1 metres deep, less at the left; every raw one has a hole at the top right."""
+  dense = np.arange(1, count + 1)[:, None, None] + np.linspace(0, 0.5, width) + np.zeros((count, height, width))
+  raw = dense + 0.01
+  raw[:, 0, -1] = 0
+  return np.float32(raw), np.float32(dense)
+
+
+def make_data(tmp_path, **fields):
+  data = default.get_config().data
+  data.update({"name": "nyu_depth", "prepared_dir": str(tmp_path / "prepared"), "source_dir": str(tmp_path / "raw"),
+               "load_size": 6, "load_width": 8, "crop_size": 4, **fields})
+  return data
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "gzip", "chunks": (3, 8, 6)}])
+def test_frames_are_upright_and_exact_with_their_holes(tmp_path, options):
+  raw, dense = make_depth(10)
+  dense[9, 2, 3], dense[9, 2, 4] = 0, np.nan
+  write_mat(tmp_path / "raw" / nyu_depth.FILE, raw, dense, **options)
+  builder = datasets.prepare(make_data(tmp_path))
+  assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 8, "val": 1, "test": 1}
+  train = pipeline.load_split(pipeline.PreparedSource(builder), "train", (6, 8), cache_gib=1)
+  assert train.ids == [f"{number:04d}" for number in range(1, 9)]
+  np.testing.assert_array_equal(train.arrays["input"][..., 0], raw[:8])
+  np.testing.assert_array_equal(train.arrays["target"][..., 0], dense[:8])
+  assert train.arrays["mask"].all() and (train.arrays["input"][:, 0, -1] == 0).all()
+  test = pipeline.load_split(pipeline.PreparedSource(builder), "test", (6, 8), cache_gib=1)
+  assert test.ids == ["0010"]
+  assert sorted(zip(*np.nonzero(~test.arrays["mask"][0, ..., 0]))) == [(2, 3), (2, 4)]
+  assert (test.arrays["target"][~test.arrays["mask"]] == 0).all()
+
+
+def test_the_official_split_counts_from_1_and_gives_every_tenth_of_train_to_val(tmp_path):
+  write_mat(tmp_path / "raw" / nyu_depth.FILE, *make_depth(30))
+  train, test = [k for k in range(1, 31) if k % 3], [k for k in range(1, 31) if k % 3 == 0]
+  scipy.io.savemat(tmp_path / "raw/splits.mat", {"trainNdxs": np.uint16(train)[:, None], "testNdxs": np.uint16(test)[:, None]})
+  splits = nyu_depth.find_splits(tmp_path / "raw" / nyu_depth.FILE)
+  assert [k + 1 for k in splits["test"]] == test
+  assert [k + 1 for k in splits["val"]] == [train[9], train[19]]
+  assert sorted(k + 1 for k in splits["train"] + splits["val"]) == train
+  builder = datasets.prepare(make_data(tmp_path))
+  loaded = pipeline.load_split(pipeline.PreparedSource(builder), "test", (6, 8), cache_gib=1)
+  assert loaded.ids == [f"{k:04d}" for k in test]
+  np.testing.assert_allclose(loaded.arrays["target"][:, 0, 0, 0], test)  # frame k is k metres deep
+  (tmp_path / "raw/splits.mat").unlink()
+  assert datasets.prepare(make_data(tmp_path)).info.splits["test"].num_examples == 3, "another split is other data"
+
+
+def test_the_source_may_be_the_file_itself_and_a_change_of_it_is_noticed(tmp_path):
+  path = tmp_path / "raw/mine.mat"
+  write_mat(path, *make_depth(5))
+  data = make_data(tmp_path, source_dir=str(path))
+  count = lambda: sum(split.num_examples for split in datasets.prepare(data).info.splits.values())
+  assert count() == 5
+  write_mat(path, *make_depth(7))
+  assert count() == 7
+
+
+@pytest.mark.parametrize("count, expected", [
+    (1, (1, 0, 0)), (2, (2, 0, 0)), (3, (2, 1, 0)), (10, (8, 1, 1)), (1449, (1159, 145, 145))])
+def test_any_count_is_cut_into_blocks(tmp_path, count, expected):
+  write_mat(tmp_path / "x.mat", *make_depth(count, 2, 2))
+  splits = nyu_depth.find_splits(tmp_path / "x.mat")
+  assert tuple(len(splits.get(name, [])) for name in ("train", "val", "test")) == expected
+  assert sum(splits.values(), []) == list(range(count))
+
+
+def test_frames_are_read_one_at_a_time(tmp_path):
+  write_mat(tmp_path / "x.mat", *make_depth(40, 240, 320))
+  whole = 2 * 40 * 240 * 320 * 4
+  splits = nyu_depth.find_splits(tmp_path / "x.mat")
+  generator = nyu_depth.NyuDepth._generate_examples(None, tmp_path / "x.mat", splits["train"])
+  tracemalloc.start()
+  try:
+    assert sum(1 for _ in generator) == 32
+    peak = tracemalloc.get_traced_memory()[1]
+  finally:
+    tracemalloc.stop()
+  assert peak < whole / 10, (peak, whole)
+
+
+def truncate(path):
+  path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+
+
+def damage(path):
+  """Overwrites compressed depth; the file opens as before."""
+  with h5py.File(path) as file:
+    info = file["depths"].id.get_chunk_info(0)
+  with path.open("r+b") as file:
+    file.seek(info.byte_offset + 512 if info.byte_offset < 512 else info.byte_offset)
+    file.write(b"\xff" * min(info.size, 64))
+
+
+def drop_depths(path):
+  with h5py.File(path, "a") as file:
+    del file["depths"]
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (truncate, "labeled.mat cannot be read as a MATLAB 7.3 .HDF5. file.*half downloaded"),
+    (lambda path: path.write_bytes(b"<html>not found</html>"), "labeled.mat cannot be read as a MATLAB 7.3"),
+    (drop_depths, "labeled.mat has no depths, only rawDepths"),
+    (damage, "labeled.mat cannot be read at frame 1 of /depths"),
+    (lambda path: path.unlink(), "holds no nyu_depth_v2_labeled.mat.*horatio.cs.nyu.edu.*:procedural"),
+])
+def test_a_damaged_file_is_named_and_says_where_to_get_it(tmp_path, spoil, message):
+  path = tmp_path / "raw" / nyu_depth.FILE
+  write_mat(path, *make_depth(4, 64, 64), compression="gzip", chunks=(1, 64, 64))
+  spoil(path)
+  with pytest.raises(UsageError, match=message):
+    datasets.prepare(make_data(tmp_path))
+
+
+@pytest.mark.parametrize("content, message", [
+    ({"trainNdxs": [1, 2, 3], "testNdxs": [3, 4]}, "has 1 frames that are both"),
+    ({"trainNdxs": [1, 2, 3], "testNdxs": [6]}, "counts frames 6 to 6 in testNdxs, but there are 5"),
+    ({"trainNdxs": [0, 2, 3], "testNdxs": [4]}, "counts frames 0 to 3 in trainNdxs"),
+    ({"train": [1]}, "cannot be read as the official split"),
+    (None, "cannot be read as the official split"),
+])
+def test_a_wrong_split_file_is_named(tmp_path, content, message):
+  write_mat(tmp_path / "x.mat", *make_depth(5))
+  if content is None:
+    (tmp_path / "splits.mat").write_bytes(b"broken" * 50)
+  else:
+    scipy.io.savemat(tmp_path / "splits.mat", content)
+  with pytest.raises(UsageError, match=f"splits.mat {message}"):
+    nyu_depth.find_splits(tmp_path / "x.mat")
+
+
+def test_config_and_variants():
+  config = nyu.get_config("report")
+  assert (config.data.name, config.data.depth_range, config.train.num_epochs) == ("nyu_depth", (0.0, 10.0), 90)
+  assert config.model.patch == 70
+  for load, crop in zip(datasets.load_shape(config.data), datasets.crop_shape(config.data)):
+    assert load >= crop and crop % 64 == 0
+  assert nyu.get_config("procedural").data.task == "nyu_depth"
+
+
+def test_real_triple_through_the_original_container(real_data, tmp_path):
+  raw, dense = (np.asarray(Image.open(real_data / "nyu" / name)).astype(np.uint16) for name in ("rawdepth.png", "depth.png"))
+  write_mat(tmp_path / "raw" / nyu_depth.FILE, np.stack([raw] * 3) / 1000, np.stack([dense] * 3) / 1000)
+  builder = datasets.prepare(make_data(tmp_path))
+  split = pipeline.load_split(pipeline.PreparedSource(builder), "train", (425, 560), cache_gib=1)
+  assert split.ids == ["0001", "0002"]
+  for name, millimetres in (("input", raw), ("target", dense)):
+    np.testing.assert_array_equal(np.round(split.arrays[name][0, ..., 0] * 1000), millimetres)
+  assert abs((split.arrays["input"][0] == 0).mean() - 0.167) < 0.002 and split.arrays["mask"][0].all() == (dense > 0).all()
+
+
+def test_real_split_file(real_data, tmp_path):
+  write_mat(tmp_path / "x.mat", *make_depth(1449, 2, 2))
+  (tmp_path / "splits.mat").write_bytes((real_data / "nyu/splits.mat").read_bytes())
+  splits = nyu_depth.find_splits(tmp_path / "x.mat")
+  assert {name: len(frames) for name, frames in splits.items()} == {"train": 716, "val": 79, "test": 654}
+  assert sorted(sum(splits.values(), [])) == list(range(1449))
