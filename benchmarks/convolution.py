@@ -1,6 +1,6 @@
 """Speed of each convolution of one pix2pix training step, pass by pass.
 
-  python -m benchmarks.convolution --batch=1 --forms=auto,lax
+  python benchmarks/convolution.py --batch=1 --forms=auto,lax
 
 For every layer of the 256x256 generator and the 70x70 discriminator (64 base
 features) it times forward, input gradient (dx) and kernel gradient (dk), each
@@ -16,6 +16,7 @@ forward on real, fake, and fake again for the generator). The last line is JSON.
 
 import ctypes
 import json
+import os
 import statistics
 import time
 
@@ -125,7 +126,8 @@ def main(argv):
     keep_memory()
   forms = _FORMS.value
   print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, "
-        f"batch {_BATCH.value}, {_DTYPE.value}, keep_memory {_KEEP_MEMORY.value}")
+        f"batch {_BATCH.value}, {_DTYPE.value}, keep_memory {_KEEP_MEMORY.value}, "
+        f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
   print("GFLOP/s of forward, dx, dk; in brackets ms")
   layers, totals = {}, {f: dict(min_s=0., median_s=0., compile_s=0.) for f in forms}
   total_gflop = 0.
@@ -148,7 +150,7 @@ def main(argv):
         totals[form]["compile_s"] += bool(n) * compiling
     print(flush=True)
   totals = {f: {k: round(v, 3) for k, v in t.items()} for f, t in totals.items()}
-  print(json.dumps(dict(batch=_BATCH.value, dtype=_DTYPE.value,
+  print(json.dumps(dict(batch=_BATCH.value, dtype=_DTYPE.value, load=round(os.getloadavg()[0], 1),
                         keep_memory=_KEEP_MEMORY.value, gflop=round(total_gflop, 2),
                         totals=totals, layers_ms=layers)))
 

@@ -6,8 +6,8 @@ DIR holds either val_selection_cropped/ (1000 pairs, of data_depth_selection.zip
 data_depth_annotated.zip, 14 GB) and raw/ with the photographs of KITTI's raw data (raw data download script, 175 GB). All from
 https://www.cvlibs.net/datasets/kitti/eval_depth.php?benchmark=depth_prediction (registration; for non-commercial use).
 
-Pictures are 352×1216 (height × width) and are neither resized nor cropped: mirroring is the only jitter. 352 halves five times,
-so that the generator has five levels. Less memory: `--config.data.crop_width=608` trains on random crops of full height.
+Pictures are 352×1216 (height × width) and are not resized; training takes random crops of full height, 352×352, validation whole
+pictures. 352 halves five times, so that the generator has five levels.
 
 Variants (`--config=configs/kitti.py:NAME`, several joined by commas):
   report      the student report's architecture and settings: wide decoder, PatchGAN 70, unhalved discriminator loss.
@@ -21,7 +21,8 @@ def get_config(variant: str = ""):
   config = default.get_config()
   config.data.name = "kitti_depth"
   config.data.load_size, config.data.load_width = 352, 1216
-  config.data.crop_size, config.data.crop_width = 352, 1216
+  config.data.crop_size, config.data.crop_width = 352, 352
+  config.data.eval_size, config.data.eval_width = 352, 1216
   config.data.depth_range = (0.0, 80.0)
   config.data.mirror = True
   config.train.batch_size = 10

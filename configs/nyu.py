@@ -5,8 +5,8 @@
 DIR holds nyu_depth_v2_labeled.mat (2.8 GB) and, for the official split, splits.mat, both linked from
 https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html
 
-Pictures are 480×640 (height × width), as they are in the file; training takes random crops of 448×576, multiples of 64, so
-that the generator has six levels. Validation and test pictures are resized to 448×576, depth by nearest neighbour.
+Pictures are 480×640 (height × width), as they are in the file; training takes random crops of 448×608, validation
+whole pictures. All are multiples of 32, so that the generator has five levels.
 
 Variants (`--config=configs/nyu.py:NAME`, several joined by commas):
   report      the student report's architecture and settings: wide decoder, PatchGAN 70, unhalved discriminator loss.
@@ -20,7 +20,8 @@ def get_config(variant: str = ""):
   config = default.get_config()
   config.data.name = "nyu_depth"
   config.data.load_size, config.data.load_width = 480, 640
-  config.data.crop_size, config.data.crop_width = 448, 576
+  config.data.crop_size, config.data.crop_width = 448, 608
+  config.data.eval_size, config.data.eval_width = 480, 640
   config.data.depth_range = (0.0, 10.0)
   config.train.batch_size = 10
   config.train.num_epochs = 90

@@ -15,6 +15,6 @@ def get_config(variant: str = ""):
   config.data.num_train, config.data.num_val, config.data.num_test = 400, 50, 50
   config.model.base_features = 32
   config.model.patch = 16
-  config.train.batch_size = 4
-  config.train.num_epochs = 1
+  config.train.batch_size = 1
+  config.train.num_epochs = 10
   return default.apply_variants(config, variant)

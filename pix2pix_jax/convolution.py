@@ -208,8 +208,11 @@ class _Narrow(_Lax):
   def corr(big, small, stride, order):
     """Stride 1 and few channels in Y: sixteen copies of Y are cheap, of X they are not, and XLA takes 30 ms."""
     del stride, order  # 1, "bs"
-    n, h, w, s = small.shape
-    copies = jnp.stack([_pad(small, (i, 3 - i), (j, 3 - j)) for i in range(4) for j in range(4)], 3)
+    s = small.shape[-1]
+    copies = _pad(small, (3, 3), (3, 3))
+    for axis in (1, 2):  # rows, then columns: less to compile
+      end = copies.shape[axis] - 3
+      copies = jnp.stack([lax.slice_in_dim(copies, 3 - i, end + 3 - i, axis=axis) for i in range(4)], axis + 2)
     kernel = _pad(big, (1, 1), (1, 1)).reshape(-1, big.shape[-1]).T @ copies.reshape(-1, 16 * s)
     return kernel.reshape(-1, 16, s).swapaxes(0, 1).reshape(4, 4, -1, s)
 
@@ -352,8 +355,12 @@ def _collect(x, matrix, step):
   for d in (1, 0):
     parts = _combine(matrix, [lax.index_in_dim(x, i, d, keepdims=False) for i in range(x.shape[d])])
     axis, more = parts[0].ndim - 3 + d, (length - 1) // step
-    moved = [jnp.pad(part, [(0, 0)] * axis + [(i // step, more - i // step)] + [(0, 0)] * (part.ndim - axis - 1))
-             for i, part in enumerate(parts)]
-    x = jnp.stack([sum(moved[phase::step][1:], moved[phase]) for phase in range(step)], axis + 1)
+    groups = []  # of `step` parts: a group tiles the axis without overlap, the next one does so one tile further on
+    for k in range(more + 1):
+      group = jnp.stack(parts[k * step:(k + 1) * step], axis + 1)
+      widths = [(0, 0)] * group.ndim
+      widths[axis:axis + 2] = [(k, more - k), (0, step - group.shape[axis + 1])]
+      groups.append(jnp.pad(group, widths))
+    x = sum(groups[1:], groups[0])
     x = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2:])
   return x

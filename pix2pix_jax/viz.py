@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from pix2pix_jax.data import images
+
 MARGIN = 4
 SMALLEST = 128  # pixels; smaller pictures are enlarged by a whole factor to be seen at all
 
@@ -34,6 +36,15 @@ def display(picture: np.ndarray, dtype: str = "uint8", mask: np.ndarray | None =
   if picture.shape[-1] != 3:
     picture = np.repeat(picture[..., :1], 3, axis=-1)
   return np.round(np.clip((picture + 1) * 127.5, 0, 255)).astype(np.uint8)
+
+
+def display_raw(picture: np.ndarray, dtype: str, depth_range: tuple[float, float]) -> np.ndarray:
+  """A picture as a file or a Translator gives it, (H, W, C), for display; depth in metres with 0 as hole."""
+  if dtype == "float32":
+    return display(images.normalise(picture, depth_range), dtype, picture > 0)
+  if np.issubdtype(picture.dtype, np.floating):
+    return display(picture * 2 - 1)
+  return display(images.normalise(picture, depth_range))
 
 
 def display_example(example: dict[str, np.ndarray], data) -> dict[str, np.ndarray]:

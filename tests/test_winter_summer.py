@@ -44,16 +44,17 @@ def make_data(tmp_path, **fields):
 def test_seasons_are_scores_above_the_threshold_and_both_is_neither(tmp_path):
   write_annotations(tmp_path, {
       "007/1.jpg": {"winter": 0.9}, "007/2.jpg": {"ice": 0.81}, "007/3.jpg": {"cold": 1},  # winter
-      "007/4.jpg": {"warm": 0.9}, "007/5.jpg": {"spring": 0.9, "summer": 0.9},  # summer
+      "007/4.jpg": {"warm": 0.9}, "007/5.jpg": {"spring": 0.9, "summer": 0.9},
+      "007/10.jpg": {"summer": 0.9}, "007/11.jpg": {"warm": 1},  # summer
       "007/6.jpg": {"winter": 0.9, "warm": 0.9},  # both
       "007/7.jpg": {"winter": 0.8}, "007/8.jpg": {},  # neither: not above
       "7/1.jpg": {"winter": 0.9}, "7/2.jpg": {"summer": 0.9},  # another camera: leading zeros count
       "8/1.jpg": {"winter": 0.9}})  # no summer
   found = winter_summer.pairs(tmp_path)
   of_007 = [pair for pair in found if pair.camera == "007"]
-  assert len(found) == 3 and len(of_007) == 2
-  assert {pair.summer for pair in of_007} == {"4.jpg", "5.jpg"}
-  assert {pair.winter for pair in of_007} < {"1.jpg", "2.jpg", "3.jpg"}
+  assert len(found) == 4 and len(of_007) == 3
+  assert {pair.winter for pair in of_007} == {"1.jpg", "2.jpg", "3.jpg"}
+  assert {pair.summer for pair in of_007} < {"4.jpg", "5.jpg", "10.jpg", "11.jpg"}
   assert found[-1] == winter_summer.Pair("7", "1.jpg", "2.jpg") and found[-1].id == "7/1_2"
 
 

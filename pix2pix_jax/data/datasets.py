@@ -102,6 +102,8 @@ def prepare(data: Any) -> tfds.core.DatasetBuilder:
     source = Path(data.source_dir).expanduser()
     raw = RAW_FILES[data.name](source, data) if data.name in RAW_FILES else [source]
     key |= {"source_dir": str(source.resolve()), "files": [_listing(path) for path in raw]}
+  if data.name == "procedural":  # what is drawn follows from the code
+    key["code"] = [path.read_text() for path in sorted((Path(__file__).parent / "synthesis").glob("*.py"))]
   fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True, default=list).encode()).hexdigest()[:16]
   builder_class, builder_config = make(data, fingerprint)
   builder = builder_class(config=builder_config, data_dir=str(prepared_dir(data)))

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import tensorflow_datasets as tfds
 
-from pix2pix_jax.data.synthesis import facades
+from pix2pix_jax.data.synthesis import facades, scenes
 from pix2pix_jax.errors import UsageError
 
-TASKS = {"facades": facades.draw}
+TASKS = {"facades": facades.draw, "winter_summer": scenes.draw_seasons, "kitti_depth": scenes.draw_street, "nyu_depth": scenes.draw_room}
 
 
 @dataclasses.dataclass(eq=False)
@@ -29,7 +29,7 @@ class Procedural(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     if self.builder_config.task not in TASKS:
       raise UsageError(f"data.task is {self.builder_config.task!r}; the procedural tasks are {', '.join(TASKS)}.")
-    example = TASKS[self.builder_config.task](0, 0, (32, 32))
+    example = _draw(self.builder_config.task, 0, 0, (32, 32))
     return tfds.core.DatasetInfo(
         builder=self, description=__doc__, disable_shuffling=True,
         features=tfds.features.FeaturesDict({**{name: _feature(array) for name, array in example.items()}, "id": tfds.features.Text()}))
@@ -46,7 +46,12 @@ class Procedural(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, indices):
     config = self.builder_config
     for index in indices:
-      yield index, {**TASKS[config.task](config.seed, index, config.size), "id": f"{config.task}_{index:05d}"}
+      yield index, {**_draw(config.task, config.seed, index, config.size), "id": f"{config.task}_{index:05d}"}
+
+
+def _draw(task, seed, index, size):
+  """`input`, `target` and, for depth, `mask`; what else a scene gives is for looking at."""
+  return {name: array for name, array in TASKS[task](seed, index, size).items() if name in ("input", "target", "mask")}
 
 
 def _feature(array):

@@ -6,8 +6,7 @@ step along the optical axis, so the ray parameter *is* the z-depth. Samples lie 
 odd ones are the pixel centres and give the depth, a 3x3 tent over all of them gives the colour, hence
 both come from the same intersections and depth is never averaged across an edge.
 
-Only IEEE-exact float32 arithmetic decides what is hit; layouts are drawn before anything that depends
-on the size, so a scene is the same at every size.
+Layouts are drawn before anything that depends on the size, so a scene is the same at every size.
 """
 
 import dataclasses
@@ -59,7 +58,7 @@ ROOM_ZOOM = 519 / (425 * 560) ** 0.5  # NYU's Kinect: f = 519 px at 425 x 560, t
 
 # Solids in units of their half extents: rows (nx, ny, nz, d) of half-spaces n.p <= d.
 _BOX = [(1, 0, 0, 1), (-1, 0, 0, 1), (0, 1, 0, 1), (0, -1, 0, 1), (0, 0, 1, 1), (0, 0, -1, 1)]
-SHAPES = {
+_SHAPES = {
     "box": _BOX,
     "gable": [(1, 0.5, 0, 0.5), (-1, 0.5, 0, 0.5), (0, -1, 0, 1), (0, 0, 1, 1), (0, 0, -1, 1)],  # ridge along z
     "cabin": [(1, 0.13, 0, 0.87), (-1, 0.13, 0, 0.87), *_BOX[2:4], (0, 0.26, 1, 0.74), (0, 0.17, -1, 0.83)],
@@ -69,8 +68,10 @@ SHAPES = {
     "post": _BOX[2:4],  # a cylinder, upright
     "axle": _BOX[:2],  # a cylinder along x
 }
-_CURVED = {"ball": (1, 1, 1), "post": (1, 0, 1), "axle": (0, 1, 1)}
+SHAPES = {name: np.array(planes, float).reshape(-1, 4) for name, planes in _SHAPES.items()}
+_CURVED = {"ball": np.array([1, 1, 1]), "post": np.array([1, 0, 1]), "axle": np.array([0, 1, 1])}
 _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
+_UPRIGHT = np.eye(3)
 
 
 class Solid:
@@ -83,45 +84,57 @@ class Solid:
 
   def __init__(self, shape, centre, half, paint=None, colour="808080", yaw=0.0, leafy=0.0, inside=False, **how):
     self.centre, self.half = np.array(centre, float), np.array(half, float)
-    c, s = np.cos(yaw), np.sin(yaw)
-    self.turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])  # own frame -> world
-    planes = np.array(SHAPES[shape], float).reshape(-1, 4)
-    normals = planes[:, :3] / self.half
-    length = np.linalg.norm(normals, axis=1)
-    normals = (normals / length[:, None]) @ self.turn.T
-    self.offsets = (planes[:, 3] / length + normals @ self.centre).astype(F)[:, None]
-    self.normals = normals.astype(F)
-    self.bend = (np.array(_CURVED[shape]) / self.half).astype(F) if shape in _CURVED else None
-    self.corners = self.centre + (_CORNERS * self.half) @ self.turn.T
+    planes, normals = SHAPES[shape], SHAPES[shape][:, :3] / self.half
+    self.turn, corners = _UPRIGHT, _CORNERS * self.half
+    if yaw:
+      c, s = np.cos(yaw), np.sin(yaw)
+      self.turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])  # own frame -> world
+      normals, corners = normals @ self.turn.T, corners @ self.turn.T
+    unit = 1 / np.sqrt((normals * normals).sum(1))
+    self.offsets = ((planes[:, 3] + normals @ self.centre) * unit).astype(F)[:, None]
+    self.normals = (normals * unit[:, None]).astype(F)
+    self.bend = (_CURVED[shape] / self.half).astype(F) if shape in _CURVED else None
+    self.corners = self.centre + corners
     self.paint, self.colour = paint, _rgb(colour) if isinstance(colour, str) else colour
     self.yaw, self.leafy, self.inside, self.how = yaw, leafy, inside, how
+
+  def own(self, v, back=False):
+    """The vectors v (3, n) turned into the solid's own frame, or back from it."""
+    if not self.yaw:
+      return v
+    c, s = F(self.turn[0, 0]), F(self.turn[2, 0] if back else self.turn[0, 2])
+    return np.stack([c * v[0] - s * v[2], v[1], s * v[0] + c * v[2]])
 
   def span(self, o, d):
     """Where rays o + t d enter and leave: t, t and the face (n,) entered by, -1 if the curved one.
 
     o and d are (3, n) or (3, 1). A ray misses where leave <= enter.
     """
-    n = self.normals[:, :, None]
-    with np.errstate(all="ignore"):  # rays parallel to a face: +-inf is right
-      slope = n[:, 0] * d[0] + n[:, 1] * d[1] + n[:, 2] * d[2]
-      t = (self.offsets - (n[:, 0] * o[0] + n[:, 1] * o[1] + n[:, 2] * o[2])) / slope
-      inward = slope < 0
-      if self.inside:
-        t = np.where(inward, F(np.inf), t)
-        return t.min(0), np.full(t.shape[1:], F(np.inf)), t.argmin(0)
-      count = np.broadcast_shapes(o.shape, d.shape)[1:]
-      enter, leave, face = np.full(count, F(-np.inf)), np.full(count, F(np.inf)), np.full(count, -1)
-      if len(n):
-        into = np.where(inward, t, F(-np.inf))
-        face, enter, leave = into.argmax(0), into.max(0), np.where(inward, F(np.inf), t).min(0)
+    enter = leave = face = None
+    with np.errstate(all="ignore"):  # rays parallel to a face give +-inf, rays past a ball nan: both are right
+      if len(self.normals):
+        n = self.normals[:, :, None]
+        slope = n[:, 0] * d[0] + n[:, 1] * d[1] + n[:, 2] * d[2]
+        t = (self.offsets - (n[:, 0] * o[0] + n[:, 1] * o[1] + n[:, 2] * o[2])) / slope
+        if self.inside:
+          t[slope < 0] = np.inf
+          return t.min(0), np.full(t.shape[1:], F(np.inf)), t.argmin(0)
+        into = np.where(slope < 0, t, F(-np.inf))
+        face = into.argmax(0)
+        enter, leave = into.max(0), np.where(slope < 0, F(np.inf), t).min(0)
       if self.bend is not None:
-        e = [(o[i] - F(self.centre[i])) * self.bend[i] for i in range(3)]
-        k = [d[i] * self.bend[i] for i in range(3)]
+        bend = self.bend[:, None]
+        e, k = self.own(o - self.centre.astype(F)[:, None]) * bend, self.own(d) * bend
         a = k[0] * k[0] + k[1] * k[1] + k[2] * k[2]
         b = (k[0] * e[0] + k[1] * e[1] + k[2] * e[2]) / a
-        root = np.sqrt(b * b - (e[0] * e[0] + e[1] * e[1] + e[2] * e[2] - 1) / a)  # nan: missed
-        face = np.where(-b - root > enter, -1, face)
-        enter, leave = np.maximum(enter, -b - root), np.minimum(leave, root - b)
+        e = e - k * b  # where the ray is nearest; in float32, b^2 - c would cancel out
+        root = np.sqrt((1 - e[0] * e[0] - e[1] * e[1] - e[2] * e[2]) / a)
+        near, far = -b - root, root - b
+        if face is None:
+          enter, leave, face = near, far, np.full(near.shape, -1)
+        else:
+          face = np.where(near > enter, -1, face)
+          enter, leave = np.maximum(enter, near), np.minimum(leave, far)
     if self.leafy:  # leaves fray the outline: where a ray would only graze the crown, it may slip through
       p = o + d * np.where(np.isfinite(enter), enter, 0)
       leave = np.where(leave - enter < self.leafy * (1 + noise(p[0] + p[2], p[1] + 0.5 * p[2], 2.2)), enter, leave)
@@ -131,9 +144,9 @@ class Solid:
     """(3, n) outward unit normals at the points p (3, n) of the given faces (n,)."""
     n = self.normals[face].T if len(self.normals) else np.zeros_like(p)
     if self.bend is not None:
-      curved = (p - self.centre.astype(F)[:, None]) * (self.bend * self.bend)[:, None]
+      curved = self.own(p - self.centre.astype(F)[:, None]) * (self.bend * self.bend)[:, None]
       curved /= np.sqrt((curved * curved).sum(0)) + F(1e-9)
-      n = np.where(face < 0, curved, n)
+      n = np.where(face < 0, self.own(curved, back=True), n)
     return -n if self.inside else n
 
 
@@ -155,13 +168,14 @@ _TABLE = np.ascontiguousarray(np.clip(_TABLE, -2.5, 2.5), F)
 def noise(u, v, per_metre, soft=False) -> np.ndarray:
   """Fixed fractal noise of unit deviation at the points (u, v): features of 1 to 1/8 of 1 / per_metre;
   soft: interpolated, for where these are large on the screen."""
-  k = F(32 * per_metre)
-  x, y = np.floor(u * k), np.floor(v * k)
-  i, j = y.astype(np.int32) & 511, x.astype(np.int32) & 511
+  x, y = u * F(32 * per_metre), v * F(32 * per_metre)
+  left, top = np.floor(x), np.floor(y)
+  i, j = (top.astype(np.int32) & 511) * 512, left.astype(np.int32) & 511
   if not soft:
-    return _TABLE[i, j]
-  x, y, i1, j1 = u * k - x, v * k - y, (i + 1) & 511, (j + 1) & 511
-  return _mix(_mix(_TABLE[i, j], _TABLE[i, j1], x), _mix(_TABLE[i1, j], _TABLE[i1, j1], x), y)
+    return _TABLE.take(i + j)
+  x, y, i1, j1 = x - left, y - top, (i + 512) & (512 * 511), (j + 1) & 511
+  above, below = (_mix(_TABLE.take(r + j), _TABLE.take(r + j1), x) for r in (i, i1))
+  return _mix(above, below, y)
 
 
 @dataclasses.dataclass
@@ -339,13 +353,15 @@ def _slabs(s, q, normal, px):
 
 @dataclasses.dataclass
 class Light:
-  """Where the sun is (unit vector), colours of sun, sky light and haze, the haze's range in metres."""
+  """Where the sun is (unit vector), colours of sun, sky light and haze, the haze's range in metres,
+  and whether there are shadows: not under an overcast sky."""
 
   sun: np.ndarray
   direct: np.ndarray
   ambient: np.ndarray
   haze: np.ndarray
   reach: float
+  shadows: bool = True
 
 
 def shade(solids, hits, light, sky, px) -> tuple[np.ndarray, np.ndarray]:
@@ -366,17 +382,15 @@ def shade(solids, hits, light, sky, px) -> tuple[np.ndarray, np.ndarray]:
   colour, normal = np.empty_like(p), np.empty_like(p)
   for k in np.flatnonzero(np.diff(ends)):
     s, i = solids[k], slice(ends[k] - ends[0], ends[k + 1] - ends[0])
-    q, n, turn = p[:, i] - s.centre.astype(F)[:, None], s.normal(p[:, i], face[i]), s.turn.astype(F)
-    normal[:, i] = n
-    if s.yaw:
-      c, z = turn[0, 0], turn[0, 2]
-      q, n = (np.stack([c * v[0] - z * v[2], v[1], z * v[0] + c * v[2]]) for v in (q, n))
+    normal[:, i] = n = s.normal(p[:, i], face[i])
+    q, n = s.own(p[:, i] - s.centre.astype(F)[:, None]), s.own(n)
     colour[:, i] = s.paint(s, q, n, F(px) * t[i])
   paint[order] = colour[1]
   beam = F(light.sun[0]) * normal[0] + F(light.sun[1]) * normal[1] + F(light.sun[2]) * normal[2]
   np.maximum(beam, 0, out=beam)
-  facing = np.flatnonzero(beam)
-  beam[facing[in_shadow([s for s in solids if not s.how.get("flat")], p[:, facing], light.sun)]] = 0
+  if light.shadows:
+    facing = np.flatnonzero(beam)
+    beam[facing[in_shadow([s for s in solids if not s.how.get("flat")], p[:, facing], light.sun)]] = 0
   sees = 0.78 + 0.22 * normal[1]  # of the sky; walls see less of it near the ground
   wall = np.flatnonzero((abs(normal[1]) < 0.5) & (p[1] < 1.5))
   sees[wall] *= 1 - 0.35 * np.exp(-np.maximum(p[1, wall], 0) / F(0.4))
@@ -455,7 +469,7 @@ def street_scene(rng) -> tuple[list[Solid], Light, Callable]:
     x0 = kerb + side * walk
     solids.append(Solid("box", ((kerb + x0) / 2, 0.06, 81), (walk / 2, 0.06, 80), _slabs, flat=True))
     z, hedge = rng.uniform(2, 6), rng.random() < 0.5
-    while z < 140:
+    while z < 120:
       long = rng.uniform(8, 17)
       if rng.random() < built:
         deep = rng.uniform(4, 6)
@@ -505,7 +519,7 @@ def street_scene(rng) -> tuple[list[Solid], Light, Callable]:
 
 
 # Velodyne HDL-64E (its manual; as mounted on KITTI's car): 64 beams from +2 to -24.9 degrees, about 0.09
-# degrees between pulses. KITTI's truth gathers 11 turns, which makes it denser: here two rings a beam.
+# degrees between pulses. KITTI's truth gathers 11 turns, which makes it denser: here three rings a beam.
 BEAMS, TOP, BOTTOM, PULSE, REACH = 64, 2.0, -24.9, 0.09, 80.0
 
 
@@ -518,7 +532,7 @@ def scan(rng, camera, size, depth, paint) -> np.ndarray:
   """
   f = camera.focal(size)
   degree = f * np.pi / 180  # in pixels
-  ring, pulse = max((TOP - BOTTOM) / (2 * BEAMS - 1), 2 / degree), max(PULSE, 1.1 / degree)
+  ring, pulse = max((TOP - BOTTOM) / (3 * BEAMS - 1), 2 / degree), max(PULSE, 1.1 / degree)
   x = (np.arange(size[1] + 1) - size[1] / 2) / f
   y = (camera.horizon * size[0] - np.arange(size[0] + 1)) / f
   middle = np.sqrt(1 + ((x[1:] + x[:-1]) / 2) ** 2)
@@ -843,7 +857,7 @@ def draw_seasons(seed: int, index: int, size: tuple[int, int]) -> dict[str, np.n
   full = trace(solids[first:], camera, size, 0.5, bare.copy(), first)
   light = Light(sun, F(0.8) * _rgb("fff0d8"), F(0.62) * _rgb("cfdcf0"), _rgb("c3d5e6"), 600)
   summer, _ = shade(solids, full, light, _mountains(where, False), px)
-  light = Light(sun, F(0.2) * _rgb("fff4e4"), F(0.86) * _rgb("dfe6f2"), _rgb("ccd3da"), 350)
+  light = Light(sun, F(0.25) * _rgb("fff4e4"), F(0.84) * _rgb("dfe6f2"), _rgb("ccd3da"), 350, shadows=False)
   winter, _ = shade(white[:first], bare, light, _mountains(where, True), px)
   _twigs(winter, solids, full, first)
   return {"input": tent(winter), "target": tent(summer)}

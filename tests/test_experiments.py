@@ -1,0 +1,100 @@
+"""The experiments end to end through main.py, tiny, on their built-in data; and the depth that they carry."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from pix2pix_jax import depth, viz
+from pix2pix_jax.configs import facades, folder, kitti, nyu, winter_summer
+from pix2pix_jax.data import images
+from pix2pix_jax.errors import UsageError
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--config.data.load_size=18", "--config.data.load_width=36", "--config.data.crop_size=16", "--config.data.crop_width=16",
+        "--config.data.eval_size=16", "--config.data.eval_width=32", "--config.data.num_train=6", "--config.data.num_val=3",
+        "--config.data.num_test=2", "--config.model.base_features=2", "--config.model.levels=3", "--config.model.patch=16",
+        "--config.train.batch_size=2", "--config.train.num_steps=2"]
+
+
+@pytest.mark.parametrize("name, metric, baselines", [
+    ("facades", "ssim", {"mean_target"}), ("winter_summer", "ssim", {"mean_target"}),
+    ("kitti", "rmse", {"mean_target"}), ("nyu", "rmse", {"mean_target", "nearest_valid"})])
+def test_experiment_on_built_in_data(tmp_path, name, metric, baselines):
+  extra = ["--config.data.validity_channel=True"] if name == "kitti" else []
+  done = subprocess.run([sys.executable, str(ROOT / "main.py"), f"--config={ROOT}/configs/{name}.py:procedural",
+                         f"--workdir={tmp_path / 'run'}", *TINY, *extra], capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  summary = json.loads((tmp_path / "run/eval/val/metrics.json").read_text())
+  assert summary["count"] == 3 and summary["baselines"].keys() == baselines
+  assert np.isfinite(summary["metrics"][metric]) and all(np.isfinite(row[metric]) for row in summary["baselines"].values())
+  if metric == "rmse":
+    assert {"mae", "abs_rel", "delta1", "delta2", "delta3", "silog"} <= summary["metrics"].keys()
+    assert "ssim" not in summary["metrics"]
+  assert Image.open(tmp_path / "run/eval/val/grid.png").width > 3 * 128
+
+
+def test_report_variants_are_the_reports():
+  for module, patch, epochs in [(facades, 286, 200), (winter_summer, 70, 200), (kitti, 70, 100), (nyu, 70, 90)]:
+    config = module.get_config("report")
+    assert (config.model.decoder_widths, config.model.patch, config.loss.halve_discriminator) == ("report", patch, False)
+    assert (config.train.batch_size, config.train.num_epochs) == (10, epochs)
+  assert folder.get_config().data.name == "folder"
+
+
+def test_kitti_png_round_trip_is_exact_to_a_512th_of_a_metre(tmp_path):
+  metres = np.random.default_rng(0).uniform(0.1, 90, (7, 9, 1)).astype(np.float32)
+  metres[0] = 0
+  depth.write_png(tmp_path / "depth.png", metres)
+  read = depth.read_png(tmp_path / "depth.png")
+  assert np.abs(read - metres).max() <= 1 / 512
+  assert (read[0] == 0).all() and read.dtype == np.float32
+  with Image.open(tmp_path / "depth.png") as image:
+    np.testing.assert_array_equal(np.asarray(image, np.uint16), np.round(metres[..., 0].astype(np.float64) * 256))
+
+
+def test_an_eight_bit_depth_png_is_refused(tmp_path):
+  Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "depth.png")
+  with pytest.raises(UsageError, match="16-bit one-channel.*8-bit file has lost its metres"):
+    depth.read_png(tmp_path / "depth.png")
+
+
+def test_real_kitti_metres(real_data):
+  path = sorted((real_data / "kitti/val_selection_cropped/groundtruth_depth").iterdir())[0]
+  metres = depth.read_png(path)
+  with Image.open(path) as image:
+    values = np.array(image.getdata(), np.int64).reshape(image.height, image.width)  # pixel by pixel, without Pillow's array interface
+  np.testing.assert_array_equal(metres[..., 0], values / 256)
+  assert 4 < metres[metres > 0].min() and metres.max() < 90
+
+
+def test_depth_encoding_is_one_line_and_its_inverse():
+  metres = np.float32([[[0.0]], [[0.7]], [[5.0]], [[10.0]], [[12.0]]])
+  encoded = images.normalise(metres, (0.0, 10.0))
+  np.testing.assert_allclose(encoded.ravel(), [-1, -0.86, 0, 1, 1], atol=1e-6)
+  np.testing.assert_allclose(depth.decode(encoded, (0.0, 10.0)).ravel(), [0, 0.7, 5, 10, 10], atol=1e-6)
+  np.testing.assert_array_equal(depth.in_range(metres, (0.5, 10.0)).ravel(), [False, True, True, True, False])
+
+
+def test_holes_take_their_nearest_neighbour():
+  metres = np.zeros((5, 5, 1), np.float32)
+  metres[0, 0], metres[4, 4] = 2, 7
+  filled = depth.fill_with_nearest(metres)
+  assert (filled[1, 1], filled[3, 3], filled[0, 0]) == (2, 7, 2)
+  assert (filled > 0).all()
+  np.testing.assert_array_equal(depth.fill_with_nearest(np.zeros((3, 3, 1))), 0)
+
+
+def test_holes_have_a_colour_that_no_depth_has():
+  encoded = np.linspace(-1, 1, 1000, dtype=np.float32).reshape(20, 50, 1)
+  colors = viz.display(encoded, "float32")
+  assert (np.abs(colors.astype(int) - viz.HOLE).sum(-1) > 60).all()
+  mask = np.ones((20, 50, 1))
+  mask[3, 4] = 0
+  assert tuple(viz.display(encoded, "float32", mask)[3, 4]) == viz.HOLE
+  lightness = viz.depth_colors(np.linspace(-1, 1, 256, dtype=np.float32)[None])[0].astype(float) @ [0.299, 0.587, 0.114]
+  assert (np.diff(lightness) < 1.5).all() and lightness[0] > 200 > 60 > lightness[-1]  # near is light, far is dark, monotonously
