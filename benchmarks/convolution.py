@@ -5,7 +5,7 @@
 For every layer of the 256x256 generator and the 70x70 discriminator (64 base
 features) it times forward, input gradient (dx) and kernel gradient (dk), each
 jitted alone, and prints effective GFLOP/s: the operations of the direct sum
-over the time, so forms that save operations can exceed the processor"s peak.
+over the time, so forms that save operations can exceed the processor's peak.
 `auto` is what pix2pix_jax.convolution chooses, `lax` plain XLA and its
 autodiff; taps and winograd can be forced as well. Repetitions of the forms are
 interleaved, and the minimum is printed, because other programs may be running.

@@ -51,6 +51,11 @@ def test_shapes_types_and_ranges(size):
     assert 0.7 <= room["target"].min() and room["target"].max() <= 10 and room["mask"].all()
 
 
+def test_rooms_lie_within_a_kinects_range():
+  near, far = zip(*((d.min(), d.max()) for d in (draw_room(1, index, (24, 36))["target"] for index in range(60))))
+  assert 0.7 <= min(near) < 1 and 6 < max(far) <= 10
+
+
 # --- Geometry
 
 
@@ -264,3 +269,14 @@ def test_winter_is_white_and_summer_green():
     sky = pair["target"][:6].reshape(-1, 3).astype(float).mean(0)
     assert sky[2] > sky[0] + 15  # blue, and in winter grey
     assert abs(np.ptp(pair["input"][:6].reshape(-1, 3).astype(float).mean(0))) < 20
+
+
+def test_crowns_are_green_in_summer_only():
+  size, summer, winter = (64, 64), [], []
+  for index in range(6):
+    solids, first, camera = scenes.village_scene(np.random.default_rng([5, index]), False)
+    crown = scenes.trace(solids, camera, size).who >= first
+    for key, out in (("target", summer), ("input", winter)):
+      rgb = draw_seasons(5, index, size)[key][crown].astype(float)
+      out.append(rgb[:, 1] - rgb[:, [0, 2]].mean(1))
+  assert np.concatenate(summer).mean() > 15 and abs(np.concatenate(winter).mean()) < 5

@@ -14,7 +14,7 @@ import urllib.request
 import numpy as np
 import tensorflow_datasets as tfds
 
-from pix2pix_jax.data import images
+from pix2pix_jax.data import examples, images
 from pix2pix_jax.data.synthesis.facades import LABEL_COLORS
 from pix2pix_jax.errors import UsageError
 
@@ -46,9 +46,9 @@ class Facades(tfds.core.GeneratorBasedBuilder):
     return {split: self._generate_examples(paths) for split, paths in splits.items()}
 
   def _generate_examples(self, paths):
-    for number, path in enumerate(paths):
+    for key, path in examples.in_order(paths):
       label, photo = read_cmp_pair(path) if path.stem.startswith("cmp_b") else read_archive_pair(path)
-      yield number, {"input": label, "target": photo, "id": path.stem}
+      yield key, {"input": label, "target": photo, "id": path.stem}
 
 
 def download(dl_manager) -> Path:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow_datasets as tfds
 
+from pix2pix_jax.data import examples
 from pix2pix_jax.data.synthesis import facades, scenes
 from pix2pix_jax.errors import UsageError
 
@@ -45,8 +46,8 @@ class Procedural(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, indices):
     config = self.builder_config
-    for index in indices:
-      yield index, {**_draw(config.task, config.seed, index, config.size), "id": f"{config.task}_{index:05d}"}
+    for key, index in examples.in_order(indices):
+      yield key, {**_draw(config.task, config.seed, index, config.size), "id": f"{config.task}_{index:05d}"}
 
 
 def _draw(task, seed, index, size):

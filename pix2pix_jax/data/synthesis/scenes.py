@@ -77,9 +77,10 @@ _UPRIGHT = np.eye(3)
 class Solid:
   """A convex solid: `shape` scaled to the half extents `half`, turned by `yaw` about y, put at `centre`.
 
-  paint(solid, q, face, normal, px) returns colour (3, n) in [0, 1] and the share (n,) of laser
-  pulses that do not come back; q are the points (3, n) in metres in the solid's own frame, px the
-  width in metres of one sample there.
+  paint(solid, q, normal, px) returns the colours (3, n) in [0, 1] of the points q (3, n), in metres,
+  and normals (3, n), both in the solid's own frame; px (n,) is the width in metres of one sample there.
+  `leafy`: chords up to about so many metres fray; `inside`: seen from within, as a room is; `how`:
+  what else the paint wants to know.
   """
 
   def __init__(self, shape, centre, half, paint=None, colour="808080", yaw=0.0, leafy=0.0, inside=False, **how):
