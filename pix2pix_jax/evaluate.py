@@ -2,7 +2,8 @@
 
     python -m pix2pix_jax.evaluate --workdir=DIR [--split=test] [--step=best|latest|N] [--source_dir=DIR]
 
-writes `eval/SPLIT/metrics.json` (means, count, step, protocol), `per_image.csv` and `grid.png` into the workdir.
+writes `eval/SPLIT/metrics.json` (means, baselines, count, step, protocol), `per_image.csv`, and `grid.png`, `best.png` and
+`worst.png` into the workdir.
 """
 
 import argparse
@@ -24,10 +25,12 @@ from pix2pix_jax.train_state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """Per-image metrics of a split, each (n,), and a grid of its first translations, uint8 (H, W, 3)."""
+  """Per-image metrics of a split, each (n,), and grids of pictures, uint8 (H, W, 3): the first of the split, the best, the worst by L1."""
 
   per_image: dict[str, np.ndarray]
   grid: np.ndarray
+  best: np.ndarray
+  worst: np.ndarray
 
   @property
   def means(self) -> dict[str, float]:
@@ -43,16 +46,25 @@ def evaluate_split(eval_step, state: TrainState, split: pipeline.Split, config: 
   """Runs a compiled `eval_step` over a split at the evaluation shape; the fillers of the last batch are dropped."""
   sharding = NamedSharding(mesh, PartitionSpec("data"))
   size = -(-min(config.evaluation.batch_size, len(split)) // mesh.size) * mesh.size
-  per_image, rows = [], []
+  per_image, first, best, worst = [], [], [], []
+  keep = config.evaluation.num_samples
   for batch, counts in pipeline.eval_batches(split, config.data, batch_size=size):
     output, values = jax.device_get(eval_step(state, jax.device_put(batch, sharding)))
     per_image.append({name: value[counts] for name, value in values.items()})
     batch["output"] = output
-    for row in range(min(counts.sum(), config.evaluation.num_samples - len(rows))):
-      rows.append(viz.display_example({name: array[row] for name, array in batch.items()}, config.data))
-  depth_range = config.data.depth_range if "float32" in (config.data.input_dtype, config.data.target_dtype) else None
-  grid = viz.grid({name: [row[name] for row in rows] for name in ("input", "output", "target")}, depth_range)
-  return Evaluation({name: np.concatenate([values[name] for values in per_image]) for name in per_image[0]}, grid)
+    for row in range(counts.sum()):
+      l1, example = float(values["l1"][row]), {name: array[row] for name, array in batch.items()}
+      first = first + [(l1, example)] if len(first) < keep else first
+      best = sorted([*best, (l1, example)], key=lambda scored: scored[0])[:keep]
+      worst = sorted([*worst, (l1, example)], key=lambda scored: -scored[0])[:keep]
+  grids = (_grid([example for _, example in examples], config.data) for examples in (first, best, worst))
+  return Evaluation({name: np.concatenate([values[name] for values in per_image]) for name in per_image[0]}, *grids)
+
+
+def _grid(examples: list[dict[str, np.ndarray]], data) -> np.ndarray:
+  shown = [viz.display_example(example, data) for example in examples]
+  depth_range = data.depth_range if "float32" in (data.input_dtype, data.target_dtype) else None
+  return viz.grid({name: [row[name] for row in shown] for name in ("input", "output", "target")}, depth_range)
 
 
 def baselines(source: pipeline.Source, split: pipeline.Split, config: ml_collections.ConfigDict) -> dict[str, dict[str, float]]:
@@ -72,9 +84,11 @@ def baselines(source: pipeline.Source, split: pipeline.Split, config: ml_collect
   if depth_range:  # pixels that no training picture measured take the mean of all that were
     total, weight = np.where(weight > 0, total, total.sum() / weight.sum()), np.maximum(weight, 1)
   mean_target = np.float32(total / weight)
-  measure = jax.jit(lambda prediction, target, mask: metrics.all_metrics(prediction, target, mask, depth_range))
+  input_is_depth = data.input_dtype == "float32"
+  measure = jax.jit(lambda answer, batch: metrics.all_metrics(
+      answer, batch["target"], batch.get("mask"), depth_range, (batch["input"] <= -1) if input_is_depth else None))
   answers = {"mean_target": lambda batch: np.broadcast_to(mean_target, batch["target"].shape)}
-  if data.input_dtype == data.target_dtype == "float32":
+  if input_is_depth and depth_range:
     def nearest_valid(batch):
       metres = depth.decode(batch["input"], data.depth_range) * (batch["input"] > -1)
       return depth.encode(np.stack([depth.fill_with_nearest(picture) for picture in metres]), data.depth_range)
@@ -82,7 +96,7 @@ def baselines(source: pipeline.Source, split: pipeline.Split, config: ml_collect
   per_image = {name: [] for name in answers}
   for batch, counts in pipeline.eval_batches(split, data, batch_size=min(8, len(split))):
     for name, answer in answers.items():
-      values = jax.device_get(measure(answer(batch), batch["target"], batch.get("mask")))
+      values = jax.device_get(measure(answer(batch), batch))
       per_image[name].append({metric: value[counts] for metric, value in values.items()})
   return {name: means({metric: np.concatenate([row[metric] for row in rows]) for metric in rows[0]}) for name, rows in per_image.items()}
 
@@ -90,12 +104,13 @@ def baselines(source: pipeline.Source, split: pipeline.Split, config: ml_collect
 def protocol(config: ml_collections.ConfigDict) -> dict[str, object]:
   """What a reader of the figures has to know about how they came about."""
   return {"dropout": config.evaluation.dropout, "norm_stats": config.evaluation.norm_stats, "seed": config.seed,
+          "data": config.data.name, "source_dir": config.data.source_dir,
           "height_width": list(datasets.eval_shape(config.data)), "scale": "l1, psnr and ssim on [0, 1]"}
 
 
 def write(folder: Path, evaluation: Evaluation, ids: list[str], step: int, config: ml_collections.ConfigDict,
           baseline_means: dict[str, dict[str, float]]) -> None:
-  """`metrics.json`, `per_image.csv` and `grid.png`."""
+  """`metrics.json`, `per_image.csv`, and the pictures `grid.png`, `best.png` and `worst.png`."""
   folder.mkdir(parents=True, exist_ok=True)
   summary = {"step": step, "count": len(ids), "metrics": evaluation.means, "baselines": baseline_means, "protocol": protocol(config)}
   (folder / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -103,7 +118,8 @@ def write(folder: Path, evaluation: Evaluation, ids: list[str], step: int, confi
     writer = csv.writer(file)
     writer.writerow(["id", *evaluation.per_image])
     writer.writerows([name, *(f"{values[i]:.6g}" for values in evaluation.per_image.values())] for i, name in enumerate(ids))
-  viz.save_png(folder / "grid.png", evaluation.grid)
+  for name in ("grid", "best", "worst"):
+    viz.save_png(folder / f"{name}.png", getattr(evaluation, name))
 
 
 def table(columns: dict[str, dict[str, float]]) -> str:
@@ -116,17 +132,22 @@ def table(columns: dict[str, dict[str, float]]) -> str:
   return "\n".join(lines)
 
 
-def evaluate(workdir: Path, *, split: str = "val", step: str = "best", source_dir: str = "") -> Evaluation:
+def evaluate(workdir: Path, *, split: str = "val", step: str = "best", source_dir: str = "", reader: str = "",
+             dropout: bool | None = None, norm_stats: str = "") -> Evaluation:
   """Measures a checkpoint of a workdir and writes the results into its `eval/SPLIT`.
 
   Args:
     split: of the data the model was trained on, or of `source_dir`, another directory of the same layout.
     step: `"best"`, `"latest"` or a number.
+    reader: of `source_dir`, where that is not the training's, as for a model trained on built-in data.
+    dropout, norm_stats: the protocol, where it is not the training's; recorded in metrics.json.
   """
   config = checkpoint.load_config(workdir)
   with config.unlocked():
-    if source_dir:
-      config.data.source_dir = source_dir
+    config.data.source_dir = source_dir or config.data.source_dir
+    config.data.name = reader or config.data.name
+    config.evaluation.dropout = config.evaluation.dropout if dropout is None else dropout
+    config.evaluation.norm_stats = norm_stats or config.evaluation.norm_stats
   source = pipeline.PreparedSource(datasets.prepare(config.data))
   data = pipeline.load_split(source, split, datasets.eval_shape(config.data), cache_gib=config.data.cache_gib, depth_range=config.data.depth_range)
   mesh = steps.make_mesh()
@@ -148,8 +169,12 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument("--split", default="val", help="train, val or test (default: val)")
   parser.add_argument("--step", default="best", help="best, latest or the number of a checkpoint (default: best)")
   parser.add_argument("--source_dir", default="", help="raw files of the same layout as the training's (default: the training's)")
+  parser.add_argument("--reader", default="", help="of source_dir, where it is not the training's (data.name)")
+  parser.add_argument("--dropout", choices=("on", "off"), help="whether the noise is on (default: as in training)")
+  parser.add_argument("--norm_stats", choices=("image", "batch", "running"), default="", help="of batch norm (default: as in training)")
   options = parser.parse_args(argv)
-  evaluate(options.workdir, split=options.split, step=options.step, source_dir=options.source_dir)
+  evaluate(options.workdir, split=options.split, step=options.step, source_dir=options.source_dir, reader=options.reader,
+           dropout=None if options.dropout is None else options.dropout == "on", norm_stats=options.norm_stats)
 
 
 if __name__ == "__main__":

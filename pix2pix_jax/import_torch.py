@@ -67,11 +67,7 @@ class _Layer:
 
 
 def convert_generator(state_dict: StateDict) -> Network:
-  """A U-Net's weights. Dropout leaves no trace in them: `dropout_blocks` is what a U-Net of that size has there.
-
-  Raises:
-    UsageError: keys or shapes that are not those of such a U-Net.
-  """
+  """A U-Net's weights. Dropout leaves no trace in them: `dropout_blocks` is what a U-Net of that size has there."""
   weights = _without_prefix(state_dict)
   first, last = (weights.get(f"model.model.{i}.weight", np.empty(0)) for i in (0, 3))
   levels = 2 + max((key.count(".3.model.") for key in weights), default=0)
@@ -98,11 +94,7 @@ def convert_generator(state_dict: StateDict) -> Network:
 
 
 def convert_discriminator(state_dict: StateDict) -> Network:
-  """A discriminator's weights; its `input_channels` are all that it sees, the candidate or input and candidate.
-
-  Raises:
-    UsageError: keys or shapes that are not those of `basic`, `n_layers` or `pixel`, or as many layers as no PatchGAN here has.
-  """
+  """A discriminator's weights; its `input_channels` are all that it sees, the candidate or input and candidate."""
   weights = _without_prefix(state_dict)
   name = "net" if any(key.startswith("net.") for key in weights) else "model"
   first = weights.get(f"{name}.0.weight", np.empty(0))
@@ -129,9 +121,7 @@ def convert_discriminator(state_dict: StateDict) -> Network:
 
 def _without_prefix(state_dict: StateDict) -> StateDict:
   """Without the `module.` that DataParallel puts before every key."""
-  if all(key.startswith("module.") for key in state_dict):
-    return {key.removeprefix("module."): array for key, array in state_dict.items()}
-  return state_dict
+  return {key.removeprefix("module."): array for key, array in state_dict.items()}
 
 
 def _convert(weights: StateDict, layers: list[_Layer], description: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -197,8 +187,7 @@ def import_networks(workdir: Path, generator: StateDict, discriminator: StateDic
     fields |= _discriminator_fields(fields, networks["discriminator"].fields)
 
   config = folder.get_config()
-  size = 2 ** fields["levels"]
-  config.data.update(crop_size=size, load_size=round(size * 286 / 256))
+  config.data.update(crop_size=2 ** fields["levels"], load_size=round(2 ** fields["levels"] * 286 / 256))
   config.model.update(fields)
   source = types.SimpleNamespace(counts={"train": config.train.batch_size}, kinds={
       "input": (np.dtype(np.uint8), fields["input_channels"]), "target": (np.dtype(np.uint8), fields["output_channels"])})

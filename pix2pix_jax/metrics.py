@@ -55,9 +55,18 @@ def depth_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> 
           "silog": 100 * jnp.sqrt(mean(jnp.square(log_error - log_mean[:, None, None, None])))}
 
 
-def all_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array | None, depth_range: tuple[float, float] | None) -> dict[str, jax.Array]:
-  """What applies to a target in [-1, 1]: image metrics, and depth metrics where `depth_range` says that it encodes metres."""
+def all_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array | None = None,
+                depth_range: tuple[float, float] | None = None, holes: jax.Array | None = None) -> dict[str, jax.Array]:
+  """What applies to a target in [-1, 1].
+
+  Image metrics always; depth metrics where `depth_range` says that the target encodes metres; and `hole_rmse`, `hole_mae` over
+  the pixels where `holes` (N, H, W, 1) says that the input had no measurement, if given.
+  """
   values = image_metrics(prediction, target, mask)
   if depth_range is not None and target.shape[-1] == 1:
-    values |= depth_metrics(depth.decode(prediction, depth_range), depth.decode(target, depth_range), mask)
+    metres = depth.decode(prediction, depth_range), depth.decode(target, depth_range)
+    values |= depth_metrics(*metres, mask)
+    if holes is not None:
+      filled = depth_metrics(*metres, mask * holes)
+      values |= {f"hole_{name}": filled[name] for name in ("rmse", "mae")}
   return values

@@ -90,11 +90,13 @@ def train_step(state: TrainState, batch: Batch, *, generator: Generator, discrim
 
 
 def eval_step(state: TrainState, batch: Batch, *, generator: Generator, discriminator: PatchGAN, loss: Any, seed: int,
-              dropout: bool, norm_stats: str, depth_range: tuple[float, float] | None) -> tuple[jax.Array, Metrics]:
+              dropout: bool, norm_stats: str, depth_range: tuple[float, float] | None,
+              input_is_depth: bool) -> tuple[jax.Array, Metrics]:
   """Translates a batch and measures it, an image at a time: no value depends on the image's batch companions.
 
   Args:
     depth_range: in metres, if the target encodes depth.
+    input_is_depth: then -1 in the input is a hole, and how well holes are filled is measured too.
 
   Returns:
     The translations in [-1, 1], validity channel included, and per-image metrics, each (N,).
@@ -104,7 +106,7 @@ def eval_step(state: TrainState, batch: Batch, *, generator: Generator, discrimi
                            rngs={"dropout": jax.random.key(seed)})
   fake, validity = output[..., :target.shape[-1]], output[..., target.shape[-1]:]
   l1 = losses.l1(fake, target, mask)
-  values = {"l1_loss": l1, "generator_loss": loss.l1_weight * l1, **metrics_lib.all_metrics(fake, target, mask, depth_range)}
+  values = {"l1_loss": l1, "generator_loss": loss.l1_weight * l1, **metrics_lib.all_metrics(fake, target, mask, depth_range, (x <= -1) if input_is_depth else None)}
   if validity.shape[-1]:
     values["validity_loss"] = losses.l1(validity, 2 * mask - 1)
     values["generator_loss"] += loss.validity_weight * values["validity_loss"]
@@ -123,7 +125,8 @@ def eval_step(state: TrainState, batch: Batch, *, generator: Generator, discrimi
 def evaluation_settings(config) -> dict[str, Any]:
   """The static arguments of `eval_step` that a config decides."""
   return {"loss": config.loss, "seed": config.seed, "dropout": config.evaluation.dropout, "norm_stats": config.evaluation.norm_stats,
-          "depth_range": config.data.depth_range if config.data.target_dtype == "float32" else None}
+          "depth_range": config.data.depth_range if config.data.target_dtype == "float32" else None,
+          "input_is_depth": config.data.input_dtype == "float32"}
 
 
 def make_mesh() -> Mesh:

@@ -134,7 +134,7 @@ def test_linear_decay_ends_at_zero():
 
 def test_evaluation_of_an_image_is_independent_of_its_companions_and_agrees_with_the_losses(state, batch):
   evaluate = jax.jit(lambda state, batch: steps.eval_step(
-      state, batch, generator=GENERATOR, discriminator=DISCRIMINATOR, loss=make_config().loss, seed=0, dropout=True, norm_stats="image", depth_range=None))
+      state, batch, generator=GENERATOR, discriminator=DISCRIMINATOR, loss=make_config().loss, seed=0, dropout=True, norm_stats="image", depth_range=None, input_is_depth=False))
   fake, values = evaluate(state, {**batch, "index": jnp.array([4, 5])})
   alone = {name: jnp.stack([pictures[1]] * 2) for name, pictures in batch.items()} | {"index": jnp.array([5, 5])}
   fake_alone, values_alone = evaluate(state, alone)
