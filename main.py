@@ -1,7 +1,5 @@
 """Trains pix2pix: python main.py --config=configs/facades.py --workdir=runs/facades [--config.field=value …]"""
 
-import os
-from pathlib import Path
 import sys
 
 from absl import app, flags, logging
@@ -25,12 +23,8 @@ def main(argv):
 
 
 def train():
-  config = _CONFIG.value
-  if config.train.compilation_cache != "none":
-    cache = config.train.compilation_cache or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "pix2pix_jax/xla"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
   from pix2pix_jax.train import train_and_evaluate  # imports TensorFlow, which takes seconds: flags are checked first
-  train_and_evaluate(config, _WORKDIR.value)
+  train_and_evaluate(_CONFIG.value, _WORKDIR.value)
 
 
 def parse_flags(argv):

@@ -19,7 +19,8 @@ Each exists in three forms:
             whose kernels (up to 33 MB) outweigh their images.
   winograd  Minimal filtering, Lavin & Gray 2015 (arXiv 1509.09308). A tile of 3x3 outputs takes 16 products in place of 36
             (stride 2, seen as a 2x2 convolution of the 4 phases of X) or 36 in place of 144 (stride 1). The kernel grows
-            by 4 or 2.25 when transformed: for large images.
+            by 4 or 2.25 when transformed: for large images. Numbers that should cancel to 0, as gradients outside of a
+            receptive field, do so only up to rounding.
 
 benchmarks/convolution.py measures them; benchmarks/NOTES.md has numbers. Reverse mode only (`jax.custom_vjp`).
 """

@@ -150,6 +150,7 @@ def evaluate(workdir: Path, *, split: str = "val", step: str = "best", source_di
     config.evaluation.norm_stats = norm_stats or config.evaluation.norm_stats
   source = pipeline.PreparedSource(datasets.prepare(config.data))
   data = pipeline.load_split(source, split, datasets.eval_shape(config.data), cache_gib=config.data.cache_gib, depth_range=config.data.depth_range)
+  steps.use_compilation_cache(config.train.compilation_cache)
   mesh = steps.make_mesh()
   networks = dict(zip(("generator", "discriminator"), models.make_networks(config.model, dtype=config.train.dtype)))
   checkpointer = checkpoint.Checkpointer(workdir, read_only=True)

@@ -70,7 +70,7 @@ def convert_generator(state_dict: StateDict) -> Network:
   """A U-Net's weights. Dropout leaves no trace in them: `dropout_blocks` is what a U-Net of that size has there."""
   weights = _without_prefix(state_dict)
   first, last = (weights.get(f"model.model.{i}.weight", np.empty(0)) for i in (0, 3))
-  levels = 2 + max((key.count(".3.model.") for key in weights), default=0)
+  levels = 2 + max((key.count(".3.model") for key in weights), default=0)
   if first.ndim != 4 or last.ndim != 4 or levels < 5:
     raise UsageError("This generator is not unet_256 or unet_128 of pytorch-CycleGAN-and-pix2pix; is it a resnet, or the "
                      f"discriminator? Its keys are {_few(weights)}.")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from pix2pix_jax import checkpoint, models
+from pix2pix_jax import checkpoint, models, steps
 from pix2pix_jax.data import images
 from pix2pix_jax.errors import UsageError
 
@@ -40,6 +40,7 @@ class Translator:
       UsageError: no config.json, no checkpoint, or not this one.
     """
     config = checkpoint.load_config(Path(workdir))
+    steps.use_compilation_cache(config.train.compilation_cache)
     checkpointer = checkpoint.Checkpointer(Path(workdir), read_only=True)
     number = checkpointer.resolve_step(step)
     return cls(config, checkpointer.restore_generator(number))

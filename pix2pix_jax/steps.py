@@ -5,6 +5,8 @@ A batch is a dict of float32 arrays: `input` (N, H, W, C) and `target` (N, H, W,
 """
 
 import functools
+import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -127,6 +129,16 @@ def evaluation_settings(config) -> dict[str, Any]:
   return {"loss": config.loss, "seed": config.seed, "dropout": config.evaluation.dropout, "norm_stats": config.evaluation.norm_stats,
           "depth_range": config.data.depth_range if config.data.target_dtype == "float32" else None,
           "input_is_depth": config.data.input_dtype == "float32"}
+
+
+def use_compilation_cache(folder: str) -> None:
+  """Keeps compiled programs for the next start in `folder`; empty: the user's cache directory; "none": nowhere.
+
+  A cache that is set already (JAX_COMPILATION_CACHE_DIR) stays.
+  """
+  if folder != "none" and not jax.config.jax_compilation_cache_dir:
+    user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    jax.config.update("jax_compilation_cache_dir", str(Path(folder or f"{user}/pix2pix_jax/xla").expanduser()))
 
 
 def make_mesh() -> Mesh:

@@ -33,6 +33,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | Path, *
     KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
   """
   workdir = Path(workdir)
+  steps.use_compilation_cache(config.train.compilation_cache)
   mesh = steps.make_mesh()
   steps.check_divides(config.train.batch_size, mesh)
   replicated, split_rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
@@ -146,6 +147,9 @@ def resolve(config: ml_collections.ConfigDict, source: pipeline.Source) -> ml_co
   if config.loss.l1_weight < 0:
     config.loss.l1_weight = 300.0 / target_channels
   train.num_steps = train.num_steps or train.num_epochs * count // train.batch_size
+  if train.num_steps < 1:
+    raise UsageError(f"{train.num_epochs} epochs of {count} pairs are not one batch of train.batch_size={train.batch_size}. "
+                     "Train for more epochs or steps, or with smaller batches.")
   epoch = max(1, count // train.batch_size)
   train.eval_every_steps = train.eval_every_steps or epoch
   train.checkpoint_every_steps = train.checkpoint_every_steps or epoch

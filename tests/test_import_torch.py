@@ -1,6 +1,7 @@
 """Weights of pytorch-CycleGAN-and-pix2pix give the same pictures here, and a workdir that goes on training."""
 
 import sys
+import types
 
 import jax
 import numpy as np
@@ -196,9 +197,9 @@ SMALL_DISCRIMINATOR = {
 # torch_discriminator(1, 2, 3) with the wavy state dicts, in eval mode, on wavy((1, 32, 32, 1), 1) and, for the candidate,
 # wavy((1, 32, 32, 2), 2). `test_golden_values_are_pytorchs` makes them again.
 GOLDEN = {
-    "batch": None,
-    "instance": None,
-    "discriminator": None,
+    "batch": [-0.112299, 0.848104, -0.562463, -0.87244, 0.165057, -0.374094, -0.997461, 0.990158, -0.789836],
+    "instance": [-0.640678, -0.560176, -0.163243, -0.4953, -0.321677, -0.291674, -0.035923, 0.152322, -0.217674],
+    "discriminator": [1.170005, 1.409797, -0.524174],
 }
 PROBE = np.ix_([0], [3, 17, 30], [5, 16, 31], [0])
 
@@ -236,3 +237,182 @@ def test_golden_values_are_pytorchs():
 def load(module, state):
   missing, unexpected = module.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()}, strict=False)
   assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing)
+
+
+# --- What does not fit -----------------------------------------------------------------------------------------------------
+
+
+def without(key):
+  return lambda state: {name: value for name, value in state.items() if name != key}
+
+
+def put(key, *shape):
+  return lambda state: state | {key: np.zeros(shape, np.float32)}
+
+
+INNER = "model.model.1.model"
+
+
+@pytest.mark.parametrize("change, message", [
+    (without(f"{INNER}.1.weight"), f"missing: {INNER}.1.weight.$"),
+    (without(f"{INNER}.6.running_mean"), f"missing: {INNER}.6.running_mean.$"),
+    (put("model.model.0.bias", 2), "unexpected: model.model.0.bias.$"),
+    (put("extra", 2), "unexpected: extra.$"),
+    (put(f"{INNER}.5.weight", 4, 8, 4, 4), rf"misshaped: {INNER}.5.weight \(4, 8, 4, 4\) \(not \(8, 2, 4, 4\)\).$"),
+    (put(f"{INNER}.2.bias", 5), rf"misshaped: {INNER}.2.bias"),
+    (lambda state: {name: value for name, value in state.items() if ".1.model.3." not in name}, "not unet_256 or unet_128"),
+    (lambda state: wavy_state_dict(SMALL_DISCRIMINATOR), "not unet_256 or unet_128.*model.0.bias, model.0.weight, model.2.weight and"),
+    (lambda state: {}, "not unet_256 or unet_128"),
+])
+def test_every_key_and_shape_of_a_generator_is_checked(change, message):
+  with pytest.raises(UsageError, match=message):
+    import_torch.convert_generator(change(wavy_state_dict(small_unet_shapes())))
+
+
+@pytest.mark.parametrize("change, message", [
+    (without("model.3.bias"), "missing: model.3.bias.$"),
+    (put("model.2.bias", 4), "unexpected: model.2.bias.$"),
+    (put("model.5.weight", 2, 4, 4, 4), "misshaped: model.5.weight"),
+    (put("model.8.weight", 1, 4, 4, 4), "n_layers with n=2; PatchGANs here have 1, 3, 5"),
+    (lambda state: wavy_state_dict(small_unet_shapes()), "not basic, n_layers or pixel"),
+    (lambda state: {}, "not basic, n_layers or pixel"),
+])
+def test_every_key_and_shape_of_a_discriminator_is_checked(change, message):
+  with pytest.raises(UsageError, match=message):
+    import_torch.convert_discriminator(change(wavy_state_dict(SMALL_DISCRIMINATOR)))
+
+
+def test_prefixes_and_counters_do_not_matter():
+  plain = wavy_state_dict(small_unet_shapes())
+  decorated = {f"module.{key}": value for key, value in plain.items()} | {f"module.{INNER}.2.num_batches_tracked": np.float32(7)}
+  jax.tree.map(np.testing.assert_array_equal, import_torch.convert_generator(decorated).params, import_torch.convert_generator(plain).params)
+
+
+def test_old_statistics_of_instance_norm_are_dropped():
+  state = wavy_state_dict(small_unet_shapes("instance"))
+  network = import_torch.convert_generator(state | {f"{INNER}.2.{name}": np.ones(4, np.float32) for name in ("running_mean", "running_var")})
+  assert network.fields["norm"] == "instance" and not network.batch_stats
+  with pytest.raises(UsageError, match=f"unexpected: {INNER}.3.running_mean"):
+    import_torch.convert_generator(state | {f"{INNER}.3.running_mean": np.ones(4, np.float32)})
+
+
+# --- Workdirs --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+  """A workdir of both small networks, and what importing them says."""
+  workdir = tmp_path_factory.mktemp("import") / "run"
+  said = import_torch.import_networks(workdir, wavy_state_dict(small_unet_shapes()), wavy_state_dict(SMALL_DISCRIMINATOR))
+  return workdir, said
+
+
+def test_a_workdir_translates_as_the_network(imported):
+  workdir, said = imported
+  assert "5 levels, 2 features, batch norm, 1 → 2 channels" in said and "16×16 PatchGAN, conditional, from its file" in said
+  picture = np.random.default_rng(0).uniform(size=(1, 32, 32, 1)).astype(np.float32)
+  expected = translate(import_torch.convert_generator(wavy_state_dict(small_unet_shapes())), picture * 2 - 1, "running")
+  output = Translator.load(workdir)(picture, dropout=False, norm_stats="running")
+  np.testing.assert_allclose(output, (expected + 1) / 2, atol=1e-5)
+
+
+def test_the_command_it_says_resolves_to_the_same_model(imported):
+  workdir, said = imported
+  config = folder.get_config()
+  for flag in said.split("DIR ", 1)[1].split(" --config."):
+    name, value = flag.removeprefix("--config.").split("=", 1)
+    value = value.strip('"')
+    config.update_from_flattened_dict({name: value if name == "model.norm" else eval(value)})  # pylint: disable=eval-used
+  from pix2pix_jax import train
+  source = types.SimpleNamespace(counts={"train": 10}, kinds={"input": (np.dtype(np.uint8), 1), "target": (np.dtype(np.uint8), 2)})
+  checkpoint.save_config(workdir, train.resolve(config, source))  # raises if the architectures differ
+
+
+def test_training_goes_on_from_the_imported_weights(imported):
+  from pix2pix_jax import train
+  workdir, _ = imported
+  config = checkpoint.load_config(workdir).copy_and_resolve_references()
+  with config.unlocked():
+    config.update_from_flattened_dict({"data.name": "arrays", "train.num_steps": 2, "train.batch_size": 2, "optimizer.learning_rate": 1e-6})
+  rng = np.random.default_rng(0)
+  pairs = tuple(rng.integers(0, 255, (4, 32, 32, channels), dtype=np.uint8) for channels in (1, 2))
+  said = []
+  state = train.train_and_evaluate(config, workdir, source=pipeline.ArraySource({"train": pairs}))
+  assert int(state.step) == 2, said
+  for trained, convert, file in ((state.generator, import_torch.convert_generator, small_unet_shapes()),
+                                 (state.discriminator, import_torch.convert_discriminator, SMALL_DISCRIMINATOR)):
+    network = convert(wavy_state_dict(file))
+    change = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), trained.params, network.params)
+    assert 0 < max(jax.tree.leaves(change)) < 1e-5
+    assert not np.allclose(jax.tree.leaves(trained.batch_stats)[0], jax.tree.leaves(network.batch_stats)[0])  # running on
+  assert checkpoint.Checkpointer(workdir, read_only=True).latest_step() == 2
+
+
+def test_a_workdir_with_checkpoints_is_left_alone(imported):
+  with pytest.raises(UsageError, match="has checkpoints already"):
+    import_torch.import_networks(imported[0], wavy_state_dict(small_unet_shapes()))
+
+
+def test_without_a_discriminator_a_new_one_is_made(tmp_path):
+  said = import_torch.import_networks(tmp_path, wavy_state_dict(small_unet_shapes("instance")), dropout=False)
+  assert "freshly initialised, as no file was given" in said
+  config = checkpoint.load_config(tmp_path)
+  assert (config.model.norm, config.model.patch, config.model.dropout_blocks, config.loss.l1_weight) == ("instance", 70, (), 150)
+  shapes = train_state.abstract(config, *models.make_networks(config.model), jax.make_mesh((1,), ("data",)))
+  state = checkpoint.Checkpointer(tmp_path, read_only=True).restore(import_torch.STEP, shapes)
+  kernel = np.asarray(state.discriminator.params["conv_1"]["kernel"])
+  assert int(state.step) == import_torch.STEP and 0.015 < kernel.std() < 0.025
+  assert all(not np.any(leaf) for leaf in jax.tree.leaves((state.generator.opt_state, state.discriminator.opt_state)))
+
+
+@pytest.mark.parametrize("inputs, features, norm, message", [
+    (4, 2, "batch", "sees 4 channels; beside a generator from 1 to 2 it should see 3, or 2"),
+    (3, 3, "batch", "model.base_features 2, the discriminator 3"),
+    (3, 2, "instance", "model.norm 'batch', the discriminator 'instance'"),
+])
+def test_networks_that_do_not_go_together_are_refused(tmp_path, inputs, features, norm, message):
+  shapes = {"net.0.weight": (features, inputs, 1, 1), "net.0.bias": (features,), "net.2.weight": (2 * features, features, 1, 1),
+            "net.5.weight": (1, 2 * features, 1, 1)}
+  if norm == "batch":
+    shapes |= {f"net.3.{name}": (2 * features,) for name in ("weight", "bias", "running_mean", "running_var")}
+  else:
+    shapes |= {"net.2.bias": (2 * features,), "net.5.bias": (1,)}
+  with pytest.raises(UsageError, match=message):
+    import_torch.import_networks(tmp_path / "run", wavy_state_dict(small_unet_shapes()), wavy_state_dict(shapes))
+  assert not (tmp_path / "run").exists()
+
+
+# --- Files -----------------------------------------------------------------------------------------------------------------
+
+
+@needs_torch
+def test_the_command_reads_pth_files(tmp_path, capsys):
+  torch.save(randomised(torch_unet(5, 2, norm="instance")).state_dict(), tmp_path / "G.pth")
+  torch.save(torch.nn.DataParallel(randomised(torch_discriminator(3, 2, 3, "instance"))).state_dict(), tmp_path / "D.pth")
+  import_torch.main([f"--generator={tmp_path / 'G.pth'}", f"--discriminator={tmp_path / 'D.pth'}", f"--workdir={tmp_path / 'run'}"])
+  said = capsys.readouterr().out
+  assert "70×70 PatchGAN, not conditional, from its file" in said
+  assert '--config.model.conditional="False"' in said and "dropout in the up blocks (1" not in said
+  assert Translator.load(tmp_path / "run")(np.zeros((40, 32, 3), np.uint8)).shape == (40, 32, 3)
+
+
+@needs_torch
+def test_damaged_files_are_named(tmp_path):
+  path = tmp_path / "G.pth"
+  with pytest.raises(UsageError, match="G.pth cannot be read .*FileNotFoundError"):
+    import_torch.read_state_dict(path)
+  torch.save({"a": torch.zeros(1000)}, path)
+  whole = path.read_bytes()
+  for content in (whole[:-200], whole[:50], b"", b"not a state dict"):
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="G.pth cannot be read .*damaged"):
+      import_torch.read_state_dict(path)
+  torch.save([1, 2], path)
+  with pytest.raises(UsageError, match="G.pth cannot be read"):
+    import_torch.read_state_dict(path)
+
+
+def test_without_pytorch_the_error_says_how_to_get_it(monkeypatch, tmp_path):
+  monkeypatch.setitem(sys.modules, "torch", None)
+  with pytest.raises(UsageError, match=r"pip install pix2pix_jax\[torch\]"):
+    import_torch.read_state_dict(tmp_path / "G.pth")

@@ -171,7 +171,7 @@ def test_another_architecture_is_refused_and_nothing_is_overwritten(trained):
 
 
 @pytest.mark.parametrize("fields, message", [
-    ({"data__name": "facade"}, "data.name is 'facade'; the readers are facades, procedural"),
+    ({"data__name": "facade"}, "data.name is 'facade'; the readers are facades, folder, kitti_depth"),
     ({"data__task": "cats"}, "data.task is 'cats'"),
     ({"data__crop_size": 18, "model__levels": 0}, "18×18 .* cannot be halved twice"),
     ({"data__crop_size": 12}, "12×12 .*multiples of 8"),
@@ -179,6 +179,7 @@ def test_another_architecture_is_refused_and_nothing_is_overwritten(trained):
     ({"model__input_channels": 4}, "model.input_channels is 4, but the data has 3"),
     ({"loss__gan": "wgan"}, "loss.gan is 'wgan'"),
     ({"model__patch": 20}, "model.patch is 20"),
+    ({"train__num_steps": 0, "train__num_epochs": 1, "train__batch_size": 9}, "are not one batch"),
     ({"train__dtype": "float8"}, "train.dtype is 'float8'"),
 ])
 def test_impossible_settings_say_what_to_do(tmp_path, fields, message):
@@ -263,6 +264,14 @@ def test_it_learns(tmp_path):
   train, val = (pipeline.load_split(pipeline.PreparedSource(builder), split, (32, 32), cache_gib=1).arrays["target"] / 255 for split in ("train", "val"))
   mean_picture = np.abs(val - train.mean(0)).mean()
   assert trained < 0.97 * mean_picture and trained < 0.7 * untrained, (trained, mean_picture, untrained)
+
+
+def test_compiled_programs_are_kept_in_the_users_cache(tmp_path):
+  env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+  done = subprocess.run(command(tmp_path / "run", train__num_steps=1, data__prepared_dir=tmp_path / "prepared"), check=False,
+                        env=env | {"XDG_CACHE_HOME": str(tmp_path)}, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert any("train_step" in path.name for path in (tmp_path / "pix2pix_jax/xla").iterdir())
 
 
 def test_every_config_and_variant_can_be_read():

@@ -1,0 +1,252 @@
+"""Gathers what a workdir holds into one page to look at and send: pictures, curves, metrics, configuration.
+
+    python -m pix2pix_jax.report --workdir=DIR
+
+writes `DIR/report/index.html`, one file that loads nothing from anywhere; of a training that is still running, too.
+Here the workdir becomes one JSON object; `report_template.html` shows it.
+"""
+
+import argparse
+import base64
+import csv
+import datetime
+import html
+from importlib import metadata
+import io
+import json
+import math
+from pathlib import Path
+import platform
+import re
+from typing import Any
+
+import jax
+import ml_collections
+from PIL import Image
+
+import pix2pix_jax
+from pix2pix_jax import checkpoint, history, models, train_state
+from pix2pix_jax.configs import default
+from pix2pix_jax.errors import UsageError, run_command
+
+MAX_SAMPLES = 40  # sample grids
+SAMPLE_BYTES, PICTURE_BYTES = 8_000_000, 4_000_000  # of the page for the sample grids, and for the pictures of evaluations
+MAX_POINTS = 2000  # of a training curve
+MAX_ROWS = 5000  # of a per-image table
+TASKS = {"facades": "Façade labels → photographs", "winter_summer": "Winter → summer",
+         "kitti_depth": "Street pictures → depth", "nyu_depth": "Depth with holes → dense depth"}
+KINDS = {"uint8": "8-bit picture", "uint16": "16-bit picture", "float32": "depth"}
+
+
+def write(workdir: Path) -> Path:
+  """Writes the report of a workdir and gives its path. A UsageError says that it is none."""
+  workdir = Path(workdir)
+  if not workdir.is_dir():
+    raise UsageError(f"--workdir {workdir} is not a folder. Give the workdir of a training.")
+  data = gather(workdir)
+  page = {"title": html.escape(f"{data['heading']} · {data['name']}"), "data": _script_json(data)}
+  template = Path(__file__).with_name("report_template.html").read_text(encoding="utf-8")
+  path = workdir / "report" / "index.html"
+  path.parent.mkdir(exist_ok=True)
+  part = path.with_suffix(".part")
+  part.write_text(re.sub(r"\{\{(\w+)\}\}", lambda match: page[match[1]], template), encoding="utf-8")
+  part.replace(path)
+  return path
+
+
+def gather(workdir: Path) -> dict[str, Any]:
+  """Everything that the page shows, pictures as data URIs."""
+  config = checkpoint.load_config(workdir)
+  rows, splits, parameters = history.read(workdir), _splits(workdir), _parameters(config)
+  source = Path(config.data.source_dir).name
+  return {
+      "what": f"A {_generator(config)} with a {config.model.patch}×{config.model.patch} PatchGAN, trained on "
+              f"{config.data.name} {f'(folder {source}) ' if source else ''}at {_size(config.data.crop_size, config.data.crop_width)}.",
+      "name": workdir.resolve().name, "time": f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+      "heading": TASKS.get(config.data.task if config.data.name == "procedural" else config.data.name, "Pairs of pictures"),
+      "step": rows[-1]["step"] if rows else 0, "num_steps": config.train.num_steps, "parameters": list(parameters.values()),
+      "facts": _facts(config, parameters, splits), "samples": _samples(workdir), "splits": splits, **_curves(rows),
+      **_configuration(workdir, config), "environment": _environment()}
+
+
+def _script_json(value: Any) -> str:
+  """JSON that can stand in a script element: without markup, and with null for NaN and infinity."""
+  def finite(item):
+    if isinstance(item, float) and not math.isfinite(item):
+      return None
+    if isinstance(item, dict):
+      return {key: finite(child) for key, child in item.items()}
+    return [finite(child) for child in item] if isinstance(item, (list, tuple)) else item
+  text = json.dumps(finite(value), separators=(",", ":"), default=str)
+  return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+  """An empty dict where there is none, or half of one that is being written."""
+  try:
+    return json.loads(path.read_text())
+  except (OSError, json.JSONDecodeError):
+    return {}
+
+
+def _thin(items: list[Any], limit: int) -> list[Any]:
+  """At most `limit` of the items, evenly, with the first and the last."""
+  if len(items) <= limit:
+    return items
+  return [items[round(i * (len(items) - 1) / (limit - 1))] for i in range(limit)]
+
+
+def _size(height: int, width: int) -> str:
+  return f"{height}×{width or height}"
+
+
+def _generator(config: ml_collections.ConfigDict) -> str:
+  return {"unet": "U-Net", "encoder_decoder": "encoder-decoder"}.get(config.model.generator, config.model.generator)
+
+
+def _parameters(config: ml_collections.ConfigDict) -> dict[str, int]:
+  """Parameters of each network, from shapes alone; empty for a config that was never filled in from data."""
+  if not (config.model.levels and config.model.input_channels and config.model.output_channels):
+    return {}
+  networks = models.make_networks(config.model)
+  state = jax.eval_shape(lambda: train_state.initial(config, *networks))
+  count = lambda network: sum(leaf.size for leaf in jax.tree.leaves(network.params))
+  return {"generator": count(state.generator), "discriminator": count(state.discriminator)}
+
+
+def _facts(config: ml_collections.ConfigDict, parameters: dict[str, int], splits: list[dict[str, Any]]) -> dict[str, str]:
+  """What was trained on what."""
+  data, model, loss, train = config.data, config.model, config.loss, config.train
+  crop, counts = _size(data.crop_size, data.crop_width), {split["name"]: split["summary"].get("count") for split in splits}
+  source = Path(data.source_dir).name or ("none, arrays" if data.name == "arrays" else "none, downloaded")
+  if data.name == "procedural":
+    counts, source = {"train": data.num_train, "val": data.num_val, "test": data.num_test}, "none, drawn by code"
+  counted = {name: f"; {count:,} parameters" for name, count in parameters.items()}
+
+  def side(dtype, channels):
+    depth = f", {data.depth_range[0]:g} to {data.depth_range[1]:g} m" if dtype == "float32" else ""
+    return f"{KINDS.get(dtype, 'picture')}{depth}, {channels or 'unknown'} channel{'s' * (channels != 1)}"
+
+  return {
+      "Data": f"{data.name}, task {data.task}" if data.name == "procedural" else data.name, "Source folder": source,
+      "Pairs": ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "not recorded in this workdir",
+      "Input": side(data.input_dtype, model.input_channels), "Target": side(data.target_dtype, model.output_channels),
+      "Sizes": f"crops of {crop} from {_size(data.load_size, data.load_width)}, evaluated at "
+               f"{_size(data.eval_size, data.eval_width) if data.eval_size else crop} (height × width)",
+      "Generator": f"{_generator(config)}, {model.decoder_widths} widths from {model.base_features}, {model.levels or 'unknown'} levels, "
+                   f"{model.norm} norm{counted.get('generator', '')}",
+      "Discriminator": f"{model.patch}×{model.patch} PatchGAN{'' if model.conditional else ', not conditional'}"
+                       f"{counted.get('discriminator', '')}",
+      "Loss": ("" if loss.gan == "none" else f"{loss.gan} GAN + ") + (f"{loss.l1_weight:g} · " if loss.l1_weight >= 0 else "") + "L1",
+      "Optimizer": f"Adam {config.optimizer.learning_rate:g}, β {config.optimizer.beta1:g} and {config.optimizer.beta2:g}",
+      "Training": f"batch {train.batch_size}, {train.num_steps or 'unknown'} steps, seed {config.seed}, {train.dtype}"}
+
+
+def _encode(path: Path, scale: float | None) -> dict[str, Any]:
+  """A picture's data URI, width and height: the file as it is or, where a scale is given, a JPEG of that scale."""
+  with Image.open(path) as image:
+    if scale is None:
+      image.load()  # a damaged file shows here
+      width, height, kind, content = *image.size, image.format.lower(), path.read_bytes()
+    else:
+      width, height = (max(1, round(side * scale)) for side in image.size)
+      buffer = io.BytesIO()
+      smaller = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+      smaller.save(buffer, "jpeg", quality=88, subsampling=0)  # colours at full resolution: label maps have sharp ones
+      kind, content = "jpeg", buffer.getvalue()
+  return {"uri": f"data:image/{kind};base64,{base64.b64encode(content).decode()}", "width": width, "height": height}
+
+
+def _embed(paths: list[Path], limit: int) -> tuple[dict[Path, dict[str, Any]], str]:
+  """Pictures of at most `limit` bytes together, and what a reader has to know about them."""
+  encoded, broken, scale = {}, [], None
+  for path in paths:
+    try:
+      encoded[path] = _encode(path, None)
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files
+      broken.append(path.name)
+  while (size := sum(len(picture["uri"]) for picture in encoded.values())) > limit and (scale is None or scale > 0.05):
+    scale = 1.0 if scale is None else scale * min(0.9, math.sqrt(limit / size))
+    encoded = {path: _encode(path, scale) for path in encoded}
+  note = f"To keep this page small, pictures are JPEGs of {scale:.0%} of their size. " if scale else ""
+  return encoded, note + (f"Left out, as not readable: {', '.join(broken)}." if broken else "")
+
+
+def _samples(workdir: Path) -> dict[str, Any]:
+  """The grids of the validations in order."""
+  paths = sorted(path for path in (workdir / "samples").glob("step_*.png") if path.stem[5:].isdigit())
+  encoded, note = _embed(_thin(paths, MAX_SAMPLES), SAMPLE_BYTES)
+  if len(paths) > MAX_SAMPLES:
+    note = f"{MAX_SAMPLES} of {len(paths)} grids are shown, evenly chosen. {note}"
+  return {"pictures": [{"step": int(path.stem[5:]), **picture} for path, picture in encoded.items()], "note": note}
+
+
+def _curves(rows: list[dict[str, float]]) -> dict[str, Any]:
+  """All validations and at most MAX_POINTS of the other rows."""
+  training = [row for row in rows if "val/l1" not in row]
+  kept = {id(row) for row in _thin(training, MAX_POINTS)}
+  note = f"Training curves show {MAX_POINTS} of {len(training)} points, evenly chosen." if len(training) > MAX_POINTS else ""
+  return {"rows": [row for row in rows if "val/l1" in row or id(row) in kept], "rows_note": note}
+
+
+def _splits(workdir: Path) -> list[dict[str, Any]]:
+  """What `evaluate` left: for each split its summary, pictures and per-image rows."""
+  folders = sorted(path for path in (workdir / "eval").glob("*") if path.is_dir())
+  splits = []
+  for folder in folders:
+    chosen = [path for path in (folder / "best.png", folder / "worst.png") if path.exists()] or list(folder.glob("grid.png"))
+    encoded, note = _embed(chosen, PICTURE_BYTES // len(folders))
+    columns, rows = _per_image(folder / "per_image.csv")
+    splits.append({"name": folder.name, "summary": _read_json(folder / "metrics.json"), "note": note, "columns": columns,
+                   "rows": rows[:MAX_ROWS], "count": len(rows),
+                   "pictures": [{"name": path.stem, **picture} for path, picture in encoded.items()]})
+  return splits
+
+
+def _per_image(path: Path) -> tuple[list[str], list[list[Any]]]:
+  """The columns of a per_image.csv, and its rows [id, number or None, …]."""
+  def number(cell):
+    try:
+      return float(cell)
+    except ValueError:
+      return None
+  table = list(csv.reader(path.read_text().splitlines())) if path.exists() else []
+  columns = table[0] if table else []
+  return columns, [[row[0], *map(number, row[1:])] for row in table[1:] if len(row) == len(columns)]
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+  """`{"data": {"name": …}}` → `{"data.name": …}`, two levels deep as configs are."""
+  pairs = ((name, value if isinstance(value, dict) else {"": value}) for name, value in config.items())
+  return {f"{name}.{field}".rstrip("."): value for name, fields in pairs for field, value in fields.items()}
+
+
+def _configuration(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Every field with its default and its meaning, which is the comment above it in configs/default.py."""
+  values, defaults = _flat(config.to_dict()), _flat(default.get_config().to_dict())
+  source = Path(default.__file__).read_text(encoding="utf-8")
+  meanings = {field.removeprefix("config."): text for text, field in re.findall(r"^  # (.+)\n  ([\w.]+) =", source, re.M)}
+  fields = [{"field": field, "value": value, "default": defaults.get(field), "changed": defaults.get(field) != value,
+             "meaning": meanings.get(field, "")} for field, value in values.items()]
+  lacking = len(defaults.keys() - _flat(_read_json(workdir / "config.json")).keys())
+  note = f"config.json lacks {lacking} newer fields, which are shown with their defaults." if lacking else ""
+  return {"config": fields, "config_note": note}
+
+
+def _environment() -> dict[str, str]:
+  packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+  return {"python": platform.python_version(), "pix2pix_jax": pix2pix_jax.__version__,
+          **{name: metadata.version(name) for name in packages}, "platform": platform.platform()}
+
+
+def main(argv: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(prog="python -m pix2pix_jax.report", description=__doc__.split("\n")[0])
+  parser.add_argument("--workdir", type=Path, required=True, help="of a training, finished or not")
+  options = parser.parse_args(argv)
+  jax.config.update("jax_platforms", "cpu")  # the memory of the GPU may be the training's that is reported on
+  path = write(options.workdir)
+  print(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+  run_command(main)
