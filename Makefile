@@ -23,7 +23,7 @@ demo: .venv/.installed
 	@echo "Look at $(DEMO)/eval/val/grid.png (input, output, target) and $(DEMO)/curves.png."
 
 test: .venv/.installed
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 bench: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch]'

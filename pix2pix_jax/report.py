@@ -20,12 +20,12 @@ import platform
 import re
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 import jax
 import ml_collections
 from PIL import Image
 
-import pix2pix_jax
-from pix2pix_jax import checkpoint, history, models, train_state
+from pix2pix_jax import __version__, checkpoint, history, models, train_state
 from pix2pix_jax.configs import default
 from pix2pix_jax.errors import UsageError, run_command
 
@@ -39,7 +39,7 @@ KINDS = {"uint8": "8-bit picture", "uint16": "16-bit picture", "float32": "depth
 
 
 def write(workdir: Path) -> Path:
-  """Writes the report of a workdir and gives its path. A UsageError says that it is none."""
+  """Writes the report of a workdir and gives its path; a UsageError where it is none."""
   workdir = Path(workdir)
   if not workdir.is_dir():
     raise UsageError(f"--workdir {workdir} is not a folder. Give the workdir of a training.")
@@ -58,12 +58,12 @@ def gather(workdir: Path) -> dict[str, Any]:
   """Everything that the page shows, pictures as data URIs."""
   config = checkpoint.load_config(workdir)
   rows, splits, parameters = history.read(workdir), _splits(workdir), _parameters(config)
-  source = Path(config.data.source_dir).name
+  data, source = config.data, Path(config.data.source_dir).name
   return {
-      "what": f"A {_generator(config)} with a {config.model.patch}×{config.model.patch} PatchGAN, trained on "
-              f"{config.data.name} {f'(folder {source}) ' if source else ''}at {_size(config.data.crop_size, config.data.crop_width)}.",
+      "what": f"A {_generator(config)} with a {config.model.patch}×{config.model.patch} PatchGAN, trained on {data.name} "
+              f"{f'(folder {source}) ' if source else ''}at {_size(data.crop_size, data.crop_width)}.",
       "name": workdir.resolve().name, "time": f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
-      "heading": TASKS.get(config.data.task if config.data.name == "procedural" else config.data.name, "Pairs of pictures"),
+      "heading": TASKS.get(data.task if data.name == "procedural" else data.name, "Pairs of pictures"),
       "step": rows[-1]["step"] if rows else 0, "num_steps": config.train.num_steps, "parameters": list(parameters.values()),
       "facts": _facts(config, parameters, splits), "samples": _samples(workdir), "splits": splits, **_curves(rows),
       **_configuration(workdir, config), "environment": _environment()}
@@ -133,11 +133,11 @@ def _facts(config: ml_collections.ConfigDict, parameters: dict[str, int], splits
       "Input": side(data.input_dtype, model.input_channels), "Target": side(data.target_dtype, model.output_channels),
       "Sizes": f"crops of {crop} from {_size(data.load_size, data.load_width)}, evaluated at "
                f"{_size(data.eval_size, data.eval_width) if data.eval_size else crop} (height × width)",
-      "Generator": f"{_generator(config)}, {model.decoder_widths} widths from {model.base_features}, {model.levels or 'unknown'} levels, "
-                   f"{model.norm} norm{counted.get('generator', '')}",
+      "Generator": f"{_generator(config)}, {model.decoder_widths} widths from {model.base_features}, {model.norm} norm, "
+                   f"{model.levels or 'unknown'} levels{counted.get('generator', '')}",
       "Discriminator": f"{model.patch}×{model.patch} PatchGAN{'' if model.conditional else ', not conditional'}"
                        f"{counted.get('discriminator', '')}",
-      "Loss": ("" if loss.gan == "none" else f"{loss.gan} GAN + ") + (f"{loss.l1_weight:g} · " if loss.l1_weight >= 0 else "") + "L1",
+      "Loss": f"{'' if loss.gan == 'none' else f'{loss.gan} GAN + '}{f'{loss.l1_weight:g} · ' * (loss.l1_weight >= 0)}L1",
       "Optimizer": f"Adam {config.optimizer.learning_rate:g}, β {config.optimizer.beta1:g} and {config.optimizer.beta2:g}",
       "Training": f"batch {train.batch_size}, {train.num_steps or 'unknown'} steps, seed {config.seed}, {train.dtype}"}
 
@@ -216,9 +216,8 @@ def _per_image(path: Path) -> tuple[list[str], list[list[Any]]]:
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
-  """`{"data": {"name": …}}` → `{"data.name": …}`, two levels deep as configs are."""
-  pairs = ((name, value if isinstance(value, dict) else {"": value}) for name, value in config.items())
-  return {f"{name}.{field}".rstrip("."): value for name, fields in pairs for field, value in fields.items()}
+  """`{"data": {"name": …}}` → `{"data.name": …}`."""
+  return {".".join(path): value for path, value in flatten_dict(config).items()}
 
 
 def _configuration(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -234,9 +233,8 @@ def _configuration(workdir: Path, config: ml_collections.ConfigDict) -> dict[str
 
 
 def _environment() -> dict[str, str]:
-  packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-  return {"python": platform.python_version(), "pix2pix_jax": pix2pix_jax.__version__,
-          **{name: metadata.version(name) for name in packages}, "platform": platform.platform()}
+  packages = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")}
+  return {"pix2pix_jax": __version__, **packages, "python": platform.python_version(), "platform": platform.platform()}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -68,8 +68,9 @@ def torch_discriminator(kind, features, inputs=6, norm="batch"):
   nn, bias = torch.nn, norm == "instance"
   if kind == "pixel":
     return nn.ModuleDict({"net": nn.Sequential(
-        nn.Conv2d(inputs, features, 1), nn.LeakyReLU(0.2), nn.Conv2d(features, 2 * features, 1, bias=bias), torch_norm(norm, 2 * features),
-        nn.LeakyReLU(0.2), nn.Conv2d(2 * features, 1, 1, bias=bias))})
+        nn.Conv2d(inputs, features, 1), nn.LeakyReLU(0.2),
+        nn.Conv2d(features, 2 * features, 1, bias=bias), torch_norm(norm, 2 * features), nn.LeakyReLU(0.2),
+        nn.Conv2d(2 * features, 1, 1, bias=bias))})
   layers, width = [nn.Conv2d(inputs, features, 4, 2, 1), nn.LeakyReLU(0.2)], features
   for i in range(1, kind + 1):
     wider = features * min(2**i, 8)
@@ -127,11 +128,13 @@ def pictures(size, channels, count=1, seed=0):
 
 
 @needs_torch
-@pytest.mark.parametrize("levels, norm, inputs, outputs", [(8, "batch", 3, 3), (8, "instance", 1, 3), (7, "batch", 3, 1), (7, "instance", 3, 3)])
+@pytest.mark.parametrize("levels, norm, inputs, outputs", [
+    (8, "batch", 3, 3), (8, "instance", 1, 3), (7, "batch", 3, 1), (7, "instance", 3, 3)])
 def test_unets_give_pytorchs_pixels(levels, norm, inputs, outputs):
   module = randomised(torch_unet(levels, 4, inputs, outputs, norm))
   network = import_torch.convert_generator(arrays(module))
-  assert network.fields == {"base_features": 4, "levels": levels, "norm": norm, "input_channels": inputs, "output_channels": outputs,
+  assert network.fields == {"base_features": 4, "levels": levels, "norm": norm,
+                            "input_channels": inputs, "output_channels": outputs,
                             "dropout_blocks": (1, 2, 3) if levels == 8 else (1, 2)}
   x = pictures(2**levels, inputs)
   eval_mode = forward(module.eval(), x)
@@ -174,15 +177,19 @@ def wavy_state_dict(shapes):
   return state
 
 
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
 def small_unet_shapes(norm="batch"):
   """Of five levels and two features, one channel to two."""
-  shapes, block = {"model.model.0.weight": (2, 1, 4, 4), "model.model.3.weight": (4, 2, 4, 4), "model.model.3.bias": (2,)}, "model.model.1.model"
+  shapes = {"model.model.0.weight": (2, 1, 4, 4), "model.model.3.weight": (4, 2, 4, 4), "model.model.3.bias": (2,)}
+  block = "model.model.1.model"
   for level, (outer, inner) in enumerate([(2, 4), (4, 8), (8, 16), (16, 16)], 1):
     convs = [(1, (inner, outer, 4, 4)), (3, (inner, outer, 4, 4)) if level == 4 else (5, (2 * inner, outer, 4, 4))]
     norms = [(4, outer)] if level == 4 else [(2, inner), (6, outer)]
     shapes |= {f"{block}.{i}.weight": shape for i, shape in convs}
     if norm == "batch":
-      shapes |= {f"{block}.{i}.{name}": (width,) for i, width in norms for name in ("weight", "bias", "running_mean", "running_var")}
+      shapes |= {f"{block}.{i}.{name}": (width,) for i, width in norms for name in BATCH_NORM}
     else:
       shapes |= {f"{block}.{convs[0][0]}.bias": (inner,), f"{block}.{convs[1][0]}.bias": (outer,)}
     block += ".3.model"
@@ -190,8 +197,9 @@ def small_unet_shapes(norm="batch"):
 
 
 SMALL_DISCRIMINATOR = {
-    "model.0.weight": (2, 3, 4, 4), "model.0.bias": (2,), "model.2.weight": (4, 2, 4, 4), "model.5.weight": (1, 4, 4, 4), "model.5.bias": (1,),
-    **{f"model.3.{name}": (4,) for name in ("weight", "bias", "running_mean", "running_var")}}
+    "model.0.weight": (2, 3, 4, 4), "model.0.bias": (2,), "model.2.weight": (4, 2, 4, 4),
+    **{f"model.3.{name}": (4,) for name in BATCH_NORM},
+    "model.5.weight": (1, 4, 4, 4), "model.5.bias": (1,)}
 
 # Rows 3, 17, 30 and columns 5, 16, 31 of the first channel, from PyTorch 2.13 on CPU: torch_unet(5, 2, 1, 2, norm) and
 # torch_discriminator(1, 2, 3) with the wavy state dicts, in eval mode, on wavy((1, 32, 32, 1), 1) and, for the candidate,
@@ -261,7 +269,7 @@ INNER = "model.model.1.model"
     (put(f"{INNER}.5.weight", 4, 8, 4, 4), rf"misshaped: {INNER}.5.weight \(4, 8, 4, 4\) \(not \(8, 2, 4, 4\)\).$"),
     (put(f"{INNER}.2.bias", 5), rf"misshaped: {INNER}.2.bias"),
     (lambda state: {name: value for name, value in state.items() if ".1.model.3." not in name}, "not unet_256 or unet_128"),
-    (lambda state: wavy_state_dict(SMALL_DISCRIMINATOR), "not unet_256 or unet_128.*model.0.bias, model.0.weight, model.2.weight and"),
+    (lambda state: wavy_state_dict(SMALL_DISCRIMINATOR), "not unet_256 .*model.0.bias, model.0.weight, model.2.weight and"),
     (lambda state: {}, "not unet_256 or unet_128"),
 ])
 def test_every_key_and_shape_of_a_generator_is_checked(change, message):
@@ -285,12 +293,14 @@ def test_every_key_and_shape_of_a_discriminator_is_checked(change, message):
 def test_prefixes_and_counters_do_not_matter():
   plain = wavy_state_dict(small_unet_shapes())
   decorated = {f"module.{key}": value for key, value in plain.items()} | {f"module.{INNER}.2.num_batches_tracked": np.float32(7)}
-  jax.tree.map(np.testing.assert_array_equal, import_torch.convert_generator(decorated).params, import_torch.convert_generator(plain).params)
+  trees = [import_torch.convert_generator(state).params for state in (decorated, plain)]
+  jax.tree.map(np.testing.assert_array_equal, *trees)
 
 
 def test_old_statistics_of_instance_norm_are_dropped():
   state = wavy_state_dict(small_unet_shapes("instance"))
-  network = import_torch.convert_generator(state | {f"{INNER}.2.{name}": np.ones(4, np.float32) for name in ("running_mean", "running_var")})
+  old = {f"{INNER}.2.{name}": np.ones(4, np.float32) for name in ("running_mean", "running_var")}
+  network = import_torch.convert_generator(state | old)
   assert network.fields["norm"] == "instance" and not network.batch_stats
   with pytest.raises(UsageError, match=f"unexpected: {INNER}.3.running_mean"):
     import_torch.convert_generator(state | {f"{INNER}.3.running_mean": np.ones(4, np.float32)})
@@ -324,7 +334,8 @@ def test_the_command_it_says_resolves_to_the_same_model(imported):
     value = value.strip('"')
     config.update_from_flattened_dict({name: value if name == "model.norm" else eval(value)})  # pylint: disable=eval-used
   from pix2pix_jax import train
-  source = types.SimpleNamespace(counts={"train": 10}, kinds={"input": (np.dtype(np.uint8), 1), "target": (np.dtype(np.uint8), 2)})
+  uint8 = np.dtype(np.uint8)
+  source = types.SimpleNamespace(counts={"train": 10}, kinds={"input": (uint8, 1), "target": (uint8, 2)})
   checkpoint.save_config(workdir, train.resolve(config, source))  # raises if the architectures differ
 
 
@@ -333,12 +344,12 @@ def test_training_goes_on_from_the_imported_weights(imported):
   workdir, _ = imported
   config = checkpoint.load_config(workdir).copy_and_resolve_references()
   with config.unlocked():
-    config.update_from_flattened_dict({"data.name": "arrays", "train.num_steps": 2, "train.batch_size": 2, "optimizer.learning_rate": 1e-6})
+    config.update_from_flattened_dict({
+        "data.name": "arrays", "train.num_steps": 2, "train.batch_size": 2, "optimizer.learning_rate": 1e-6})
   rng = np.random.default_rng(0)
   pairs = tuple(rng.integers(0, 255, (4, 32, 32, channels), dtype=np.uint8) for channels in (1, 2))
-  said = []
   state = train.train_and_evaluate(config, workdir, source=pipeline.ArraySource({"train": pairs}))
-  assert int(state.step) == 2, said
+  assert int(state.step) == 2
   for trained, convert, file in ((state.generator, import_torch.convert_generator, small_unet_shapes()),
                                  (state.discriminator, import_torch.convert_discriminator, SMALL_DISCRIMINATOR)):
     network = convert(wavy_state_dict(file))
@@ -374,7 +385,7 @@ def test_networks_that_do_not_go_together_are_refused(tmp_path, inputs, features
   shapes = {"net.0.weight": (features, inputs, 1, 1), "net.0.bias": (features,), "net.2.weight": (2 * features, features, 1, 1),
             "net.5.weight": (1, 2 * features, 1, 1)}
   if norm == "batch":
-    shapes |= {f"net.3.{name}": (2 * features,) for name in ("weight", "bias", "running_mean", "running_var")}
+    shapes |= {f"net.3.{name}": (2 * features,) for name in BATCH_NORM}
   else:
     shapes |= {"net.2.bias": (2 * features,), "net.5.bias": (1,)}
   with pytest.raises(UsageError, match=message):
@@ -389,7 +400,8 @@ def test_networks_that_do_not_go_together_are_refused(tmp_path, inputs, features
 def test_the_command_reads_pth_files(tmp_path, capsys):
   torch.save(randomised(torch_unet(5, 2, norm="instance")).state_dict(), tmp_path / "G.pth")
   torch.save(torch.nn.DataParallel(randomised(torch_discriminator(3, 2, 3, "instance"))).state_dict(), tmp_path / "D.pth")
-  import_torch.main([f"--generator={tmp_path / 'G.pth'}", f"--discriminator={tmp_path / 'D.pth'}", f"--workdir={tmp_path / 'run'}"])
+  files = [f"--generator={tmp_path / 'G.pth'}", f"--discriminator={tmp_path / 'D.pth'}"]
+  import_torch.main([*files, f"--workdir={tmp_path / 'run'}"])
   said = capsys.readouterr().out
   assert "70×70 PatchGAN, not conditional, from its file" in said
   assert '--config.model.conditional="False"' in said and "dropout in the up blocks (1" not in said

@@ -1,0 +1,128 @@
+"""Exported generators give what the Translator gives, without this package."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from pix2pix_jax import Translator, UsageError, checkpoint, models, train_state
+from pix2pix_jax import export as export_lib
+from pix2pix_jax.configs import default
+
+SHAPE = (24, 16)  # the height is padded to 32
+
+
+def make_workdir(workdir, **fields):
+  """Of an untrained generator of four levels; its weights are large enough for outputs that differ."""
+  config = default.get_config()
+  config.update_from_flattened_dict({
+      "data.crop_size": SHAPE[0], "data.crop_width": SHAPE[1], "data.input_dtype": "uint8", "data.target_dtype": "uint8",
+      "model.base_features": 4, "model.levels": 4, "model.patch": 1,
+      "model.input_channels": 3, "model.output_channels": 3} | fields)
+  state = jax.jit(lambda: train_state.initial(config, *models.make_networks(config.model)))()
+  kernels = {name: block for name, block in state.generator.params.items() if name != "output"}
+  output = {name: value * 5 for name, value in state.generator.params["output"].items()}
+  state = state.replace(generator=state.generator.replace(params=kernels | {"output": output}))
+  checkpoint.save_config(workdir, config)
+  checkpointer = checkpoint.Checkpointer(workdir)
+  checkpointer.save(7, state)
+  checkpointer.close()
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  return make_workdir(tmp_path_factory.mktemp("export") / "run")
+
+
+@pytest.fixture(scope="module")
+def depth_workdir(tmp_path_factory):
+  return make_workdir(tmp_path_factory.mktemp("export") / "depth", **{
+      "data.input_dtype": "float32", "data.target_dtype": "float32", "data.depth_range": (0.0, 10.0),
+      "data.validity_channel": True, "model.input_channels": 1, "model.output_channels": 2, "evaluation.dropout": False})
+
+
+def pictures(count=3):
+  return np.random.default_rng(0).integers(0, 256, (count, *SHAPE, 3), dtype=np.uint8)
+
+
+def assert_same(output, workdir, x, **options):
+  expected = Translator.load(workdir)(x, **options)
+  assert (output.shape, output.dtype, expected.std() > 10) == (expected.shape, expected.dtype, True)
+  assert np.abs(output.astype(int) - expected).max() <= 1
+
+
+def test_stablehlo_runs_with_jax_alone(workdir, tmp_path):
+  export_lib.main([f"--workdir={workdir}", f"--output={tmp_path / 'g.stablehlo'}"])
+  np.save(tmp_path / "x.npy", pictures())
+  code = """if True:
+      import sys, jax, numpy as np
+      folder = sys.argv[1]
+      exported = jax.export.deserialize(open(f"{folder}/g.stablehlo", "rb").read())
+      assert exported.platforms == ("cpu", "cuda", "tpu"), exported.platforms
+      call, x = jax.jit(exported.call), np.load(f"{folder}/x.npy")
+      np.save(f"{folder}/seed3.npy", call(x, np.uint32(3)))
+      np.save(f"{folder}/seed4.npy", call(x, np.uint32(4)))
+      np.save(f"{folder}/single.npy", exported.call(x[1:2], np.uint32(3)))
+      print([name for name in ("pix2pix_jax", "flax", "orbax", "tensorflow") if name in sys.modules])
+      """
+  done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, cwd=tmp_path)
+  assert done.stdout.strip() == "[]", done.stdout + done.stderr
+  outputs = {name: np.load(tmp_path / f"{name}.npy") for name in ("seed3", "seed4", "single")}
+  assert_same(outputs["seed3"], workdir, pictures(), seed=3)
+  assert_same(outputs["seed4"], workdir, pictures(), seed=4)
+  assert_same(outputs["single"], workdir, pictures()[1:2], seed=3)
+  assert np.abs(outputs["seed3"].astype(int) - outputs["seed4"]).max() > 10
+
+
+def test_depth_stays_metres(depth_workdir, tmp_path):
+  export_lib.export(depth_workdir, tmp_path / "new" / "g", height=32, width=32)
+  x = np.random.default_rng(0).uniform(0, 12, (2, 32, 32, 1)).astype(np.float32)
+  output = np.asarray(jax.export.deserialize((tmp_path / "new" / "g").read_bytes()).call(x, np.uint32(0)))
+  expected = Translator.load(depth_workdir)(x)
+  assert output.dtype == np.float32 and 0.1 < (output == 0).mean() < 0.9 and output.max() > 5
+  np.testing.assert_array_equal(output == 0, expected == 0)
+  np.testing.assert_allclose(output, expected, atol=1e-4)
+
+
+def test_savedmodel(workdir, tmp_path):
+  tf = pytest.importorskip("tensorflow")
+  export_lib.export(workdir, tmp_path / "saved", form="savedmodel")
+  loaded = tf.saved_model.load(str(tmp_path / "saved"))
+  assert_same(loaded.translate(pictures(), tf.constant(3, tf.uint32)).numpy(), workdir, pictures(), seed=3)
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_tflite(workdir, tmp_path):
+  tf = pytest.importorskip("tensorflow")
+  export_lib.export(workdir, tmp_path / "g.tflite", form="tflite")
+  interpreter = tf.lite.Interpreter(model_path=str(tmp_path / "g.tflite"))
+  interpreter.allocate_tensors()
+  interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pictures(1))
+  interpreter.invoke()
+  assert_same(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]), workdir, pictures(1), dropout=False)
+
+
+def test_onnx(workdir, tmp_path):
+  pytest.importorskip("jax2onnx", reason="jax2onnx is not installed; --format=onnx needs it")
+  runtime = pytest.importorskip("onnxruntime")
+  export_lib.export(workdir, tmp_path / "g.onnx", form="onnx")
+  session = runtime.InferenceSession(str(tmp_path / "g.onnx"))
+  assert_same(session.run(None, {session.get_inputs()[0].name: pictures()})[0], workdir, pictures(), dropout=False)
+
+
+def test_without_jax2onnx_the_error_says_how_to_get_it(workdir, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "jax2onnx", None)
+  with pytest.raises(UsageError, match="pip install jax2onnx"):
+    export_lib.export(workdir, tmp_path / "g.onnx", form="onnx")
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"height": -3}, "Pictures of -3×16"),
+    ({"step": "8"}, "has no checkpoint '8'; it has 7"),
+])
+def test_what_does_not_exist_is_explained(workdir, tmp_path, options, message):
+  with pytest.raises(UsageError, match=message):
+    export_lib.export(workdir, tmp_path / "g", **options)

@@ -1,0 +1,253 @@
+"""The report of a workdir: self-contained, escaped, honest about what is absent, and alive in a browser."""
+
+import base64
+import csv
+import html
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from pix2pix_jax import report
+from pix2pix_jax.configs import default
+from pix2pix_jax.errors import UsageError
+
+EVIL = '</script><script>document.documentElement.dataset.evil = "1"</script><img src=x onerror="document.title=1">'
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=5000",
+         "--dump-dom"]
+in_browser = pytest.mark.skipif(not CHROMIUM, reason="no chromium, chromium-browser or google-chrome to open the page in")
+
+
+def picture(path, color=(200, 30, 30), size=(60, 80)):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.new("RGB", size, color).save(path)
+
+
+def bare_workdir(folder):
+  folder.mkdir()
+  config = default.get_config()
+  config.data.source_dir = f"/somewhere/private/{EVIL.replace('/', '_')}"
+  config.data.name = "folder"
+  config.model.base_features, config.model.levels = 2, 3
+  config.model.input_channels, config.model.output_channels = 3, 1
+  config.train.num_steps, config.train.batch_size = 40, 5
+  (folder / "config.json").write_text(config.to_json_best_effort())
+  return folder
+
+
+@pytest.fixture
+def bare(tmp_path):
+  return bare_workdir(tmp_path / "bare")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+  """A finished training with two evaluated splits."""
+  workdir = bare_workdir(tmp_path_factory.mktemp("report") / EVIL.replace("/", "_"))
+  rows = []
+  for step in range(0, 41, 10):
+    if step:
+      rows.append({"step": step, "train/l1": 0.3 - step / 200, "train/generator_loss": 30.0 - step / 4,
+                   "train/discriminator_accuracy_real": 0.7, "train/discriminator_accuracy_fake": 0.6,
+                   "train/steps_per_second": 2.0})
+    rows.append({"step": step, "val/l1": 0.2 + abs(step - 20) / 100, "val/generator_loss": 31.0, "val/psnr": 12.0 + step,
+                 "val/discriminator_accuracy_real": 0.8, "val/discriminator_accuracy_fake": 0.5, "val/surprise": math.nan})
+    picture(workdir / "samples" / f"step_{step:08d}.png", (5 * step, 0, 0))
+  (workdir / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 50, "tra')
+  for split in ("test", "val"):
+    folder = workdir / "eval" / split
+    picture(folder / "grid.png")
+    (folder / "metrics.json").write_text(json.dumps({
+        "step": 40, "count": 20, "metrics": {"l1": 0.25, "psnr": 15.0, "discriminator_loss": 0.6},
+        "baselines": {"mean_target": {"l1": 0.5, "psnr": 16.0}}, "protocol": {"dropout": True, "height_width": [8, 16]}}))
+    with (folder / "per_image.csv").open("w", newline="") as file:
+      csv.writer(file).writerows([["id", "psnr", "l1"], *([f"{i}{EVIL}", i, 0.01 * i if i else "nan"] for i in range(20))])
+  picture(workdir / "eval" / "test" / "best.png")
+  picture(workdir / "eval" / "test" / "worst.png", (0, 0, 250))
+  return workdir
+
+
+def read(workdir):
+  """The page, and the JSON that it shows."""
+  page = report.write(workdir).read_text(encoding="utf-8")
+  return page, json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+
+
+def uris(data):
+  pictures = data["samples"]["pictures"] + [picture for split in data["splits"] for picture in split["pictures"]]
+  return [picture["uri"] for picture in pictures]
+
+
+def test_one_file_that_loads_nothing(full):
+  page, data = read(full)
+  assert [path.name for path in (full / "report").iterdir()] == ["index.html"]
+  assert set(re.findall(r'(?:src|href)="([^"#]*)', page)) <= {"", "data:,"}
+  assert "url(" not in page.replace("url(#", "") and "@import" not in page
+  assert page.count("http") == page.count("http-equiv") + page.count("http://www.w3.org/2000/svg")
+  assert len(uris(data)) == 5 + 2 + 1
+  for uri in uris(data):
+    Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"), validate=True))).load()
+
+
+def test_what_it_tells(full):
+  _, data = read(full)
+  assert data["what"].startswith("A U-Net with a 70×70 PatchGAN, trained on folder (folder <_script>")
+  assert "private" not in json.dumps(data["facts"]) and data["facts"]["Pairs"] == "20 test, 20 val"
+  assert (data["step"], data["num_steps"], len(data["parameters"])) == (40, 40, 2)
+  assert data["facts"]["Sizes"] == "crops of 256×256 from 286×286, evaluated at 256×256 (height × width)"
+  assert data["facts"]["Target"] == "picture, 1 channel" and data["facts"]["Loss"] == "vanilla GAN + L1"
+  assert data["rows"][0]["val/surprise"] is None and len(data["rows"]) == 9  # the half line at the end is not there
+  test, val = data["splits"]
+  assert [[one["name"] for one in split["pictures"]] for split in (test, val)] == [["best", "worst"], ["grid"]]
+  assert test["rows"][0] == [f"0{EVIL}", 0, None] and test["summary"]["metrics"]["l1"] == 0.25
+  changed = {field["field"]: field["value"] for field in data["config"] if field["changed"]}
+  assert changed.pop("data.source_dir").startswith("/somewhere/private")
+  assert changed == {"data.name": "folder", "model.base_features": 2, "model.levels": 3, "model.input_channels": 3,
+                     "model.output_channels": 1, "train.num_steps": 40, "train.batch_size": 5}
+  assert all(field["meaning"] for field in data["config"])
+
+
+def test_markup_in_values_is_text(full):
+  page, data = read(full)
+  assert "<img src=x" not in page and page.count("</script>") == 2
+  assert next(field for field in data["config"] if field["field"] == "data.source_dir")["value"].endswith(EVIL.replace("/", "_"))
+
+
+def test_a_training_that_has_only_begun(bare):
+  _, data = read(bare)
+  assert data["rows"] == data["splits"] == data["samples"]["pictures"] == [] and data["step"] == 0
+  assert data["facts"]["Pairs"] == "not recorded in this workdir"
+
+
+def test_half_written_and_older_files(bare):
+  fields = json.loads((bare / "config.json").read_text())
+  del fields["data"]["eval_size"], fields["loss"]["validity_weight"]
+  (bare / "config.json").write_text(json.dumps(fields))
+  (bare / "eval" / "val").mkdir(parents=True)
+  (bare / "eval" / "val" / "metrics.json").write_text('{"metrics": {"l1"')
+  (bare / "eval" / "val" / "per_image.csv").write_text("id,l1\n1,0.5\n2")
+  picture(bare / "samples" / "step_00000000.png")
+  (bare / "samples" / "step_00000001.png").write_bytes((bare / "samples" / "step_00000000.png").read_bytes()[:60])
+  _, data = read(bare)
+  assert data["config_note"] == "config.json lacks 2 newer fields, which are shown with their defaults."
+  assert data["splits"][0]["summary"] == {} and data["splits"][0]["rows"] == [["1", 0.5]]
+  assert len(data["samples"]["pictures"]) == 1 and "step_00000001.png" in data["samples"]["note"]
+
+
+def test_many_large_grids_are_thinned_and_compressed(bare, monkeypatch):
+  monkeypatch.setattr(report, "SAMPLE_BYTES", 300_000)
+  (bare / "samples").mkdir()
+  noise = np.random.default_rng(0).integers(0, 256, (80, 60, 3), np.uint8)
+  for step in range(100):
+    Image.fromarray(noise).save(bare / "samples" / f"step_{step:08d}.png")
+  _, data = read(bare)
+  steps = [picture["step"] for picture in data["samples"]["pictures"]]
+  assert len(steps) == 40 and steps[0] == 0 and steps[-1] == 99 and set(np.diff(steps)) == {2, 3}
+  assert sum(map(len, uris(data))) <= 300_000 and all(uri.startswith("data:image/jpeg") for uri in uris(data))
+  assert data["samples"]["note"].startswith("40 of 100 grids are shown") and "JPEGs of" in data["samples"]["note"]
+  width, height = Image.open(io.BytesIO(base64.b64decode(uris(data)[0].split(",")[1]))).size
+  assert 0.7 < width / height / (60 / 80) < 1.4 and width < 60
+
+
+def test_a_folder_that_is_no_workdir(tmp_path):
+  with pytest.raises(UsageError, match="not a folder"):
+    report.write(tmp_path / "absent")
+  with pytest.raises(UsageError, match="config.json cannot be read"):
+    report.write(tmp_path)
+
+
+# ---- in a browser ----
+
+LISTENER = "<script>addEventListener('error', (event) => { document.documentElement.dataset.errors = event.message; });</script>"
+PROBE = """<script>
+addEventListener("load", async () => {
+  const one = (selector) => document.querySelector(selector), all = (selector) => [...document.querySelectorAll(selector)];
+  const seen = {}, plot = one(".plot"), box = plot?.getBoundingClientRect();
+  const ticks = () => all(".x-tick").slice(0, 30).map((tick) => tick.textContent).join();
+  const point = (name, share) => plot.dispatchEvent(new PointerEvent(name, {
+    bubbles: true, button: 0, clientX: box.left + box.width * share, clientY: box.top + 80 }));
+  const visible = () => all("#samples img").filter((image) => image.getClientRects().length).map((image) => image.src).join();
+  await Promise.all(all("img").map((image) => image.decode()));
+  await new Promise((done) => setTimeout(done, 100));
+  seen.images = [all("img").length, all("img").filter((image) => image.naturalWidth > 0 && image.src.startsWith("data:")).length];
+  if (one("#slider")) {
+    const before = visible();
+    one("#slider").value = 0;
+    one("#slider").dispatchEvent(new Event("input"));
+    seen.slider = [before !== visible() && visible() !== "", one("#step").textContent];
+    one("#to-best").click();
+    seen.best = one("#step").textContent;
+  }
+  if (plot) {
+    const whole = ticks();
+    point("pointermove", 0.5);
+    seen.readout = [one(".chart h3").textContent, ...all(".chart:first-child output").map((output) => output.textContent)];
+    point("pointerdown", 0.3); point("pointermove", 0.6); point("pointerup", 0.6);
+    const zoomed = ticks();
+    plot.dispatchEvent(new MouseEvent("dblclick", { bubbles: true }));
+    seen.zoom = [whole !== zoomed, whole === ticks()];
+    for (const id of ["log", "smooth"]) {
+      const before = plot.innerHTML;
+      one("#" + id).click();
+      seen[id] = before !== plot.innerHTML;
+    }
+    seen.broken = all("path, circle, line, text").filter((node) => /NaN|Infinity|undefined/.test(node.outerHTML)).length;
+  }
+  if (one(".sortable")) {
+    const ids = () => all(".sortable")[0].tBodies[0].innerText.split("\\n").map((line) => line.split("\\t")[1]);
+    seen.worst = ids().slice(0, 2);
+    all(".sortable th button")[1].click();
+    seen.sorted = ids().slice(0, 2);
+  }
+  const theme = () => getComputedStyle(document.body).backgroundColor, light = theme();
+  one("#theme").click();
+  seen.theme = light !== theme();
+  seen.verdicts = all(".good, .bad").map((node) => node.textContent);
+  seen.absent = all(".absent").filter((node) => node.getClientRects().length).map((node) => node.textContent);
+  seen.sideways = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  seen.evil = document.documentElement.dataset.evil ?? null;
+  seen.errors = document.documentElement.dataset.errors ?? null;
+  document.documentElement.dataset.seen = JSON.stringify(seen);
+});
+</script>"""
+
+
+def browse(workdir, tmp_path, width=1200):
+  """Opens a copy of the report with PROBE in it and gives what that saw; the console must stay silent."""
+  page = report.write(workdir).read_text(encoding="utf-8")
+  copy = tmp_path / "copy.html"
+  copy.write_text(page.replace("<head>", f"<head>{LISTENER}").replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
+  command = [CHROMIUM, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", copy.as_uri()]
+  result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+  assert [line for line in result.stderr.splitlines() if "CONSOLE" in line] == []
+  match = re.search(r'data-seen="([^"]*)"', result.stdout)
+  assert match, result.stderr[-2000:]
+  return json.loads(html.unescape(match[1]))
+
+
+@in_browser
+@pytest.mark.parametrize("width", [1200, 500])  # headless windows are not narrower than 500
+def test_the_page_lives(full, tmp_path, width):
+  seen = browse(full, tmp_path, width)
+  assert seen["errors"] is None and seen["evil"] is None and seen["broken"] == 0
+  assert seen["images"] == [8, 8] and seen["sideways"] == 0 and seen["theme"] is True
+  assert seen["slider"] == [True, "Step 0, untrained"] and seen["best"] == "Step 20, best L1"
+  assert re.fullmatch("L1 near step (1[5-9]|2[0-5])", seen["readout"][0]) and seen["readout"][1:] == ["0.2000", "0.2000"]
+  assert seen["zoom"] == [True, True] and seen["log"] and seen["smooth"]
+  assert seen["worst"] == ["0.1900", "0.1800"] and seen["sorted"] == ["0.0100", "0.0200"]  # the one without a number comes last
+  assert seen["verdicts"] == ["✓ model is better", "✗ model is worse"] * 2 and seen["absent"] == []
+
+
+@in_browser
+def test_absence_is_said_in_the_page(bare, tmp_path):
+  seen = browse(bare, tmp_path)
+  assert seen["errors"] is None and seen["images"] == [0, 0] and seen["sideways"] == 0
+  assert [text[:16] for text in seen["absent"]] == ["There are no sam", "Nothing has been", "No split has bee"]
