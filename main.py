@@ -2,7 +2,7 @@
 
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 import jax
 from ml_collections import config_flags
 
@@ -16,7 +16,6 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Whether this is one proc
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  logging.set_verbosity(logging.ERROR)
   if _DISTRIBUTED.value:
     jax.distributed.initialize()
   run_command(train)

@@ -16,5 +16,5 @@ def get_config(variant: str = ""):
   config.model.base_features = 32
   config.model.patch = 16
   config.train.batch_size = 1
-  config.train.num_epochs = 10
+  config.train.num_epochs = 8
   return default.apply_variants(config, variant)

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 import sys
 
+from absl import logging
+
 
 class UsageError(ValueError):
   """Something the user can mend: a path, a config field, a file, a size.
@@ -13,7 +15,8 @@ class UsageError(ValueError):
 
 
 def run_command(main: Callable[[], None]) -> None:
-  """Runs a command; a UsageError becomes one paragraph on standard error and exit status 2."""
+  """Runs a command; a UsageError becomes one paragraph on standard error and exit status 2. Libraries' remarks are kept out."""
+  logging.set_verbosity(logging.ERROR)
   try:
     main()
   except UsageError as error:

@@ -190,7 +190,8 @@ def test_files_that_cannot_be_right_are_named(tmp_path, depth, photo, message):
 def test_config_and_variants():
   for variant, name in (("", "kitti_depth"), ("report", "kitti_depth"), ("report,procedural", "procedural")):
     config = kitti.get_config(variant)
-    assert (config.data.name, datasets.crop_shape(config.data), config.train.num_epochs) == (name, (352, 1216), 100)
+    assert (config.data.name, datasets.crop_shape(config.data), config.train.num_epochs) == (name, (352, 352), 100)
+    assert datasets.load_shape(config.data) == datasets.eval_shape(config.data) == (352, 1216), "measured whole, without resampling"
   assert kitti.get_config("report").model.patch == 70 and kitti.get_config("procedural").data.task == "kitti_depth"
 
 

@@ -159,8 +159,9 @@ def test_config_and_variants():
   config = nyu.get_config("report")
   assert (config.data.name, config.data.depth_range, config.train.num_epochs) == ("nyu_depth", (0.0, 10.0), 90)
   assert config.model.patch == 70
+  assert datasets.load_shape(config.data) == datasets.eval_shape(config.data) == (480, 640), "measured whole, without resampling"
   for load, crop in zip(datasets.load_shape(config.data), datasets.crop_shape(config.data)):
-    assert load >= crop and crop % 64 == 0
+    assert load > crop and load % 32 == crop % 32 == 0
   assert nyu.get_config("procedural").data.task == "nyu_depth"
 
 
