@@ -10,11 +10,11 @@ from pathlib import Path
 
 
 class History:
-  """Appends scalars; starts by dropping what lies beyond `resumed_step`."""
+  """Appends scalars; starts by dropping what lies beyond `resumed_step`, or all if that is 0 and the run starts afresh."""
 
   def __init__(self, workdir: Path, resumed_step: int):
     self._path = workdir / "history.jsonl"
-    kept = [row for row in read(workdir) if row["step"] <= resumed_step]
+    kept = [row for row in read(workdir) if row["step"] <= resumed_step and resumed_step]
     part = self._path.with_suffix(".part")
     part.write_text("".join(json.dumps(row) + "\n" for row in kept))
     os.replace(part, self._path)

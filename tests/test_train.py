@@ -266,6 +266,18 @@ def test_it_learns(tmp_path):
   assert trained < 0.97 * mean_picture and trained < 0.7 * untrained, (trained, mean_picture, untrained)
 
 
+def test_history_keeps_what_the_resumed_state_has_seen(tmp_path):
+  first = history.History(tmp_path, 0)
+  for step in (0, 5, 10):
+    first.append(step, {"val/l1": step / 10})
+  with (tmp_path / "history.jsonl").open("a") as file:
+    file.write('{"step": 15, "val/')  # cut off by a crash
+  history.History(tmp_path, 5).append(7, {"val/l1": 0.7})
+  assert [row["step"] for row in history.read(tmp_path)] == [0, 5, 7]
+  history.History(tmp_path, 0)
+  assert history.read(tmp_path) == []
+
+
 def test_compiled_programs_are_kept_in_the_users_cache(tmp_path):
   env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
   done = subprocess.run(command(tmp_path / "run", train__num_steps=1, data__prepared_dir=tmp_path / "prepared"), check=False,
