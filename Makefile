@@ -1,6 +1,6 @@
 # make demo   trains on built-in façades and ends with pictures and numbers
 # make test   runs every test
-# make bench  times this package against PyTorch on this machine
+# make bench  times the convolutions of a training step in each of their forms
 # make clean  removes the environment and what demo made
 # Each makes .venv by itself the first time.
 
@@ -26,7 +26,6 @@ test: .venv/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 bench: .venv/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch]'
 	$(BIN)/python benchmarks/convolution.py
 
 clean:
