@@ -85,6 +85,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   model.dropout_blocks = (0, 1, 2)
   # batch, instance or none.
   model.norm = "batch"
+  # Depth with holes → depth only: the generator's output is added to the input, whose holes are interpolated.
+  model.residual = False
   # Receptive field of the discriminator in pixels: 1, 16, 70 or 286.
   model.patch = 70
   # Whether the discriminator sees the input beside the candidate.
@@ -162,6 +164,7 @@ def report_architecture(patch: int):
   def apply(config):
     config.model.decoder_widths = "report"
     config.model.patch = patch
+    config.model.residual = False
     config.loss.halve_discriminator = False
   return apply
 

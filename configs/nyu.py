@@ -6,10 +6,11 @@ DIR holds nyu_depth_v2_labeled.mat (2.8 GB) and, for the official split, splits.
 https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html
 
 Pictures are 480×640 (height × width), as they are in the file; training takes random crops of 448×608, validation
-whole pictures. All are multiples of 32, so that the generator has five levels.
+whole pictures. All are multiples of 32, so that the generator has five levels. Its output is added to the input, whose
+holes are interpolated (model.residual).
 
 Variants (`--config=configs/nyu.py:NAME`, several joined by commas):
-  report      the student report's architecture and settings: wide decoder, PatchGAN 70, unhalved discriminator loss.
+  report      the student report's architecture and settings: wide decoder, PatchGAN 70, unhalved discriminator loss, no residual.
   procedural  the same experiment on built-in rooms; no download.
 """
 
@@ -23,6 +24,7 @@ def get_config(variant: str = ""):
   config.data.crop_size, config.data.crop_width = 448, 608
   config.data.eval_size, config.data.eval_width = 480, 640
   config.data.depth_range = (0.0, 10.0)
+  config.model.residual = True  # of metres that were measured only little is to be changed
   config.train.batch_size = 10
   config.train.num_epochs = 90
   return default.apply_variants(

@@ -1,4 +1,4 @@
-"""Depth in metres: its one encoding, its files, and the baseline that fills holes with the nearest measurement.
+"""Depth in metres: its one encoding, its files, and two ways to fill holes without a network.
 
 Depth is float32 metres along the optical axis; 0 means "no measurement". The networks see it linearly encoded to
 [-1, 1] over one range, `data.depth_range`, that reader, loss, metrics and pictures share. It is never converted to 8 bits.
@@ -6,6 +6,8 @@ Depth is float32 metres along the optical axis; 0 means "no measurement". The ne
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -60,3 +62,22 @@ def fill_with_nearest(metres: np.ndarray) -> np.ndarray:
     return metres
   rows, columns = ndimage.distance_transform_edt(holes, return_distances=False, return_indices=True)
   return metres[rows, columns]
+
+
+def interpolate(values: jax.Array, valid: jax.Array) -> jax.Array:
+  """Fills holes smoothly: `values` (N, H, W, C) where `valid` (N, H, W, 1, bool), else interpolated from coarser means of valid pixels.
+
+  Pull-push: Gortler et al., "The Lumigraph" (1996), section 3.4.3, with box filters down and bilinear ones up. An image
+  without any valid pixel becomes 0. Differentiable, and the same for every platform.
+  """
+  count, height, width, channels = values.shape
+  known = jnp.where(valid, values, 0)
+  if max(height, width) == 1:
+    return known
+  pad = [(0, 0), (0, height % 2), (0, width % 2), (0, 0)]
+  blocks = (count, -(-height // 2), 2, -(-width // 2), 2, -1)
+  total = jnp.pad(known, pad).reshape(blocks).sum((2, 4))
+  weight = jnp.pad(valid, pad).reshape(blocks).sum((2, 4))
+  coarse = interpolate(total / jnp.maximum(weight, 1), weight > 0)
+  fine = (count, 2 * blocks[1], 2 * blocks[3], channels)
+  return jnp.where(valid, values, jax.image.resize(coarse, fine, "bilinear")[:, :height, :width])

@@ -72,6 +72,7 @@ def baselines(source: pipeline.Source, split: pipeline.Split, config: ml_collect
 
   `mean_target`: the mean target picture of (up to the first 1000) training pairs, for depth over the valid pixels.
   `nearest_valid`: where the input is depth too, its holes filled with the nearest measurement.
+  `interpolated`: the same with `depth.interpolate`, smooth, which is where a generator with `model.residual` begins.
   """
   data = config.data
   shape, depth_range = datasets.eval_shape(data), data.depth_range if data.target_dtype == "float32" else None
@@ -93,6 +94,7 @@ def baselines(source: pipeline.Source, split: pipeline.Split, config: ml_collect
       metres = depth.decode(batch["input"], data.depth_range) * (batch["input"] > -1)
       return depth.encode(np.stack([depth.fill_with_nearest(picture) for picture in metres]), data.depth_range)
     answers["nearest_valid"] = nearest_valid
+    answers["interpolated"] = jax.jit(lambda batch: depth.interpolate(batch["input"], batch["input"] > -1))
   per_image = {name: [] for name in answers}
   for batch, counts in pipeline.eval_batches(split, data, batch_size=min(8, len(split))):
     for name, answer in answers.items():

@@ -17,7 +17,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from pix2pix_jax import convolution
+from pix2pix_jax import convolution, depth
 from pix2pix_jax.errors import UsageError
 
 NORM_STATS = ("batch", "image", "running")
@@ -126,6 +126,8 @@ class Generator(nn.Module):
     decoder_widths: `"paper"`, or `"report"` (up to twice as wide, ends in a 3×3 convolution).
     dropout_blocks: the up blocks, counted from the bottleneck, that have dropout.
     norm: `"batch"`, `"instance"` (then the convolutions have biases) or `"none"`.
+    residual: for depth with holes (−1) → depth: the network sees the interpolated depth (`depth.interpolate`) and where it was
+      measured, and its tanh is added to that depth, so that it starts from a usable answer and learns what to mend.
     dtype: of the computation; parameters, norm statistics and the output are float32.
   """
 
@@ -136,6 +138,7 @@ class Generator(nn.Module):
   decoder_widths: str = "paper"
   dropout_blocks: Sequence[int] = (0, 1, 2)
   norm: str = "batch"
+  residual: bool = False
   dtype: Any = jnp.float32
   remat: bool = False
 
@@ -164,6 +167,10 @@ class Generator(nn.Module):
                        f"this one is {x.shape}. Resize, crop or pad it (Translator does), or set model.levels.")
     if noise_ids is None:
       noise_ids = jnp.arange(x.shape[0])
+    if self.residual:
+      measured = x > -1
+      base = depth.interpolate(x, measured)
+      x = jnp.concatenate([base, jnp.where(measured, 1.0, -1.0)], -1)
     skips = self.generator == "unet"
     report = self.decoder_widths == "report"
     # In the encoder the first and the innermost block have no norm: a batch norm over one 1×1 picture is all zeros.
@@ -186,7 +193,10 @@ class Generator(nn.Module):
       x = Conv(self.output_channels, size=3, stride=1, use_bias=True, dtype=self.dtype, name="output")(x)
     else:
       x = Conv(self.output_channels, transpose=True, use_bias=True, dtype=self.dtype, name="output")(x)
-    return jnp.tanh(x.astype(jnp.float32))
+    x = jnp.tanh(x.astype(jnp.float32))
+    if self.residual:  # further channels (validity) are no depth
+      x = jnp.concatenate([jnp.clip(x[..., :1] + base, -1, 1), x[..., 1:]], -1)
+    return x
 
 
 class _DownBlock(nn.Module):
@@ -272,7 +282,7 @@ def make_networks(model, *, dtype: str = "float32", remat: bool = False) -> tupl
   generator = Generator(
       output_channels=model.output_channels, base_features=model.base_features, levels=model.levels,
       generator=model.generator, decoder_widths=model.decoder_widths, dropout_blocks=tuple(model.dropout_blocks),
-      norm=model.norm, dtype=jnp.dtype(dtype), remat=remat)
+      norm=model.norm, residual=model.residual, dtype=jnp.dtype(dtype), remat=remat)
   discriminator = PatchGAN(patch=model.patch, base_features=model.base_features, conditional=model.conditional,
                            norm=model.norm, dtype=jnp.dtype(dtype))
   return generator, discriminator

@@ -139,6 +139,9 @@ def resolve(config: ml_collections.ConfigDict, source: pipeline.Source) -> ml_co
     if model[field] not in (0, channels):
       raise UsageError(f"model.{field} is {model[field]}, but the data has {channels}; leave it 0 to take what the data has.")
     model[field] = channels
+  if model.residual and (data.input_dtype, data.target_dtype, model.input_channels, target_channels) != ("float32", "float32", 1, 1):
+    raise UsageError(f"model.residual is for depth → depth, one channel each, but the input is {data.input_dtype} with "
+                     f"{model.input_channels} channel(s) and the target {data.target_dtype} with {target_channels}.")
   model.levels = model.levels or models.levels_for(*datasets.crop_shape(data))
   for field, (height, width) in (("crop", datasets.crop_shape(data)), ("eval", datasets.eval_shape(data))):
     if height % 2**model.levels or width % 2**model.levels:

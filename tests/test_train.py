@@ -179,6 +179,7 @@ def test_another_architecture_is_refused_and_nothing_is_overwritten(trained):
     ({"model__input_channels": 4}, "model.input_channels is 4, but the data has 3"),
     ({"loss__gan": "wgan"}, "loss.gan is 'wgan'"),
     ({"model__patch": 20}, "model.patch is 20"),
+    ({"model__residual": True}, "model.residual is for depth → depth.*the input is uint8 with 3 channel"),
     ({"train__num_steps": 0, "train__num_epochs": 1, "train__batch_size": 9}, "are not one batch"),
     ({"train__dtype": "float8"}, "train.dtype is 'float8'"),
 ])
