@@ -79,6 +79,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   model.decoder_widths = "paper"
   # Features of the first convolution of both networks; scales every width. ≥ 1; 64 in the paper.
   model.base_features = 64
+  # Features of the discriminator's first convolution, where they differ; 0: as base_features.
+  model.discriminator_features = 0
   # Number of stride-2 convolutions of the generator; 0: as often as the crop halves evenly, at most 8.
   model.levels = 0
   # Up blocks, counted from the bottleneck, with 50 % dropout, the model's noise. () for none.
@@ -87,7 +89,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   model.norm = "batch"
   # Depth with holes → depth only: the generator's output is added to the input, whose holes are interpolated.
   model.residual = False
-  # Receptive field of the discriminator in pixels: 1, 16, 70 or 286.
+  # Receptive field of the discriminator in pixels: 1, 16, 34, 70, 142 or 286.
   model.patch = 70
   # Whether the discriminator sees the input beside the candidate.
   model.conditional = True

@@ -2,7 +2,7 @@
 
     python -m pix2pix_jax.import_torch --generator=latest_net_G.pth [--discriminator=latest_net_D.pth] --workdir=DIR
 
-Reads the generators `unet_256` and `unet_128` and the discriminators `basic`, `n_layers` (1, 3 or 5) and `pixel`. What the
+Reads the generators `unet_256` and `unet_128` and the discriminators `basic`, `n_layers` (1 to 5) and `pixel`. What the
 files hold is found from their keys and shapes. translate, evaluate, export and a further training take the workdir; the
 optimizers start anew, and so does the discriminator if there is no file of one. Needs PyTorch: pip install pix2pix_jax[torch].
 
@@ -73,7 +73,7 @@ def convert_generator(state_dict: StateDict) -> Network:
   levels = 2 + max((key.count(".3.model") for key in weights), default=0)
   if first.ndim != 4 or last.ndim != 4 or levels < 5:
     raise UsageError("This generator is not unet_256 or unet_128 of pytorch-CycleGAN-and-pix2pix; is it a resnet, or the "
-                     f"discriminator? Its keys are {_few(weights)}.")
+                     f"discriminator? Its keys are {few(weights)}.")
   features, inputs = first.shape[:2]
   outputs = last.shape[1]
   widths = [features * min(2**level, 8) for level in range(levels)]
@@ -100,7 +100,7 @@ def convert_discriminator(state_dict: StateDict) -> Network:
   first = weights.get(f"{name}.0.weight", np.empty(0))
   if first.ndim != 4:
     raise UsageError("This discriminator is not basic, n_layers or pixel of pytorch-CycleGAN-and-pix2pix. "
-                     f"Its keys are {_few(weights)}.")
+                     f"Its keys are {few(weights)}.")
   features, inputs = first.shape[:2]
   depths = {depth: patch for patch, depth in PATCH_DEPTH.items()}
   inner = 1 if name == "net" else (max(int(key.split(".")[1]) for key in weights if re.match(r"model\.\d", key)) - 2) // 3
@@ -146,7 +146,7 @@ def _convert(weights: StateDict, layers: list[_Layer], description: str) -> tupl
               "misshaped": [f"{key} {weights[key].shape} (not {shape})" for key, (_, _, shape) in places.items()
                             if key in weights and weights[key].shape != shape]}
   if any(problems.values()):
-    listed = "; ".join(f"{what}: {_few(keys)}" for what, keys in problems.items() if keys)
+    listed = "; ".join(f"{what}: {few(keys)}" for what, keys in problems.items() if keys)
     raise UsageError(f"The file looks like {description} with {norm} norm, but not all of its keys fit. {listed}.")
   for key, (tree, path, _) in places.items():
     tree[path] = np.array(weights[key], np.float32)
@@ -156,13 +156,14 @@ def _convert(weights: StateDict, layers: list[_Layer], description: str) -> tupl
   return norm, traverse_util.unflatten_dict(params), traverse_util.unflatten_dict(batch_stats)
 
 
-def _few(keys: Iterable[str]) -> str:
+def few(keys: Iterable[str]) -> str:
+  """The first three of some keys, and how many more there are."""
   keys = sorted(keys)
   return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
-def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-  """A `.pth` file of tensors; nothing in it is executed."""
+def read_state_dict(path: Path, expected: str = "a *_net_G.pth or *_net_D.pth of pytorch-CycleGAN-and-pix2pix") -> dict[str, np.ndarray]:
+  """A `.pth` file of tensors, of which `expected` says what it should be; nothing in it is executed."""
   try:
     import torch  # pylint: disable=g-import-not-at-top  (optional)
   except ImportError as error:
@@ -171,8 +172,8 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     return {key: tensor.float().numpy() for key, tensor in torch.load(path, map_location="cpu", weights_only=True).items()}
   except Exception as error:  # what a damaged file raises depends on where the damage is
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    raise UsageError(f"{path} cannot be read as a state dict ({reason}). Give a *_net_G.pth or *_net_D.pth of "
-                     "pytorch-CycleGAN-and-pix2pix; this one may be damaged or half downloaded.") from error
+    raise UsageError(f"{path} cannot be read as a state dict ({reason}). Give {expected}; this one may be damaged or "
+                     "half downloaded.") from error
 
 
 def import_networks(workdir: Path, generator: StateDict, discriminator: StateDict | None = None, *, dropout: bool = True) -> str:
@@ -208,11 +209,12 @@ def _discriminator_fields(generator: dict[str, Any], discriminator: dict[str, An
   if seen not in (outputs, inputs + outputs):
     raise UsageError(f"The discriminator sees {seen} channels; beside a generator from {inputs} to {outputs} it should see "
                      f"{inputs + outputs}, or {outputs} if it is not conditional. Are both files of one training?")
-  for name in ("base_features", "norm"):
-    if discriminator[name] != generator[name]:
-      raise UsageError(f"The generator has model.{name} {generator[name]!r}, the discriminator {discriminator[name]!r}, but here "
-                       "one value is for both. Import the generator alone: a new discriminator is then made.")
-  return {"patch": discriminator["patch"], "conditional": seen != outputs}
+  if discriminator["norm"] != generator["norm"]:
+    raise UsageError(f"The generator has {generator['norm']} norm, the discriminator {discriminator['norm']}, but here model.norm is for "
+                     "both. Import the generator alone: a new discriminator is then made.")
+  features = discriminator["base_features"]
+  return {"patch": discriminator["patch"], "conditional": seen != outputs,
+          "discriminator_features": 0 if features == generator["base_features"] else features}
 
 
 def _describe(workdir: Path, config, has_discriminator: bool) -> str:

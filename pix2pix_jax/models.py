@@ -231,14 +231,14 @@ class _UpBlock(nn.Module):
     return x if key is None else _dropout(x, key, noise_ids)
 
 
-PATCH_DEPTH = {16: 1, 70: 3, 286: 5}  # receptive field → number of stride-2 convolutions; 1 is the 1×1 "pixel" network
+PATCH_DEPTH = {16: 1, 34: 2, 70: 3, 142: 4, 286: 5}  # receptive field → number of stride-2 convolutions; 1 is the 1×1 "pixel" network
 
 
 class PatchGAN(nn.Module):
   """Classifies every N×N patch of a candidate as real or fake: a map of logits, fully convolutional.
 
   Attributes:
-    patch: receptive field N: 1, 16, 70 or 286.
+    patch: receptive field N: 1, 16, 34, 70, 142 or 286.
     base_features: features of the first convolution.
     conditional: whether the network sees the input picture beside the candidate.
     norm, dtype: as in `Generator`.
@@ -260,7 +260,7 @@ class PatchGAN(nn.Module):
       depth = PATCH_DEPTH[self.patch]
       sizes = [(self.base_features * min(2**i, 8), 4, 2 if i < depth else 1) for i in range(depth + 1)] + [(1, 4, 1)]
     else:
-      raise UsageError(f"model.patch is {self.patch}; it can be 1, 16, 70 or 286.")
+      raise UsageError(f"model.patch is {self.patch}; it can be 1, 16, 34, 70, 142 or 286.")
     if self.patch > 1 and min(h.shape[1], h.shape[2]) < 2 ** PATCH_DEPTH[self.patch] * 3:
       raise UsageError(f"A {self.patch}×{self.patch} PatchGAN needs images of at least {2 ** PATCH_DEPTH[self.patch] * 3} pixels a side; "
                        f"these are {h.shape[1]}×{h.shape[2]}. Take larger crops (data.crop_size) or a smaller model.patch.")
@@ -283,6 +283,6 @@ def make_networks(model, *, dtype: str = "float32", remat: bool = False) -> tupl
       output_channels=model.output_channels, base_features=model.base_features, levels=model.levels,
       generator=model.generator, decoder_widths=model.decoder_widths, dropout_blocks=tuple(model.dropout_blocks),
       norm=model.norm, residual=model.residual, dtype=jnp.dtype(dtype), remat=remat)
-  discriminator = PatchGAN(patch=model.patch, base_features=model.base_features, conditional=model.conditional,
+  discriminator = PatchGAN(patch=model.patch, base_features=model.discriminator_features or model.base_features, conditional=model.conditional,
                            norm=model.norm, dtype=jnp.dtype(dtype))
   return generator, discriminator

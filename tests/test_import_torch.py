@@ -147,7 +147,7 @@ def test_unets_give_pytorchs_pixels(levels, norm, inputs, outputs):
 
 
 @needs_torch
-@pytest.mark.parametrize("kind, patch", [("pixel", 1), (1, 16), (3, 70), (5, 286)])
+@pytest.mark.parametrize("kind, patch", [("pixel", 1), (1, 16), (2, 34), (3, 70), (4, 142), (5, 286)])
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 def test_discriminators_give_pytorchs_logits(kind, patch, norm):
   module = randomised(torch_discriminator(kind, 8, 4, norm))
@@ -281,7 +281,7 @@ def test_every_key_and_shape_of_a_generator_is_checked(change, message):
     (without("model.3.bias"), "missing: model.3.bias.$"),
     (put("model.2.bias", 4), "unexpected: model.2.bias.$"),
     (put("model.5.weight", 2, 4, 4, 4), "misshaped: model.5.weight"),
-    (put("model.8.weight", 1, 4, 4, 4), "n_layers with n=2; PatchGANs here have 1, 3, 5"),
+    (put("model.20.weight", 1, 4, 4, 4), "n_layers with n=6; PatchGANs here have 1, 2, 3, 4, 5"),
     (lambda state: wavy_state_dict(small_unet_shapes()), "not basic, n_layers or pixel"),
     (lambda state: {}, "not basic, n_layers or pixel"),
 ])
@@ -376,18 +376,30 @@ def test_without_a_discriminator_a_new_one_is_made(tmp_path):
   assert all(not np.any(leaf) for leaf in jax.tree.leaves((state.generator.opt_state, state.discriminator.opt_state)))
 
 
-@pytest.mark.parametrize("inputs, features, norm, message", [
-    (4, 2, "batch", "sees 4 channels; beside a generator from 1 to 2 it should see 3, or 2"),
-    (3, 3, "batch", "model.base_features 2, the discriminator 3"),
-    (3, 2, "instance", "model.norm 'batch', the discriminator 'instance'"),
-])
-def test_networks_that_do_not_go_together_are_refused(tmp_path, inputs, features, norm, message):
+def pixel_shapes(inputs, features, norm):
   shapes = {"net.0.weight": (features, inputs, 1, 1), "net.0.bias": (features,), "net.2.weight": (2 * features, features, 1, 1),
             "net.5.weight": (1, 2 * features, 1, 1)}
   if norm == "batch":
-    shapes |= {f"net.3.{name}": (2 * features,) for name in BATCH_NORM}
-  else:
-    shapes |= {"net.2.bias": (2 * features,), "net.5.bias": (1,)}
+    return shapes | {f"net.3.{name}": (2 * features,) for name in BATCH_NORM}
+  return shapes | {"net.2.bias": (2 * features,), "net.5.bias": (1,)}
+
+
+def test_networks_may_differ_in_features(tmp_path):
+  said = import_torch.import_networks(tmp_path, wavy_state_dict(small_unet_shapes()), wavy_state_dict(pixel_shapes(3, 5, "batch")))
+  assert '--config.model.discriminator_features="5"' in said
+  config = checkpoint.load_config(tmp_path)
+  assert (config.model.base_features, config.model.discriminator_features, config.model.patch) == (2, 5, 1)
+  shapes = train_state.abstract(config, *models.make_networks(config.model), jax.make_mesh((1,), ("data",)))
+  state = checkpoint.Checkpointer(tmp_path, read_only=True).restore(import_torch.STEP, shapes)
+  assert state.discriminator.params["conv_0"]["kernel"].shape == (1, 1, 3, 5)
+
+
+@pytest.mark.parametrize("inputs, features, norm, message", [
+    (4, 2, "batch", "sees 4 channels; beside a generator from 1 to 2 it should see 3, or 2"),
+    (3, 2, "instance", "has batch norm, the discriminator instance"),
+])
+def test_networks_that_do_not_go_together_are_refused(tmp_path, inputs, features, norm, message):
+  shapes = pixel_shapes(inputs, features, norm)
   with pytest.raises(UsageError, match=message):
     import_torch.import_networks(tmp_path / "run", wavy_state_dict(small_unet_shapes()), wavy_state_dict(shapes))
   assert not (tmp_path / "run").exists()

@@ -27,7 +27,7 @@ def test_generator_parameter_count_at_256(settings, count):
   assert parameter_count(models.Generator(**settings), x, dropout=False, norm_stats="batch") == count
 
 
-@pytest.mark.parametrize("patch, side, count", [(1, 256, 9_025), (16, 126, 139_585), (70, 30, 2_768_705), (286, 6, 11_159_361)])
+@pytest.mark.parametrize("patch, side, count", [(1, 256, 9_025), (16, 126, 139_585), (34, 62, 666_433), (70, 30, 2_768_705), (286, 6, 11_159_361)])
 def test_discriminator_size_at_256(patch, side, count):
   x = jnp.zeros((2, 256, 256, 3))
   network = models.PatchGAN(patch)
@@ -41,7 +41,7 @@ def test_unconditional_discriminator_sees_the_candidate_alone():
   assert parameter_count(models.PatchGAN(70, conditional=False), x, x, norm_stats="batch") == 2_768_705 - 3 * 16 * 64
 
 
-@pytest.mark.parametrize("patch, size", [(1, 16), (16, 64), (70, 160), (286, 448)])
+@pytest.mark.parametrize("patch, size", [(1, 16), (16, 64), (34, 96), (70, 160), (286, 448)])
 def test_receptive_field_is_the_footprint_of_the_gradient(patch, size):
   network = models.PatchGAN(patch, base_features=2, norm="none")
   x = jax.random.normal(jax.random.key(0), (1, size, size, 1))

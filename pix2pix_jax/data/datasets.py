@@ -111,6 +111,8 @@ def prepare(data: Any) -> tfds.core.DatasetBuilder:
     if not sys.stderr.isatty():
       tfds.disable_progress_bar()
     print(f"Preparing {data.name} in {builder.data_dir}; this happens once.", flush=True)
+    for remark in ("_log_download_bytes", "_log_download_done"):  # they speak of a download of unknown size, where there is none
+      setattr(builder, remark, lambda: None)
     builder.download_and_prepare()
   return builder
 
