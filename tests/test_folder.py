@@ -270,6 +270,16 @@ def test_sixteen_bit_tiffs_survive_from_reader_to_writer(tmp_path):
     np.testing.assert_array_equal(tifffile.imread(tmp_path / f"out/{i}.tif"), picture)
 
 
+def test_files_beside_the_pairs_do_not_matter_but_new_pairs_do(tmp_path):
+  for side in "AB":
+    write(tmp_path / "raw" / side / "train" / "1.png", draw(0, 3, np.uint8))
+  first = datasets.prepare(make_data(tmp_path)).data_dir
+  write(tmp_path / "raw" / "runs" / "1.png", draw(1, 3, np.uint8))
+  assert datasets.prepare(make_data(tmp_path)).data_dir == first
+  write(tmp_path / "raw" / "B" / "train" / "1.png", draw(2, 3, np.uint8))
+  assert datasets.prepare(make_data(tmp_path)).data_dir != first
+
+
 def test_config_and_variants():
   assert folder_config.get_config().data.name == "folder" and folder_config.get_config("report").model.decoder_widths == "report"
   with pytest.raises(UsageError, match="no variant 'procedural'"):

@@ -83,6 +83,7 @@ READERS = {
 }
 
 RAW_FILES = {  # what a reader reads, where that is not everything below source_dir
+    "folder": lambda source, data: folder.raw_folders(source),
     "kitti_depth": lambda source, data: kitti_depth.raw_folders(source, data.layout),
     "nyu_depth": lambda source, data: nyu_depth.raw_files(source),
 }

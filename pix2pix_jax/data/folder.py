@@ -127,6 +127,11 @@ class Pair(NamedTuple):
     return self.input.stem
 
 
+def raw_folders(source: Path) -> list[Path]:
+  """The folders that the reader reads: a workdir or notes beside them are no reason to prepare anew."""
+  return [folder for folder in (source / name for name in ("A", "B", *SPLITS)) if folder.is_dir()] or [source]
+
+
 def find_splits(source: Path, seed: int = 0) -> tuple[dict[str, list[Pair]], list[str]]:
   """(the pairs of each split that is there, lines about files without a partner)."""
   report = []
