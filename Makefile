@@ -1,6 +1,6 @@
 # make demo   trains on built-in façades and ends with pictures and numbers
 # make test   runs every test
-# make bench  times the convolutions of a training step in each of their forms
+# make bench  times training, translation, data and starting, beside PyTorch if it is installed, into benchmarks/RESULTS.md
 # make clean  removes the environment and what demo made
 # Each makes .venv by itself the first time.
 
@@ -26,7 +26,7 @@ test: .venv/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 bench: .venv/.installed
-	$(BIN)/python benchmarks/convolution.py
+	$(BIN)/python benchmarks/run_all.py $(if $(shell nvidia-smi -L 2>/dev/null),--gpu)
 
 clean:
 	rm -rf .venv $(DEMO)

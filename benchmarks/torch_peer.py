@@ -17,9 +17,12 @@ a step can take ten times as long. On a quiet machine leave it unset: there the 
 import argparse
 import copy
 import functools
+import itertools
 import json
 import os
 import pathlib
+import resource
+import sys
 import time
 
 import numpy as np
@@ -161,6 +164,7 @@ def make_train_step(batch_size, image_size, base_features=64, dtype=torch.float3
   info = describe(**locals())
   device = info["device"]
   model = Pix2Pix(image_size, base_features, dtype=dtype, channels_last=channels_last, compile=compile, device=device)
+  info["parameters"] = num_parameters(model.generator) + num_parameters(model.discriminator)
   def step(inputs, targets):
     assert len(inputs) == batch_size, f"{len(inputs)} images in a batch of {batch_size}"
     return model.train_step(*(to_tensor(images, device, channels_last) for images in (inputs, targets)))
@@ -172,6 +176,7 @@ def make_generator(batch_size, image_size, base_features=64, dtype=torch.float32
   info = describe(**locals())
   device = info["device"]
   generator = UNet(3, 3, base_features, num_levels(image_size)).to(device, dtype, memory_format=MEMORY_FORMAT[channels_last])
+  info["parameters"] = num_parameters(generator)
   translate = torch.compile(generator) if compile else generator
   @torch.no_grad()
   def forward(inputs):
@@ -186,6 +191,31 @@ def describe(device=None, dtype=torch.float32, **settings):
   name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
   return dict(settings, dtype=str(dtype), torch=torch.__version__, device=device, device_name=name,
               threads=torch.get_num_threads(), omp_wait_policy=os.environ.get("OMP_WAIT_POLICY"))
+
+
+class PairDataset(torch.utils.data.Dataset):
+  """The usual Dataset over DIR/N.jpg (photo = target | labels = input): every access decodes, resizes, crops, mirrors and normalises."""
+
+  def __init__(self, path, load_size, crop_size):
+    self.files = sorted(pathlib.Path(path).glob("*.jpg"))
+    self.load_size, self.crop_size = load_size, crop_size
+
+  def __len__(self):
+    return len(self.files)
+
+  def __getitem__(self, index):
+    with Image.open(self.files[index]) as file:
+      image = file.convert("RGB")
+    half = image.width // 2
+    left, top = torch.randint(self.load_size - self.crop_size + 1, (2,)).tolist()
+    mirrored = torch.rand(()) < 0.5
+    pair = []
+    for start in (half, 0):
+      side = image.crop((start, 0, start + half, image.height)).resize((self.load_size, self.load_size), Image.BICUBIC)
+      side = side.crop((left, top, left + self.crop_size, top + self.crop_size))
+      side = side.transpose(Image.FLIP_LEFT_RIGHT) if mirrored else side
+      pair.append(torch.from_numpy(np.array(side)).permute(2, 0, 1).contiguous().float().div_(127.5).sub_(1))
+    return tuple(pair)
 
 
 def read_pairs(path, size):
@@ -241,6 +271,112 @@ def evaluate(generator, inputs, targets, device="cpu", seed=0):
   return dict(l1=l1, psnr=psnr, ssim=ssim, count=len(rows)), np.stack(outputs)
 
 
+def training_work(batch_size, image_size, **settings):
+  """(run(count) -> seconds a step, info) of training steps on one batch that lies on the device."""
+  step, info = make_train_step(batch_size, image_size, **settings)
+  random = lambda: to_tensor(torch.rand(batch_size, 3, image_size, image_size) * 2 - 1, info["device"], info["channels_last"])
+  inputs, targets = random(), random()
+  def run(count):
+    synchronize(info["device"])
+    start = time.perf_counter()
+    for _ in range(count):
+      step(inputs, targets)
+    synchronize(info["device"])
+    return (time.perf_counter() - start) / count
+  return run, info
+
+
+def translation_work(batch_size, image_size, **settings):
+  """Likewise of translations, uint8 NHWC arrays in and out."""
+  forward, info = make_generator(batch_size, image_size, **settings)
+  inputs = np.random.default_rng(0).integers(0, 256, (batch_size, image_size, image_size, 3), dtype=np.uint8)
+  def run(count):
+    start = time.perf_counter()
+    for _ in range(count):
+      outputs = forward(inputs).float().add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    assert outputs.shape == inputs.shape
+    return (time.perf_counter() - start) / count
+  return run, info
+
+
+def loading_work(path, batch_size, load_size, crop_size, workers):
+  """(run(seconds) -> seconds a batch, info) of a fresh DataLoader's iterator each time; its first batch is not counted."""
+  dataset = PairDataset(path, load_size, crop_size)
+  sampler = torch.utils.data.RandomSampler(dataset, num_samples=10**9)  # endless, so that no epoch starts the workers anew
+  loader = torch.utils.data.DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, pin_memory=torch.cuda.is_available())
+  def run(seconds):
+    batches = iter(loader)
+    next(batches)
+    start = time.perf_counter()
+    for count in itertools.count(1):
+      next(batches)
+      if time.perf_counter() - start >= seconds:
+        return (time.perf_counter() - start) / count
+  return run, describe(workers=workers, pairs=len(dataset))
+
+
+WORKS = dict(train_step=training_work, translate=translation_work, load=loading_work)
+
+
+def synchronize(device):
+  if device.startswith("cuda"):
+    torch.cuda.synchronize()
+
+
+def setups(dtype):
+  """What is worth trying, as settings: on a CPU both memory formats and some numbers of threads, eager."""
+  if not torch.cuda.is_available():
+    cores = os.cpu_count()
+    threads = sorted({max(1, cores // 2), torch.get_num_threads(), cores})
+    return [dict(channels_last=last, threads=number) for number in threads for last in (False, True)]
+  if dtype == torch.bfloat16:
+    return [dict(channels_last=True, compile=True)]
+  return [dict(channels_last=last) for last in (False, True)]
+
+
+def serve(work, settings):
+  """Does one of WORKS on request: first prints how it is set up, then for every number read what `run` of it gave. All of it JSON.
+
+  `settings` are its arguments; beside them `threads`, and `try_all`: then it first times every one of `setups` and takes the fastest.
+  """
+  torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as JAX does
+  settings = dict(settings)
+  if "dtype" in settings:
+    settings["dtype"] = getattr(torch, settings["dtype"])
+  def make(threads=None, **more):
+    if threads:
+      torch.set_num_threads(threads)
+    run, info = WORKS[work](**settings, **more)
+    return run, info
+  trial = {}
+  if settings.pop("try_all", False):
+    tried = []
+    for setup in setups(settings.get("dtype")):
+      run, _ = make(**setup)
+      run(1)
+      tried.append((min(run(1) for _ in range(3)), setup))
+      del run  # and its memory, before the next
+    _, fastest = min(tried, key=lambda one: one[0])
+    settings |= fastest
+    trial = dict(fastest=fastest, tried_s={" ".join(f"{k}={v}" for k, v in setup.items()): round(s, 4) for s, setup in tried})
+  run, info = make(settings.pop("threads", None))
+  print(json.dumps({name: value for name, value in (info | trial).items() if value is not None}), flush=True)
+  for line in sys.stdin:
+    seconds = run(float(line) if work == "load" else int(line))
+    print(json.dumps(dict(seconds=seconds, peak_memory_mib=peak_memory_mib())), flush=True)
+
+
+def peak_memory_mib():
+  """Largest allocation on the GPU, or largest resident set of this process, so far."""
+  if torch.cuda.is_available():
+    return torch.cuda.max_memory_allocated() / 2**20
+  try:  # ru_maxrss of Linux starts from what the parent process had
+    (line,) = [line for line in pathlib.Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 2**10
+  except (OSError, ValueError):
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
 def train(args):
   torch.manual_seed(args.seed)
   rng = np.random.default_rng(args.seed)
@@ -252,12 +388,15 @@ def train(args):
   eval_inputs, eval_targets = read_pairs(args.eval_arrays or f"{args.source_dir}/val", args.crop_size)
   steps = len(inputs) // args.batch_size
   assert steps > 0 and args.load_size >= args.crop_size, f"batch_size is over {len(inputs)} images, or crop_size over load_size"
-  model = Pix2Pix(args.crop_size, args.base_features, device=device)
+  model = Pix2Pix(args.crop_size, args.base_features, device=device, dtype=getattr(torch, args.dtype))
   history = []
   for epoch in range(1, args.num_epochs + 1):
     start, losses = time.perf_counter(), []
     for batch in jittered_batches(inputs, targets, args.crop_size, args.batch_size, rng):
       losses.append(model.train_step(*(to_tensor(images, device) for images in batch)))
+      if epoch == len(losses) == 1:
+        losses[0].tolist()  # waits for the device
+        print("first step done", flush=True)
     d_loss, g_loss, l1 = torch.stack(losses).mean(0).tolist()  # waits for the device
     row = dict(epoch=epoch, d_loss=d_loss, g_loss=g_loss, l1=l1 / 2, steps_per_second=steps / (time.perf_counter() - start))
     if epoch % args.eval_every_epochs == 0 or epoch == args.num_epochs:
@@ -279,11 +418,16 @@ def main():
   parser.add_argument("--source_dir", help="pix2pix archive with train/N.jpg and val/N.jpg")
   parser.add_argument("--output", default="runs/torch_peer", help="directory to write to")
   parser.add_argument("--eval_arrays", help="npz of uint8 NHWC `input` and `target`, instead of val/")
+  parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the arithmetic; bfloat16 is autocast")
+  parser.add_argument("--serve", choices=WORKS, help="answer the benchmark that started this, see `serve`")
+  parser.add_argument("--settings", default="{}", help="of --serve, as JSON")
   parser.add_argument("--check", action="store_true", help="check the parameter counts, then exit")
   integers = dict(load_size=286, crop_size=256, base_features=64, batch_size=1, num_epochs=200, seed=0, eval_every_epochs=1)
   for name, default in dict(integers, threads=os.cpu_count()).items():
     parser.add_argument(f"--{name}", type=int, default=default)
   args = parser.parse_args()
+  if args.serve:
+    return serve(args.serve, json.loads(args.settings))
   torch.set_num_threads(args.threads)
   os.environ.setdefault("JAX_PLATFORMS", "cpu")  # dm_pix's JAX must not take the GPU's memory
   if args.check:

@@ -53,7 +53,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | Path, *
   if start:
     state = checkpointer.restore(start, train_state.abstract(config, generator, discriminator, mesh))
   else:
-    state = jax.jit(lambda: train_state.initial(config, generator, discriminator), out_shardings=replicated)()
+    initial = jax.jit(lambda: train_state.initial(config, generator, discriminator), out_shardings=replicated,
+                      compiler_options={"xla_backend_optimization_level": 1})  # runs once: fast to compile is what counts
+    state = initial()
 
   networks = {"generator": generator, "discriminator": discriminator}
   optimizer = train_state.make_optimizer(config.optimizer, config.train.num_steps)

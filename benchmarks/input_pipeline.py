@@ -1,0 +1,114 @@
+"""The input pipeline: façades on disk to batches of jittered float32 pairs.
+
+  python benchmarks/input_pipeline.py --against=torch
+  python benchmarks/input_pipeline.py --source_dir=facades --batch_size=10 --against=torch
+
+Ours (`pipeline.train_batches`) decodes and resizes every pair once, keeps it in memory, and crops, mirrors and normalises it at every
+use; the peer, a Dataset under a DataLoader, does all of it at every use. Both read the same side-by-side JPEGs, resize them (bicubic) to
+286/256 of the image size, crop, mirror and give batches as NumPy arrays or CPU tensors. The machine does nothing else meanwhile, which
+in a training it would. A sample is a block of `--seconds` with fresh iterators, whose first batch is not counted.
+
+`median_s` is for one batch, `peer_median_s` that of the best number of workers. Beside the keys that all benchmarks have (see
+measure.py) the JSON holds
+
+  images_per_s, peer_images_per_s   pairs
+  devices_images_per_s       the same with batches sent to the devices (`pipeline.to_devices`) and waited for
+  prepare_s, load_s          what comes before the first batch of a first start (shards are written), and of every start (they are decoded)
+  first_epoch_images_per_s   pairs over prepare_s, load_s and one epoch together
+  peer_median_s_by_workers   for each number of workers
+  pairs, load_size
+"""
+
+from pathlib import Path
+import tempfile
+import time
+
+import measure
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+from PIL import Image
+import numpy as np
+
+from pix2pix_jax import steps
+from pix2pix_jax.data import datasets, pipeline
+from pix2pix_jax.data.synthesis import facades
+
+
+def main():
+  load = measure.load()
+  parser = measure.flags(__doc__, dtypes=("float32",))
+  parser.add_argument("--source_dir", help="with train/N.jpg, side by side as in the pix2pix archive (default: façades drawn for the run)")
+  parser.add_argument("--pairs", type=int, default=100, help="to draw (default: 100)")
+  parser.add_argument("--workers", default="0,1,2", help="numbers of workers of the peer's DataLoader (default: 0,1,2)")
+  parser.add_argument("--seconds", type=float, default=2.0, help="of a block (default: 2)")
+  parser.add_argument("--blocks", type=int, default=measure.BLOCKS, help=f"of each kind (default: {measure.BLOCKS})")
+  parser.set_defaults(base_features=64)
+  options = measure.parse(parser)
+  with tempfile.TemporaryDirectory() as folder:
+    source = options.source_dir or write_pairs(Path(folder) / "facades", {"train": options.pairs}, options.image_size)
+    measure.report(options, load, **benchmark(options, source, f"{folder}/prepared"))
+
+
+def benchmark(options, source, prepared_dir) -> dict:
+  config = measure.config(options)
+  config.update_from_flattened_dict({"data.name": "facades", "data.source_dir": str(source), "data.prepared_dir": prepared_dir})
+  begin = time.perf_counter()
+  prepared = pipeline.PreparedSource(datasets.prepare(config.data))
+  prepare_s = time.perf_counter() - begin
+  split = pipeline.load_split(prepared, "train", datasets.load_shape(config.data), cache_gib=config.data.cache_gib)
+  load_s = time.perf_counter() - begin - prepare_s
+  batches = lambda: pipeline.train_batches(split, config.data, batch_size=options.batch_size, seed=config.seed)
+  first = batches()
+  for _ in range(max(1, len(split) // options.batch_size)):
+    next(first)
+  first_epoch_s = time.perf_counter() - begin
+  del first
+
+  def run(make):
+    """Seconds a batch of a fresh iterator."""
+    iterator = make()
+    jax.block_until_ready(next(iterator))
+    begin, count = time.perf_counter(), 0
+    while time.perf_counter() - begin < options.seconds:
+      jax.block_until_ready(next(iterator))
+      count += 1
+    return (time.perf_counter() - begin) / count
+
+  rows = NamedSharding(steps.make_mesh(), PartitionSpec("data"))
+  sides = {"ours": lambda: run(batches), "devices": lambda: run(lambda: pipeline.to_devices(batches(), rows))}
+  peers = {}
+  if options.against == "torch":
+    for workers in options.workers.split(","):
+      peers[workers] = measure.Peer("load", path=f"{source}/train", batch_size=options.batch_size, load_size=config.data.load_size,
+                                    crop_size=options.image_size, workers=int(workers))
+      sides[workers] = lambda peer=peers[workers]: peer.run(options.seconds)["seconds"]
+  samples = measure.alternate(sides, options.blocks)
+  for peer in peers.values():
+    peer.close()
+  by_workers = {workers: measure.summary(samples[workers])["median_s"] for workers in peers}
+  best = min(by_workers, key=by_workers.get, default=None)
+  result = measure.compare(samples["ours"], samples.get(best))
+  speed = lambda seconds: options.batch_size / seconds
+  if best is not None:
+    result |= {"peer": peers[best].info, "peer_images_per_s": speed(by_workers[best]), "peer_median_s_by_workers": by_workers}
+  return result | dict(
+      images_per_s=speed(result["median_s"]), devices_images_per_s=speed(measure.summary(samples["devices"])["median_s"]), prepare_s=prepare_s,
+      load_s=load_s, first_epoch_images_per_s=len(split) / first_epoch_s, pairs=len(split), load_size=config.data.load_size,
+      seconds=options.seconds, blocks=options.blocks)
+
+
+def write_pairs(folder: Path, counts: dict[str, int], size: int) -> Path:
+  """Drawn façades as SPLIT/N.jpg in the pix2pix archive's layout: photograph left, labels right."""
+  index = 0
+  for split, count in counts.items():
+    (folder / split).mkdir(parents=True)
+    for number in range(1, count + 1):
+      pair = facades.draw(0, index, (size, size))
+      Image.fromarray(np.concatenate([pair["target"], pair["input"]], axis=1)).save(folder / split / f"{number}.jpg", quality=95)
+      index += 1
+  return folder
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,286 @@
+"""What the benchmarks share: flags, timing beside the PyTorch peer, counting of operations, and the line of JSON at the end.
+
+Every benchmark prints one JSON object as its last line, with at least
+
+  benchmark, command   its name and the command line that repeats it
+  device, versions     processor or GPU; of Python, JAX, Flax and PyTorch (null where it is not installed)
+  load                 of the machine at the start (one-minute average)
+  environment          OMP, XLA and allocator settings of the environment, as far as they are set
+  batch_size, image_size, dtype
+  median_s, spread     what its docstring says is timed: median of the samples, and (third quartile - first quartile) / median
+
+and with --against=torch also
+
+  peer_median_s, peer_spread, peer   of the PyTorch peer, and how it was set up
+  ratio                peer_median_s / median_s: above 1 this package is the faster one
+
+A sample is the mean over a block of steps. Blocks of ours and of the peer's alternate, so that other programs on the machine meet both.
+The peer runs in a process of its own, and its matrix products never run at the same time as ours.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+from pathlib import Path
+import platform
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peer needs some of a GPU's memory as well
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402  (after the environment is set)
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from pix2pix_jax import convolution, models  # noqa: E402
+from pix2pix_jax.configs import default  # noqa: E402
+
+BLOCKS = 10  # samples of each side
+SETTINGS = ("GLIBC_TUNABLES", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS", "JAX_DEFAULT_MATMUL_PRECISION")
+
+
+def flags(doc: str, *, dtypes: tuple[str, ...] = ("float32", "bfloat16")) -> argparse.ArgumentParser:
+  """The flags that every benchmark has; `doc` is its docstring."""
+  parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--batch_size", type=int, default=1, help="images a step (default: 1)")
+  parser.add_argument("--image_size", type=int, default=256, help="side of the square pictures, as the networks see them (default: 256)")
+  parser.add_argument("--dtype", choices=dtypes, default="float32", help="of the networks' arithmetic (default: float32)")
+  parser.add_argument("--against", choices=("none", "torch"), default="none", help="measure the PyTorch peer in the same run (default: none)")
+  return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+  options = parser.parse_args()
+  if options.against == "torch" and importlib.util.find_spec("torch") is None:
+    parser.error("--against=torch needs PyTorch, which is not installed: pip install torch==2.13.0")
+  return options
+
+
+def config(options: argparse.Namespace):
+  """configs/default.py, the paper's model, for RGB pairs of this size, resolved as a training resolves it."""
+  made = default.get_config()
+  made.update_from_flattened_dict({
+      "data.crop_size": options.image_size, "data.load_size": load_size(options.image_size), "data.input_dtype": "uint8",
+      "data.target_dtype": "uint8", "model.base_features": options.base_features, "model.input_channels": 3, "model.output_channels": 3,
+      "model.levels": models.levels_for(options.image_size, options.image_size), "loss.l1_weight": 100.0, "train.num_steps": 10**6,
+      "train.batch_size": options.batch_size, "train.dtype": options.dtype})
+  return made
+
+
+def load_size(image_size: int) -> int:
+  """What pictures are resized to before the crop, in the paper's proportion: 286 for 256."""
+  return round(image_size * 286 / 256)
+
+
+# Time.
+
+
+def blocks_of(steps: int) -> tuple[int, int]:
+  """(number of blocks, steps in each) for so many timed steps of a side; 0: 20 on a CPU, 200 elsewhere."""
+  steps = steps or (20 if jax.default_backend() == "cpu" else 200)
+  count = min(BLOCKS, steps)
+  return count, steps // count
+
+
+def alternate(sides: dict, rounds: int) -> dict[str, list[float]]:
+  """Calls each of `sides`, functions that return seconds, in turn, `rounds` times."""
+  samples = {name: [] for name in sides}
+  for _ in range(rounds):
+    for name, run in sides.items():
+      samples[name].append(run())
+  return samples
+
+
+def summary(samples: list[float], prefix: str = "") -> dict[str, float]:
+  """`median_s` and `spread`, the distance of the quartiles over the median."""
+  median = statistics.median(samples)
+  low, high = np.quantile(samples, (0.25, 0.75))
+  return {f"{prefix}median_s": median, f"{prefix}spread": (high - low) / median}
+
+
+def compare(samples: list[float], peer_samples: list[float] | None) -> dict[str, float]:
+  """`summary` of both sides, and the ratio."""
+  result = summary(samples)
+  if peer_samples:
+    result |= summary(peer_samples, "peer_")
+    result["ratio"] = result["peer_median_s"] / result["median_s"]
+  return result
+
+
+class Peer:
+  """torch_peer.py in a process of its own, doing one kind of work on request.
+
+  Attributes:
+    info: how it was set up.
+  """
+
+  def __init__(self, work: str, **settings):
+    """`work` and `settings` are those of `torch_peer.serve`."""
+    self._process = subprocess.Popen([sys.executable, str(ROOT / "benchmarks/torch_peer.py"), f"--serve={work}", f"--settings={json.dumps(settings)}"],
+                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    self.info = self._answer()
+
+  @classmethod
+  def fastest(cls, work: str, **settings) -> "Peer":
+    """With the fastest of what there is to try, tried in another process, so that the memory of that is not counted."""
+    with cls(work, **settings, try_all=True) as trial:
+      peer = cls(work, **settings, **trial.info["fastest"])
+    peer.info["tried_s"] = trial.info["tried_s"]
+    return peer
+
+  def run(self, amount: float) -> dict[str, float]:
+    """What one block measured: `seconds` for each step, and the peak memory since the process began."""
+    print(amount, file=self._process.stdin, flush=True)
+    return self._answer()
+
+  def _answer(self):
+    line = self._process.stdout.readline()
+    if not line:
+      raise RuntimeError(f"The PyTorch peer ended with status {self._process.wait()}; its message stands above.")
+    return json.loads(line)
+
+  def close(self):
+    self._process.stdin.close()
+    self._process.wait()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *unused):
+    self.close()
+
+
+def peak_memory_mib() -> float:
+  """Largest resident set of this process so far, or largest allocation on the first GPU."""
+  statistics_ = jax.local_devices()[0].memory_stats()
+  if statistics_ and "peak_bytes_in_use" in statistics_:
+    return statistics_["peak_bytes_in_use"] / 2**20
+  return peak_resident_mib()
+
+
+def peak_resident_mib() -> float:
+  try:  # ru_maxrss of Linux starts from what the parent process had
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 2**10
+  except (OSError, ValueError):
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+# Operations.
+
+
+def count_flops(function, *arguments) -> int:
+  """Operations of all convolutions and matrix products of a call, a multiplication and an addition being two. Nothing is computed.
+
+  Convolutions count as direct sums over zero-padded pictures, whatever form they run in: each output meets each tap of the kernel. Seen
+  from a gradient each pixel given meets each tap, so it costs as much: the zeros of its dilation and wider padding do not count.
+  """
+  with convolution.use_form("lax"):
+    return _flops_of(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _flops_of(jaxpr) -> int:
+  total = 0
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == "conv_general_dilated":
+      total += _flops_of_convolution(equation)
+    elif equation.primitive.name == "dot_general":
+      (contracted, _), _ = equation.params["dimension_numbers"]
+      total += 2 * equation.outvars[0].aval.size * int(np.prod([equation.invars[0].aval.shape[axis] for axis in contracted]))
+    for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr")):
+      if hasattr(value, "eqns") or hasattr(value, "jaxpr"):
+        total += _flops_of(getattr(value, "jaxpr", value))
+  return total
+
+
+def _flops_of_convolution(equation) -> int:
+  picture, kernel, output, params = equation.invars[0].aval, equation.invars[1].aval, equation.outvars[0].aval, equation.params
+  numbers = params["dimension_numbers"]
+  products = output.shape[numbers.out_spec[0]] * output.shape[numbers.out_spec[1]] * kernel.shape[numbers.rhs_spec[1]]
+  for d, (low, _) in enumerate(params["padding"]):
+    places = np.arange(output.shape[numbers.out_spec[2 + d]])[:, None] * params["window_strides"][d]
+    taps = np.arange(kernel.shape[numbers.rhs_spec[2 + d]]) * params["rhs_dilation"][d]
+    meetings = np.sum((places + taps - low) % params["lhs_dilation"][d] == 0)
+    products *= int(min(meetings, picture.shape[numbers.lhs_spec[2 + d]] * len(taps)))
+  return 2 * products
+
+
+class MatrixProduct:
+  """Product of two large square matrices on the first device: what the device can do, measured in the same run.
+
+  Attributes:
+    flops: operations of one product.
+  """
+
+  def __init__(self, dtype: str):
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    self.flops = 2 * size**3
+    self._a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    self._multiply = jax.jit(jnp.matmul)
+    self()
+
+  def __call__(self) -> float:
+    begin = time.perf_counter()
+    jax.block_until_ready(self._multiply(self._a, self._a))
+    return time.perf_counter() - begin
+
+
+def achieved(flops: int, median_s: float, product: MatrixProduct, product_samples: list[float]) -> dict[str, float]:
+  """Effective speed, and its share of the fastest matrix product of the run. Forms that save operations may exceed 1."""
+  peak = product.flops / min(product_samples)
+  return {"gflop": flops / 1e9, "gflop_per_s": flops / median_s / 1e9, "product_gflop_per_s": peak / 1e9, "share_of_product": flops / median_s / peak}
+
+
+# What is told.
+
+
+def device_name() -> str:
+  device = jax.devices()[0]
+  if device.platform != "cpu":
+    return device.device_kind
+  try:
+    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+  except OSError:
+    names = []
+  return f"{(names or [platform.processor() or platform.machine()])[0]}, {os.cpu_count()} cores"
+
+
+def versions() -> dict[str, str | None]:
+  result = {"python": platform.python_version()}
+  for name in ("jax", "flax", "torch"):
+    try:
+      result[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      result[name] = None
+  return result
+
+
+def report(options: argparse.Namespace, load: float, **values) -> None:
+  """Prints the line of JSON."""
+  name = Path(sys.argv[0]).stem
+  fields = dict(
+      benchmark=name, command=shlex.join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]), device=device_name(), versions=versions(),
+      load=load, environment={name: os.environ[name] for name in SETTINGS if name in os.environ}, batch_size=options.batch_size,
+      image_size=options.image_size, dtype=options.dtype, **values)
+  print(json.dumps(_rounded(fields)), flush=True)
+
+
+def _rounded(value):
+  if isinstance(value, dict):
+    return {name: _rounded(item) for name, item in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_rounded(item) for item in value]
+  return float(f"{value:.4g}") if isinstance(value, (float, np.floating)) else value
+
+
+def load() -> float:
+  return os.getloadavg()[0]

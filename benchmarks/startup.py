@@ -1,0 +1,115 @@
+"""From command to first step: what `main.py` does before it trains, and how fast the loop is then.
+
+  python benchmarks/startup.py --against=torch
+
+The façades (side-by-side JPEGs, drawn for the run) are prepared beforehand. A start is timed from the command to the line that tells
+that the first step is done: imports, decoding, initial weights, validation of the untrained networks on `--val_pairs`, compilation and
+the step itself. The peer reads its pairs, makes its networks and takes a step; it validates nothing before and compiles nothing.
+
+`median_s` is for a start with compiled programs in the cache (`warm`), a sample being one start, `peer_median_s` for the peer's.
+Beside the keys that all benchmarks have (see measure.py) the JSON holds
+
+  cold_s                       of one start with an empty compilation cache, and
+  cold_ratio                   peer_median_s over it
+  first_step_s, cold_first_step_s   of each that part which is compiling (or loading) and running the step, as main.py prints it
+  steps_per_second             of the loop over `--steps` steps after the first, as main.py logs it, without validation, and
+  data_wait_share              the share of that time in which it waited for data
+"""
+
+import json
+import os
+from pathlib import Path
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+import measure
+
+from pix2pix_jax.data import datasets
+
+from input_pipeline import write_pairs
+
+FIRST_STEP = re.compile(r"first step (?:after .*\((?P<a>[\d.]+) s|compiled and run in (?P<b>[\d.]+) s)")
+
+
+def main():
+  load = measure.load()
+  parser = measure.flags(__doc__)
+  parser.add_argument("--steps", type=int, default=20, help="of the loop, after the first (default: 20)")
+  parser.add_argument("--base_features", type=int, default=64, help="width of the networks (default: 64)")
+  parser.add_argument("--starts", type=int, default=3, help="warm ones, and the peer's (default: 3)")
+  parser.add_argument("--pairs", type=int, default=50, help="training pairs (default: 50)")
+  parser.add_argument("--val_pairs", type=int, default=8, help="validation pairs (default: 8)")
+  options = measure.parse(parser)
+  with tempfile.TemporaryDirectory() as folder:
+    measure.report(options, load, **benchmark(options, Path(folder)))
+
+
+def benchmark(options, folder: Path) -> dict:
+  source = write_pairs(folder / "facades", {"train": options.pairs, "val": options.val_pairs}, options.image_size)
+  config = measure.config(options)
+  fields = {
+      "data.name": "facades", "data.source_dir": str(source), "data.prepared_dir": str(folder / "prepared"), "data.load_size": config.data.load_size,
+      "data.crop_size": options.image_size, "model.base_features": options.base_features, "train.batch_size": options.batch_size,
+      "train.dtype": options.dtype, "train.num_steps": options.steps + 1, "train.log_every_steps": options.steps + 1,
+      "train.eval_every_steps": options.steps + 1, "train.checkpoint_every_steps": options.steps + 1, "train.compilation_cache": str(folder / "cache")}
+  config.update_from_flattened_dict(fields)
+  datasets.prepare(config.data)
+  root = measure.ROOT
+  ours = [sys.executable, str(root / "main.py"), f"--config={root}/configs/default.py", *(f"--config.{name}={value}" for name, value in fields.items())]
+  theirs = [sys.executable, str(root / "benchmarks/torch_peer.py"), f"--source_dir={source}", f"--output={folder}/peer",
+            f"--load_size={config.data.load_size}", f"--crop_size={options.image_size}", f"--base_features={options.base_features}",
+            f"--batch_size={options.batch_size}", f"--dtype={options.dtype}", "--num_epochs=1"]
+  number = 0
+
+  def start(cut_short=True):
+    nonlocal number
+    number += 1  # a workdir each, or a later one would go on
+    seconds, line = until([*ours, f"--workdir={folder}/run{number}"], FIRST_STEP, cut_short)
+    first_steps.append(float(line["a"] or line["b"]))
+    return seconds
+
+  first_steps = []
+  cold_s = start()
+  (cold_first_step_s,) = first_steps
+  first_steps.clear()
+  sides = {"ours": start}
+  if options.against == "torch":
+    sides["peer"] = lambda: until(theirs, re.compile("first step done"))[0]
+  samples = measure.alternate(sides, options.starts - 1)
+  samples["ours"].append(start(cut_short=False))
+  if options.against == "torch":
+    samples["peer"].append(sides["peer"]())
+  result = measure.compare(samples["ours"], samples.get("peer"))
+  if options.against == "torch":
+    result |= {"cold_ratio": result["peer_median_s"] / cold_s, "peer": {"compile": False}}
+  rows = [json.loads(line) for line in (folder / f"run{number}/history.jsonl").read_text().splitlines()]
+  (row,) = [row for row in rows if "train/steps_per_second" in row]
+  return result | dict(
+      cold_s=cold_s, first_step_s=measure.summary(first_steps)["median_s"], cold_first_step_s=cold_first_step_s,
+      steps_per_second=row["train/steps_per_second"], data_wait_share=row["train/data_wait_share"], base_features=options.base_features,
+      steps=options.steps, starts=options.starts, pairs=options.pairs, val_pairs=options.val_pairs)
+
+
+def until(command: list[str], pattern: re.Pattern, cut_short: bool = True) -> tuple[float, re.Match]:
+  """Seconds until the command prints a line with `pattern`, and the match. It is then ended, or waited for."""
+  env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}  # it would win over train.compilation_cache
+  begin = time.perf_counter()
+  process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+  seconds, match = None, None
+  for line in process.stdout:
+    match = match or pattern.search(line)
+    if match and seconds is None:
+      seconds = time.perf_counter() - begin
+      if cut_short:
+        process.kill()
+  status = process.wait()
+  if match is None or (status and not cut_short):
+    raise RuntimeError(f"{Path(command[1]).name} ended with status {status}; its message stands above.")
+  return seconds, match
+
+
+if __name__ == "__main__":
+  main()

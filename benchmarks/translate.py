@@ -1,0 +1,103 @@
+"""Translation with a trained generator: pictures in memory, and a folder of files.
+
+  python benchmarks/translate.py --batch_size=1 --against=torch
+  python benchmarks/translate.py --batch_size=8 --against=torch
+
+`median_s` is the latency of one batch through `Translator`, uint8 arrays in and out, with random weights; the peer does the same
+without gradients. Both by the paper's protocol: dropout on, batch norm by the statistics of the batch. Beside the keys that all
+benchmarks have (see measure.py) the JSON holds
+
+  images_per_s, peer_images_per_s
+  compile_s                  of the first call with this batch size, without a compilation cache
+  folder_files_per_s         of `pix2pix_jax.translate.translate` with this batch size, which reads, translates and writes `--files` PNGs
+  gflop, gflop_per_s, product_gflop_per_s, share_of_product   as in train_step.py
+"""
+
+import functools
+from pathlib import Path
+import tempfile
+import time
+
+import measure
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from pix2pix_jax import models, translate
+from pix2pix_jax.data.synthesis import facades
+from pix2pix_jax.inference import Translator
+
+
+def main():
+  load = measure.load()
+  parser = measure.flags(__doc__)
+  parser.add_argument("--steps", type=int, default=0, help="timed batches of each side (default: 20, on a GPU 200)")
+  parser.add_argument("--base_features", type=int, default=64, help="width of the generator (default: 64)")
+  parser.add_argument("--files", type=int, default=32, help="files of the folder, 0 for none (default: 32)")
+  options = measure.parse(parser)
+  jax.config.update("jax_enable_compilation_cache", False)
+  config = measure.config(options)
+  generator, _ = models.make_networks(config.model, dtype=options.dtype)
+  init = functools.partial(generator.init, dropout=False, norm_stats="batch")
+  shape = (options.batch_size, options.image_size, options.image_size, 3)
+  variables = jax.jit(init)(jax.random.key(0), jnp.zeros((1, *shape[1:])))
+  translator = Translator(config, variables)
+  pictures = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+  def run(count):
+    begin = time.perf_counter()
+    for _ in range(count):
+      outputs = translator(pictures, norm_stats="batch", batch_size=options.batch_size)  # waits, as it returns NumPy arrays
+    assert outputs.shape == pictures.shape and outputs.dtype == np.uint8
+    return (time.perf_counter() - begin) / count
+
+  compile_s = run(1)
+  run(2)
+  product = measure.MatrixProduct(options.dtype)
+  rounds, block = measure.blocks_of(options.steps)
+  sides = {"ours": lambda: run(block), "product": product}
+  peer = None
+  if options.against == "torch":
+    peer = measure.Peer("translate", batch_size=options.batch_size, image_size=options.image_size, base_features=options.base_features,
+                        dtype=options.dtype, try_all=True)
+    assert peer.info["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    peer.run(2)
+    sides["peer"] = lambda: peer.run(block)["seconds"]
+  samples = measure.alternate(sides, rounds)
+  result = measure.compare(samples["ours"], samples.get("peer"))
+  if peer:
+    peer.close()
+    result |= {"peer": peer.info, "peer_images_per_s": options.batch_size / result["peer_median_s"]}
+  if options.files:
+    result |= {"folder_files": options.files, "folder_files_per_s": files_per_s(translator, options)}
+  measure.report(
+      options, load, **result, images_per_s=options.batch_size / result["median_s"], base_features=options.base_features,
+      steps=rounds * block, compile_s=compile_s,
+      **measure.achieved(forward_flops(generator, variables, shape), result["median_s"], product, samples["product"]))
+
+
+def files_per_s(translator, options) -> float:
+  """Of a folder of drawn label maps, the second time that it is translated: the first compiles."""
+  with tempfile.TemporaryDirectory() as folder:
+    for index in range(options.files):
+      picture = facades.draw(0, index, (options.image_size, options.image_size))["input"]
+      Image.fromarray(picture).save(f"{folder}/{index}.png")
+    inputs = translate.find_inputs(folder)
+    for turn in ("first", "second"):
+      outputs = translate.name_outputs(inputs, Path(folder) / turn, samples=1)
+      begin = time.perf_counter()
+      failed = translate.translate(translator, inputs, outputs, batch_size=options.batch_size)
+      seconds = time.perf_counter() - begin
+      assert not failed, failed
+    return options.files / seconds
+
+
+def forward_flops(generator, variables, shape) -> int:
+  forward = functools.partial(generator.apply, dropout=True, norm_stats="image", rngs={"dropout": jax.random.key(0)})
+  return measure.count_flops(forward, jax.eval_shape(lambda: variables), jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+if __name__ == "__main__":
+  main()
