@@ -2,6 +2,10 @@
 
 import sys
 
+if __name__ == "__main__":
+  from pix2pix_jax import launch
+  launch.use_huge_pages()
+
 from absl import app, flags
 import jax
 from ml_collections import config_flags

@@ -15,7 +15,8 @@ and with --against=torch also
   ratio                peer_median_s / median_s: above 1 this package is the faster one
 
 A sample is the mean over a block of steps. Blocks of ours and of the peer's alternate, so that other programs on the machine meet both.
-The peer runs in a process of its own, and its matrix products never run at the same time as ours.
+The peer runs in a process of its own, and its matrix products never run at the same time as ours. Ours runs with huge pages, as main.py
+does (`launch.use_huge_pages`), the peer as plain Python does, or with PEER_GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment the same way.
 """
 
 import argparse
@@ -36,6 +37,11 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peer need
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from pix2pix_jax import launch  # noqa: E402
+
+if Path(sys.argv[0]).resolve().parent == ROOT / "benchmarks":  # not where a test imports this
+  launch.use_huge_pages()  # as main.py does
 
 import jax  # noqa: E402  (after the environment is set)
 import jax.numpy as jnp  # noqa: E402
@@ -125,9 +131,11 @@ class Peer:
 
   def __init__(self, work: str, **settings):
     """`work` and `settings` are those of `torch_peer.serve`."""
+    tunables = os.environ.get("PEER_GLIBC_TUNABLES", "")
+    env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | ({"GLIBC_TUNABLES": tunables} if tunables else {})
     self._process = subprocess.Popen([sys.executable, str(ROOT / "benchmarks/torch_peer.py"), f"--serve={work}", f"--settings={json.dumps(settings)}"],
-                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    self.info = self._answer()
+                                     env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    self.info = self._answer() | {"GLIBC_TUNABLES": tunables}
 
   @classmethod
   def fastest(cls, work: str, **settings) -> "Peer":

@@ -131,8 +131,6 @@ def _choose(what, form, stride, small_shape, kernel, order):
     return _Narrow if what == "corr" and stride == 1 else _Lax
   if stride == 1 or pixels >= 1024:
     return _Winograd
-  if what == "down" and order == "sb" and pixels >= 256:
-    return _Lax  # taps would have sixteen products to add up
   return _Taps
 
 
@@ -219,7 +217,7 @@ class _Narrow(_Lax):
 
 
 class _Taps:
-  """p: pixels of Y, t: taps. With order "sb", sixteen products in one call, since turning the kernel costs more."""
+  """p: pixels of Y, t: taps. With order "sb", sixteen products, since turning the kernel costs more."""
 
   @staticmethod
   def down(big, kernel, stride, order, size):
@@ -227,8 +225,9 @@ class _Taps:
     if order == "bs":
       y = _shifted(big, stride, 3).reshape(-1, 16 * b) @ kernel.reshape(16 * b, -1)
     else:
-      x = _shifted(big, stride, 0).reshape(16, -1, b)
-      y = jnp.einsum("tpb,tsb->tps", x, kernel.reshape(16, -1, b)).sum(0)
+      x, kernel = _shifted(big, stride, 0).reshape(16, -1, b), kernel.reshape(16, -1, b)
+      zeros = jnp.zeros((x.shape[1], kernel.shape[1]), x.dtype)
+      y, _ = lax.scan(lambda y, tap: (y + tap[0] @ tap[1].T, None), zeros, (x, kernel))  # sixteen results to add up would be slower
     return y.reshape(-1, *size, y.shape[-1])
 
   @staticmethod

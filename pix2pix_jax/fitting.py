@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import dataclasses
+import functools
+import os
 from pathlib import Path
+import sys
 import tempfile
 from typing import Any
 
@@ -12,12 +16,13 @@ import jax
 import ml_collections
 import numpy as np
 
-from pix2pix_jax import checkpoint, depth, evaluate, history, metrics
+from pix2pix_jax import evaluate, history, models, steps
 from pix2pix_jax.configs import default
-from pix2pix_jax.data import images, pipeline
+from pix2pix_jax.data import datasets, pipeline
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.inference import Translator
 from pix2pix_jax.train import Observer, train_and_evaluate
+from pix2pix_jax.train_state import TrainState
 
 KINDS = ("picture", "depth")
 
@@ -30,39 +35,60 @@ class FitResult:
     history: metric → one value an epoch: `generator_loss`, `discriminator_loss`, `gan_loss`, `l1`, … and `val_…` of the same.
     translator: the generator after the last step.
     workdir: of the training; `Translator.load`, `translate`, `evaluate` and `report` take it.
+    state: both networks after the last step, without their optimizers.
   """
 
   history: dict[str, list[float]]
   translator: Translator
   workdir: Path
+  state: TrainState = dataclasses.field(repr=False)
 
   def predict(self, x: np.ndarray, **options) -> np.ndarray:
     """Translates (n, H, W, C); `options` as of `Translator.__call__`. A bool array is understood as in `fit`."""
     x = np.asarray(x)
     return self.translator(x.astype(np.uint8) * 255 if x.dtype == bool else x, **options)
 
-  def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 8) -> dict[str, float]:
-    """Means over the pairs: `l1`, `psnr`, `ssim` on [0, 1]; for depth also `rmse`, `mae`, … in metres."""
-    data = self.translator.config.data
-    target_kind = "depth" if data.target_dtype == "float32" else "picture"
-    y = _check("y", y, target_kind)
-    if len(x) != len(y):
-      raise UsageError(f"x has {len(x)} pictures and y {len(y)}.")
-    depth_range = data.depth_range if target_kind == "depth" else None
-    rows = []
-    for start in range(0, len(x), batch_size):
-      target = y[start:start + batch_size]
-      output = self.translator(x[start:start + batch_size], batch_size=batch_size)
-      encoded = images.normalise(output, data.depth_range) if output.dtype == target.dtype else output.astype(np.float32) * 2 - 1
-      mask = depth.in_range(target, data.depth_range).astype(np.float32) if depth_range else None
-      rows.append(jax.device_get(metrics.all_metrics(encoded, images.normalise(target, data.depth_range), mask, depth_range)))
-    return evaluate.means({name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+  def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int | None = None) -> dict[str, float]:
+    """Means over the pairs of what the validation measures: the `val_…` of `history`, without that prefix.
+
+    That is `l1`, `psnr`, `ssim` on [0, 1]; for depth `rmse`, `mae`, … in metres over the pixels that the target has; and the losses.
+    As in validation, pictures are resized to the evaluation size, and the noise follows from an image's number.
+
+    Args:
+      x, y: pairs as `fit` takes them.
+      batch_size: pairs computed at once; None: as `evaluation.batch_size`.
+
+    Raises:
+      UsageError: shapes, types or values that do not fit.
+    """
+    config = self.translator.config
+    kinds = ("depth" if dtype == "float32" else "picture" for dtype in (config.data.input_dtype, config.data.target_dtype))
+    x, y = (_check(name, array, kind) for name, array, kind in zip(("x", "y"), (x, y), kinds))
+    if x.shape[:3] != y.shape[:3]:
+      raise UsageError(f"The pairs differ in count or size: x {x.shape}, y {y.shape}.")
+    channels = config.model.input_channels, config.model.output_channels - config.data.validity_channel
+    if (x.shape[-1], y.shape[-1]) != channels:
+      raise UsageError(f"This model was trained on {channels[0]} → {channels[1]} channels; x is {x.shape}, y {y.shape}.")
+    if batch_size:
+      config = config.copy_and_resolve_references()
+      config.evaluation.batch_size = batch_size
+    pairs = pipeline.load_split(pipeline.ArraySource({"train": (x, y)}), "train", datasets.eval_shape(config.data),
+                                cache_gib=config.data.cache_gib, depth_range=config.data.depth_range)
+    mesh, eval_step = self._eval_step
+    return evaluate.evaluate_split(eval_step, self.state, pairs, config, mesh).means
+
+  @functools.cached_property
+  def _eval_step(self):
+    """The mesh, and the validation's step compiled for it."""
+    config, mesh = self.translator.config, steps.make_mesh()
+    networks = dict(zip(("generator", "discriminator"), models.make_networks(config.model, dtype=config.train.dtype)))
+    return mesh, steps.compile_eval_step(mesh, **networks, **steps.evaluation_settings(config))
 
 
 def fit(x: np.ndarray, y: np.ndarray, *, batch_size: int = 1, epochs: int = 1, validation_split: float = 0.0,
         validation_data: tuple[np.ndarray, np.ndarray] | None = None, callbacks: Sequence[Any] = (), workdir: str | Path | None = None,
         input_kind: str = "picture", target_kind: str = "picture", seed: int = 0, config: ml_collections.ConfigDict | None = None,
-        overrides: dict[str, Any] | None = None) -> FitResult:
+        overrides: dict[str, Any] | None = None, verbose: int = 1) -> FitResult:
   """Trains pix2pix on pairs of arrays.
 
   Args:
@@ -80,6 +106,7 @@ def fit(x: np.ndarray, y: np.ndarray, *, batch_size: int = 1, epochs: int = 1, v
     seed: of weights, order and noise.
     config: to start from, as of the files in configs/; by default the paper's model.
     overrides: field → value, such as `{"model.base_features": 32, "data.mirror": True}`. There is no jitter unless you ask for it.
+    verbose: 0 prints nothing, 1 the networks, and a progress bar or a line an epoch. What callbacks print is not affected.
 
   Raises:
     UsageError: shapes, types or values that do not fit, with what would.
@@ -110,10 +137,32 @@ def fit(x: np.ndarray, y: np.ndarray, *, batch_size: int = 1, epochs: int = 1, v
       "train.checkpoint_every_steps": steps_per_epoch})
   config.update_from_flattened_dict(overrides or {})
   workdir = Path(workdir or tempfile.mkdtemp(prefix="pix2pix_jax_"))
-  observer = _KerasObserver(callbacks, steps_per_epoch, epochs)
-  train_and_evaluate(config, workdir, source=pipeline.ArraySource(splits), observer=observer)
+  observer = _KerasObserver(callbacks, steps_per_epoch, epochs, verbose)
+  with contextlib.nullcontext() if verbose else _silence():
+    state = train_and_evaluate(config, workdir, source=pipeline.ArraySource(splits), observer=observer)
   observer.train_ended()
-  return FitResult(_history(workdir, steps_per_epoch), Translator.load(workdir, step="latest"), workdir)
+  state = state.replace(generator=state.generator.replace(opt_state=()), discriminator=state.discriminator.replace(opt_state=()))
+  return FitResult(_history(workdir, steps_per_epoch), Translator.load(workdir, step="latest"), workdir, state)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+  """Keeps what a training says, and its progress bar, from the user; warnings still reach standard error."""
+  with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(_NoTerminal(sys.stderr)):
+    yield
+
+
+class _NoTerminal:
+  """A stream that shows no progress bars."""
+
+  def __init__(self, stream):
+    self._stream = stream
+
+  def __getattr__(self, name):
+    return getattr(self._stream, name)
+
+  def isatty(self) -> bool:
+    return False
 
 
 def _check(name: str, array: np.ndarray, kind: str) -> np.ndarray:
@@ -160,16 +209,18 @@ class _Model:
 class _KerasObserver(Observer):
   """Calls Keras-style callbacks around steps and epochs."""
 
-  def __init__(self, callbacks: Sequence[Any], steps_per_epoch: int, epochs: int):
+  def __init__(self, callbacks: Sequence[Any], steps_per_epoch: int, epochs: int, verbose: int):
     self._callbacks, self._steps_per_epoch = callbacks, steps_per_epoch
+    self._streams = sys.stdout, sys.stderr  # the user's, whatever the training's are
     self._model, self._sums, self._logs, self._begun = _Model(), None, {}, False
-    self._call("set_params", {"epochs": epochs, "steps": steps_per_epoch, "verbose": 0})
+    self._call("set_params", {"epochs": epochs, "steps": steps_per_epoch, "verbose": verbose})
     self._call("set_model", self._model)
 
   def _call(self, method: str, *args) -> None:
-    for callback in self._callbacks:
-      if hasattr(callback, method):
-        getattr(callback, method)(*args)
+    with contextlib.redirect_stdout(self._streams[0]), contextlib.redirect_stderr(self._streams[1]):
+      for callback in self._callbacks:
+        if hasattr(callback, method):
+          getattr(callback, method)(*args)
 
   def step_begins(self, step: int) -> None:
     epoch, batch = divmod(step - 1, self._steps_per_epoch)

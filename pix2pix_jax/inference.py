@@ -28,7 +28,7 @@ class Translator:
   def __init__(self, config: ml_collections.ConfigDict, variables: dict[str, Any]):
     """`config` is resolved, as in a workdir's config.json; `variables` are the generator's `params` and `batch_stats`."""
     self.config = config
-    self._variables = variables
+    self._variables = jax.device_put(variables)  # once, not at every call
     self._generator, _ = models.make_networks(config.model, dtype=config.train.dtype)
     self._translate = jax.jit(self._apply, static_argnames=("dropout", "norm_stats"))
 

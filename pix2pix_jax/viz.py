@@ -70,10 +70,11 @@ def grid(columns: dict[str, Sequence[np.ndarray]], depth_range: tuple[float, flo
   factor = max(1, -(-SMALLEST // min(height, width)))
   height, width = height * factor, width * factor
   rows = len(next(iter(columns.values())))
-  header, footer = 20, 40 if depth_range else 0
-  sheet = Image.new("RGB", (len(columns) * (width + MARGIN) + MARGIN, rows * (height + MARGIN) + MARGIN + header + footer), "white")
+  font = _font()
+  sheet_width = len(columns) * (width + MARGIN) + MARGIN
+  header, footer = 20, _scale_height(sheet_width, font) if depth_range else 0
+  sheet = Image.new("RGB", (sheet_width, rows * (height + MARGIN) + MARGIN + header + footer), "white")
   draw = ImageDraw.Draw(sheet)
-  font = ImageFont.load_default(14)
   for column, (name, pictures) in enumerate(columns.items()):
     left = MARGIN + column * (width + MARGIN)
     draw.text((left + width / 2, MARGIN), name, fill="black", font=font, anchor="ma")
@@ -85,17 +86,38 @@ def grid(columns: dict[str, Sequence[np.ndarray]], depth_range: tuple[float, flo
   return np.asarray(sheet)
 
 
+def _font() -> ImageFont.FreeTypeFont:
+  """DejaVu Sans, which has ×, · and accents; Pillow's own font has not."""
+  import matplotlib  # pylint: disable=g-import-not-at-top  (slow to import; brings the font along)
+  return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 13)
+
+
+LEGEND = "no measurement"
+
+
+def _fits_beside(width: int, font: ImageFont.FreeTypeFont) -> bool:
+  """Whether the legend of holes has room beside a bar of half the sheet; else it stands below."""
+  return width // 2 + font.getlength(LEGEND) + 70 <= width
+
+
+def _scale_height(width: int, font: ImageFont.FreeTypeFont) -> int:
+  return 40 if _fits_beside(width, font) else 60
+
+
 def _draw_scale(sheet: Image.Image, draw: ImageDraw.ImageDraw, font, depth_range: tuple[float, float], top: int) -> None:
   """A bar of the depth colours with metres below it, and the colour of holes."""
-  length = sheet.width // 2
-  left = MARGIN + 20
+  beside = _fits_beside(sheet.width, font)
+  length = sheet.width // 2 if beside else sheet.width - 2 * MARGIN
   bar = depth_colors(np.tile(np.linspace(-1, 1, length, dtype=np.float32), (12, 1)))
-  sheet.paste(Image.fromarray(bar), (left, top + 4))
-  for share in (0, 0.25, 0.5, 0.75, 1):
-    metres = depth_range[0] + share * (depth_range[1] - depth_range[0])
-    draw.text((left + share * length, top + 18), f"{metres:g} m" if share in (0, 1) else f"{metres:g}", fill="black", font=font, anchor="ma")
-  draw.rectangle((left + length + 40, top + 4, left + length + 52, top + 16), fill=HOLE)
-  draw.text((left + length + 58, top + 2), "no measurement", fill="black", font=font)
+  sheet.paste(Image.fromarray(bar), (MARGIN, top + 4))
+  metres = {share: depth_range[0] + share * (depth_range[1] - depth_range[0]) for share in (0, 0.25, 0.5, 0.75, 1)}
+  labels = {share: f"{value:g} m" if share in (0, 1) else f"{value:g}" for share, value in metres.items()}
+  crowded = 6 * max(map(font.getlength, labels.values())) > length
+  for share in (0, 1) if crowded else labels:
+    draw.text((MARGIN + share * length, top + 18), labels[share], fill="black", font=font, anchor={0: "la", 1: "ra"}.get(share, "ma"))
+  x, y = (MARGIN + length + 40, top + 4) if beside else (MARGIN, top + 42)
+  draw.rectangle((x, y, x + 12, y + 12), fill=HOLE)
+  draw.text((x + 18, y - 2), LEGEND, fill="black", font=font)
 
 
 def save_png(path: Path, picture: np.ndarray) -> None:
@@ -118,13 +140,13 @@ CURVES = {  # title: the scalars in it
 
 def curves(rows: list[dict[str, float]], path: Path) -> None:
   """Draws training (line) and validation (dots) curves of a history into a PNG."""
-  import matplotlib  # pylint: disable=g-import-not-at-top  (slow to import, used once)
-  matplotlib.use("agg")
-  from matplotlib import pyplot  # pylint: disable=g-import-not-at-top
+  # A figure of its own: pyplot would keep it, and its backend is the user's to choose.
+  from matplotlib.figure import Figure  # pylint: disable=g-import-not-at-top  (slow to import, used once)
 
   present = {name.split("/")[1] for row in rows for name in row if "/" in name}
   shown = [(title, names) for title, names in CURVES.items() if present.intersection(names)]
-  figure, axes = pyplot.subplots(2, 3, figsize=(13, 6.5), layout="constrained")
+  figure = Figure(figsize=(13, 6.5), layout="constrained")
+  axes = figure.subplots(2, 3)
   for axis in axes.flat[len(shown):]:
     axis.set_visible(False)
   for axis, (title, names) in zip(axes.flat, shown):
@@ -143,4 +165,3 @@ def curves(rows: list[dict[str, float]], path: Path) -> None:
     axis.legend()
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=100)
-  pyplot.close(figure)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import pix2pix_jax as p2p
-from pix2pix_jax import UsageError, checkpoint, metrics
+from pix2pix_jax import UsageError, checkpoint, metrics, models
 
 TINY = {"model.base_features": 2, "model.levels": 3, "model.patch": 16}
 
@@ -80,37 +80,106 @@ def test_stop_training_ends_after_the_epoch():
   assert len(result.history["generator_loss"]) == 1
 
 
-def test_predict_and_evaluate_agree(fitted):
+NOISELESS = TINY | {"evaluation.dropout": False}  # `predict` gives every picture the same noise, `evaluate` each its own
+
+
+def test_evaluate_gives_what_the_validation_gave(fitted):
   result, _ = fitted
   x, y = pairs()
+  values = result.evaluate(x[8:], y[8:])
+  last = {name.removeprefix("val_"): series[-1] for name, series in result.history.items() if name.startswith("val_")}
+  assert values == last and {"l1", "psnr", "ssim", "generator_loss", "discriminator_loss"} <= values.keys()
+
+
+def test_evaluate_compiles_once_and_does_not_depend_on_the_batch_size(fitted):
+  result, _ = fitted
+  x, y = pairs()
+  whole = result.evaluate(x, y, batch_size=10)
+  for name, value in result.evaluate(x, y, batch_size=4).items():  # the last batch is short
+    np.testing.assert_allclose(value, whole[name], rtol=1e-4, err_msg=name)
+  step = result._eval_step[1]
+  assert step is result._eval_step[1]
+  compiled = step._cache_size()
+  result.evaluate(x[:7], y[:7], batch_size=4)
+  assert step._cache_size() == compiled
+
+
+def test_predict_and_evaluate_agree():
+  x, y = pairs()
+  result = p2p.fit(x, y, batch_size=5, epochs=1, overrides=NOISELESS, verbose=0)
   z = result.predict(x)
   assert (z.shape, z.dtype) == (y.shape, np.uint8)
-  values = result.evaluate(x, y)
-  np.testing.assert_allclose(values["l1"], np.abs(z / 255 - y / 255).mean(), rtol=1e-4)
+  np.testing.assert_allclose(result.evaluate(x, y)["l1"], np.abs(z / 255 - y / 255).mean(), atol=0.5 / 255)
 
 
 def test_float_pictures_stay_floats():
   x, y = pairs(dtype=np.float32)
-  result = p2p.fit(x, y, batch_size=5, epochs=1, overrides=TINY)
+  result = p2p.fit(x, y, batch_size=5, epochs=1, overrides=NOISELESS)
   z = result.predict(x)
   assert z.dtype == np.float32 and 0 <= z.min() and z.max() <= 1
   np.testing.assert_allclose(result.evaluate(x, y)["l1"], np.abs(z - y).mean(), rtol=1e-3)
 
 
-def test_depth_targets_with_holes_and_a_validity_channel():
+def test_bool_pictures_are_taken_by_all_three():
+  x, y = (np.random.default_rng(0).uniform(size=(6, 16, 16, channels)) < 0.5 for channels in (1, 3))
+  result = p2p.fit(x, y, batch_size=2, epochs=1, validation_split=0.34, overrides=TINY, verbose=0)
+  assert result.evaluate(x[4:], y[4:])["l1"] == result.history["val_l1"][-1]
+  assert result.predict(x).dtype == np.uint8
+
+
+@pytest.mark.parametrize("validity_channel", [False, True])
+def test_depth_is_measured_where_the_target_is_valid(validity_channel):
+  """Also where a validity channel expects a hole: what the network says of holes is measured by itself."""
   rng = np.random.default_rng(0)
   x = rng.integers(0, 255, (6, 16, 16, 3), dtype=np.uint8)
   y = rng.uniform(1, 9, (6, 16, 16, 1)).astype(np.float32)
   y[:, ::2] = 0
-  result = p2p.fit(x, y, batch_size=2, epochs=1, target_kind="depth", validation_split=0.34,
-                   overrides=TINY | {"data.depth_range": (0.0, 10.0), "data.validity_channel": True})
+  overrides = NOISELESS | {"data.depth_range": (0.0, 10.0), "data.validity_channel": validity_channel}
+  result = p2p.fit(x, y, batch_size=2, epochs=1, target_kind="depth", validation_split=0.34, overrides=overrides, verbose=0)
   z = result.predict(x)
   assert (z.shape, z.dtype) == (y.shape, np.float32)
   assert 0 <= z.min() and z.max() <= 10
-  assert {"val_rmse", "val_validity_accuracy", "validity_loss"} <= result.history.keys()
-  error = np.maximum(z, 1e-3) - y
-  by_hand = np.mean([np.sqrt(np.square(e[t > 0]).mean()) for e, t in zip(error, y)])
-  np.testing.assert_allclose(result.evaluate(x, y)["rmse"], by_hand, rtol=1e-4)
+  assert not validity_channel or (z[y > 0] == 0).any(), "the network predicts no hole here that could mislead the metrics"
+  assert {"val_validity_accuracy", "validity_loss"} <= result.history.keys() or not validity_channel
+  values = result.evaluate(x[4:], y[4:])
+  assert values == {name: result.history[f"val_{name}"][-1] for name in values}
+  generator, _ = models.make_networks(result.translator.config.model)
+  raw = generator.apply(result.state.generator.variables, x[4:] / np.float32(127.5) - 1, dropout=False, norm_stats="image")[..., :1]
+  error = np.maximum((raw + 1) * 5, 1e-3) - y[4:]
+  by_hand = np.mean([np.sqrt(np.square(e[t > 0]).mean()) for e, t in zip(error, y[4:])])
+  np.testing.assert_allclose(values["rmse"], by_hand, rtol=1e-4)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda x, y: (x, y[:5]), "pairs differ in count or size"),
+    (lambda x, y: (x, y[:, :8]), "pairs differ in count or size"),
+    (lambda x, y: (x, y[..., :1]), "trained on 1 → 3 channels"),
+    (lambda x, y: (x.astype(np.int32), y), "x is int32; pictures are uint8"),
+    (lambda x, y: (x[0], y[0]), "x has shape"),
+])
+def test_evaluate_explains_arrays_that_do_not_fit(fitted, change, message):
+  with pytest.raises(UsageError, match=message):
+    fitted[0].evaluate(*change(*pairs()))
+
+
+class Talker:
+  """A callback that prints."""
+
+  def on_epoch_end(self, epoch, logs):
+    print(f"epoch {epoch} of the callback")
+    print("warning of the callback", file=sys.stderr)
+
+
+@pytest.mark.parametrize("terminal, verbose", [(False, 0), (True, 0), (True, 1)])
+def test_nothing_is_printed_where_verbose_is_0(capsys, monkeypatch, terminal, verbose):
+  monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)  # there a progress bar is drawn
+  x, y = pairs()
+  p2p.fit(x, y, batch_size=5, epochs=1, validation_split=0.5, overrides=TINY, callbacks=[Talker()], verbose=verbose)
+  said = capsys.readouterr()
+  if verbose:
+    assert "PatchGAN" in said.out and "epoch 0 of the callback" in said.out and "step/s" in said.err
+  else:
+    assert (said.out, said.err) == ("epoch 0 of the callback\n", "warning of the callback\n")
 
 
 def test_depth_metrics_against_numpy():

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+import platform
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import orbax.checkpoint as ocp
 from PIL import Image
 import pytest
 
-from pix2pix_jax import checkpoint, evaluate, history
+from pix2pix_jax import checkpoint, evaluate, history, launch
 from pix2pix_jax.configs import default, facades as facades_config, procedural
 from pix2pix_jax.data import datasets, pipeline
 from pix2pix_jax.errors import UsageError
@@ -305,3 +306,12 @@ def test_every_config_field_has_a_reader():
   sections = default.get_config().to_dict()
   for name in [name for section in sections.values() if isinstance(section, dict) for name in section]:
     assert f".{name}" in source or f'"{name}"' in source, f"nothing reads {name}"
+
+
+def test_huge_pages_are_asked_for_once_and_a_setting_of_ones_own_stays():
+  program = ("import os, sys; from pix2pix_jax import launch; launch.use_huge_pages(); "
+             "print(os.environ.get('GLIBC_TUNABLES'), sys.argv[1:], 'jax' in sys.modules)")
+  environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | {"PYTHONPATH": str(ROOT)}
+  for given, expected in (({}, launch.HUGE_PAGES if platform.libc_ver()[0] == "glibc" else "None"), ({"GLIBC_TUNABLES": "x.y=1"}, "x.y=1")):
+    done = subprocess.run([sys.executable, "-c", program, "a b"], env=environment | given, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{expected} ['a b'] False"

@@ -1,5 +1,9 @@
 """The translate command on real files: formats, subfolders, a broken file, samples, tiles."""
 
+import time
+import weakref
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,8 +42,22 @@ def run(monkeypatch, translator):
   return call
 
 
-def picture(shape=(16, 24, 3), dtype=np.uint8):
-  return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype)
+def picture(shape=(16, 24, 3), dtype=np.uint8, seed=0):
+  return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype=dtype)
+
+
+class Recorder:
+  """A translator that keeps the shapes it was called with."""
+
+  def __init__(self, translator):
+    self._translator, self.shapes = translator, []
+
+  def __getattr__(self, name):
+    return getattr(self._translator, name)
+
+  def __call__(self, pictures, **options):
+    self.shapes.append(pictures.shape)
+    return self._translator(pictures, **options)
 
 
 def test_one_file_of_odd_size(tmp_path, run, translator):
@@ -126,9 +144,96 @@ def test_depth_in_and_out_in_kittis_encoding(tmp_path, run):
   np.testing.assert_allclose(depth.read_png(tmp_path / "out.png"), expected, atol=1 / 512 + 1e-6)
 
 
+@pytest.fixture
+def assorted(tmp_path):
+  """A folder of twenty pictures, each another, of two sizes in turn, and one that is alone in its size."""
+  (tmp_path / "in").mkdir()
+  for n in range(20):
+    Image.fromarray(picture((16, 24, 3) if n % 3 else (13, 21, 3), seed=n)).save(tmp_path / f"in/{n}.png")
+  Image.fromarray(picture((8, 8, 3))).save(tmp_path / "in/20.png")
+  return tmp_path / "in"
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_pictures_of_equal_size_are_computed_together_to_the_same_answers(tmp_path, run, translator, assorted, samples):
+  recorder = Recorder(translator)
+  run(f"--input={assorted}", f"--output={tmp_path / 'out'}", "--batch_size=4", "--seed=5", f"--samples={samples}", using=recorder)
+  # 13 and 7 of two sizes; the last, short batch of each is filled up.
+  assert sorted(recorder.shapes) == sorted([(4, 16, 24, 3)] * 4 + [(4, 13, 21, 3)] * 2 + [(8, 8, 3)])
+  for path in assorted.iterdir():
+    expected = translator(np.asarray(Image.open(path)), num_samples=samples, seed=5)
+    for n, sample in enumerate(expected):
+      written = np.asarray(Image.open(tmp_path / "out" / (f"{path.stem}_{n}.png" if samples > 1 else path.name)))
+      assert np.abs(written.astype(int) - sample).max() <= 1, "more than rounding"
+
+
+def test_a_picture_alone_has_the_same_bits_as_ever(tmp_path, run, translator, assorted):
+  recorder = Recorder(translator)
+  run(f"--input={assorted}", f"--output={tmp_path / 'out'}", "--batch_size=1", using=recorder)
+  assert all(len(shape) == 3 for shape in recorder.shapes)
+  for path in assorted.iterdir():
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / path.name)), translator(np.asarray(Image.open(path))))
+
+
+@pytest.mark.parametrize("flag", ["--norm_stats=batch", "--tile=16"])
+def test_what_depends_on_the_batch_is_computed_alone(tmp_path, run, translator, assorted, flag):
+  recorder = Recorder(translator)
+  run(f"--input={assorted}", f"--output={tmp_path / 'out'}", flag, using=recorder)
+  assert len(recorder.shapes) == 21 and all(len(shape) == 3 for shape in recorder.shapes)
+
+
+def test_a_broken_file_does_not_sink_its_batch(tmp_path, run, translator, capsys):
+  (tmp_path / "in").mkdir()
+  pictures = {n: np.random.default_rng(n).uniform(size=(16, 24, 3)).astype(np.float32) for n in range(6)}
+  pictures[2] = pictures[2] * 200  # no picture in [0, 1], found only when it is to be translated
+  pictures[4] = pictures[4][0, 0]
+  for n, values in pictures.items():
+    np.save(tmp_path / f"in/{n}.npy", values)
+  (tmp_path / "in/7.npy").write_bytes(b"")
+  tifffile.imwrite(tmp_path / "in/8.tiff", picture(), compression="zlib")
+  whole = (tmp_path / "in/8.tiff").read_bytes()
+  start = whole.index(zlib.compress(picture().tobytes(), 6)[:2])
+  (tmp_path / "in/8.tiff").write_bytes(whole[:start] + b"\0" * (len(whole) - start))
+  with pytest.raises(SystemExit) as stop:
+    run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}")
+  assert stop.value.code == 1
+  said = capsys.readouterr()
+  assert "4 of 8 pictures" in said.out
+  for name, reason in (("2.npy", "lie in [0, 1]"), ("4.npy", "have shape"), ("7.npy", "cannot be read"), ("8.tiff", "cannot be read")):
+    assert any(name in line and reason in line for line in said.err.splitlines()), said.err
+  assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.npy", "1.npy", "3.npy", "5.npy"]
+  for n in (0, 1, 3, 5):
+    np.testing.assert_allclose(np.load(tmp_path / f"out/{n}.npy"), translator(pictures[n]), atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [1, 100])
+def test_memory_does_not_grow_with_the_number_of_files(tmp_path, monkeypatch, translator, sizes):
+  alive, most = set(), 0
+
+  def read(path, channels, is_depth):
+    nonlocal most
+    made = np.zeros((8, 8 + int(path.stem) % sizes, channels), np.uint8)
+    alive.add(path)
+    weakref.finalize(made, alive.discard, path)
+    most = max(most, len(alive))
+    return made
+
+  def write(path, result):
+    time.sleep(0.002)  # slower than the computing
+
+  monkeypatch.setattr(translate, "read", read)
+  monkeypatch.setattr(translate, "write", write)
+  inputs = {tmp_path / f"{n}.png": tmp_path for n in range(600)}
+  fake = Recorder(translator)
+  monkeypatch.setattr(Recorder, "__call__", lambda self, pictures, **options: pictures[None])
+  assert not translate.translate(fake, inputs, {path: [path] for path in inputs}, batch_size=4)
+  assert 4 <= most <= 50
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--input=nowhere", "--output=out"], "'nowhere' is no file, folder or pattern"),
     (["--input={folder}", "--output=out", "--samples=0"], "--samples is 0"),
+    (["--input={folder}", "--output=out", "--batch_size=0"], "--batch_size is 0"),
 ])
 def test_wrong_arguments_are_explained(tmp_path, run, arguments, message):
   with pytest.raises(UsageError, match=message):
