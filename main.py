@@ -4,7 +4,7 @@ import sys
 
 if __name__ == "__main__":
   from pix2pix_jax import launch
-  launch.use_huge_pages()
+  launch.keep_memory()
 
 from absl import app, flags
 import jax

@@ -16,7 +16,7 @@ and with --against=torch also
 
 A sample is the mean over a block of steps. Blocks of ours and of the peer's alternate, so that other programs on the machine meet both.
 The peer runs in a process of its own, and its matrix products never run at the same time as ours. Ours runs with huge pages, as main.py
-does (`launch.use_huge_pages`), the peer as plain Python does, or with PEER_GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment the same way.
+does (`launch.keep_memory`), the peer as plain Python does, or with PEER_GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment the same way.
 """
 
 import argparse
@@ -41,7 +41,7 @@ sys.path.insert(0, str(ROOT))
 from pix2pix_jax import launch  # noqa: E402
 
 if Path(sys.argv[0]).resolve().parent == ROOT / "benchmarks":  # not where a test imports this
-  launch.use_huge_pages()  # as main.py does
+  launch.keep_memory()  # as main.py does
 
 import jax  # noqa: E402  (after the environment is set)
 import jax.numpy as jnp  # noqa: E402

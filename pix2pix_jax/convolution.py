@@ -17,16 +17,18 @@ Each exists in three forms:
   lax       XLA's convolution of the strided orientation and its transposes; it does well on images of few channels.
   taps      Sixteen shifted copies of X and a matrix product. It reads the kernel once, where it lies: for the inner layers,
             whose kernels (up to 33 MB) outweigh their images.
-  winograd  Minimal filtering, Lavin & Gray 2015 (arXiv 1509.09308). A tile of 3x3 outputs takes 16 products in place of 36
-            (stride 2, seen as a 2x2 convolution of the 4 phases of X) or 36 in place of 144 (stride 1). The kernel grows
-            by 4 or 2.25 when transformed: for large images. Numbers that should cancel to 0, as gradients outside of a
+  winograd  Minimal filtering, Lavin & Gray 2015 (arXiv 1509.09308). A tile of 4x4 outputs takes 25 products in place of 64
+            (stride 2, seen as a 2x2 convolution of the 4 phases of X) or 49 in place of 256 (stride 1). The kernel grows
+            by 6 or 3 when transformed: for large images. Numbers that should cancel to 0, as gradients outside of a
             receptive field, do so only up to rounding.
 
 benchmarks/convolution.py measures them; benchmarks/NOTES.md has numbers. Reverse mode only (`jax.custom_vjp`).
 """
 
 import contextlib
+from fractions import Fraction
 import functools
+import math
 
 import jax
 from jax import lax
@@ -36,19 +38,37 @@ import numpy as np
 FORMS = ("lax", "taps", "winograd")
 _FORCED: list[str | None] = []  # by use_form, innermost last
 
-_TILE = 3
-# Cook-Toom matrices of F(3, r): y = A [(G g) * (B d)] are 3 outputs of a filter g of r taps over r + 2 inputs d, by
-# interpolation at 0, 1, -1, (2, -2,) infinity. r -> (B, G, A). Rounding is that of the direct sum for r = 2 and about
-# three times as much for r = 4.
-_WINOGRAD = {
-  2: (np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]]),
-      np.array([[2, 0], [1, 1], [1, -1], [0, 2]]) / 2,
-      np.array([[1, 1, 1, 0], [0, 1, -1, 0], [0, 1, 1, 1]])),
-  4: (np.array([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
-                [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]),
-      np.array([[6, 0, 0, 0], [-4, -4, -4, -4], [-4, 4, -4, 4], [1, 2, 4, 8], [1, -2, 4, -8], [0, 0, 0, 24]]) / 24,
-      np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 1]])),
-}
+_TILE = 4
+
+
+def _cook_toom(outputs: int, taps: int, points: str):
+  """Matrices (B, G, A) of F(outputs, taps): y = A [(G g) * (B d)] are the outputs of a filter g of so many taps over inputs d.
+
+  It is the transpose of a product of polynomials by their values at `points` and at infinity; B is scaled to integers.
+  """
+  points = [Fraction(point) for point in points.split()]
+
+  def values(length):
+    return [[point**k for k in range(length)] for point in points] + [[Fraction(k == length - 1) for k in range(length)]]
+
+  size = outputs + taps - 1
+  rows = [[*row, *(Fraction(i == j) for j in range(size))] for i, row in enumerate(values(size))]
+  for c in range(size):  # Gauss-Jordan, exactly
+    pivot = next(i for i in range(c, size) if rows[i][c])
+    rows[c], rows[pivot] = rows[pivot], rows[c]
+    rows[c] = [v / rows[c][c] for v in rows[c]]
+    for i in range(size):
+      if i != c:
+        rows[i] = [v - rows[i][c] * w for v, w in zip(rows[i], rows[c])]
+  b, g = list(zip(*(row[size:] for row in rows))), values(taps)
+  scales = [math.lcm(*(v.denominator for v in row)) for row in b]
+  return (np.array([[float(v * scale) for v in row] for row, scale in zip(b, scales)]),
+          np.array([[float(v / scale) for v in row] for row, scale in zip(g, scales)]),
+          np.array(values(outputs), float).T)
+
+
+# By taps: 2 for stride 2, 4 for stride 1. Rounding is 7 and 11 times that of the direct sum (2.6e-6 and 4.6e-6 rms for outputs of unit variance).
+_WINOGRAD = {2: _cook_toom(_TILE, 2, "0 1 -1 2"), 4: _cook_toom(_TILE, 4, "0 1 -1 2 -2 1/2")}
 
 
 @contextlib.contextmanager
@@ -128,7 +148,7 @@ def _choose(what, form, stride, small_shape, kernel, order):
   if form:
     return {"lax": _Lax, "taps": _Taps, "winograd": _Winograd}[form]
   if min(kernel.shape[2:]) < 16:
-    return _Narrow if what == "corr" and stride == 1 else _Lax
+    return _Narrow if what == "corr" else _Lax
   if stride == 1 or pixels >= 1024:
     return _Winograd
   return _Taps
@@ -205,8 +225,9 @@ class _Narrow(_Lax):
 
   @staticmethod
   def corr(big, small, stride, order):
-    """Stride 1 and few channels in Y: sixteen copies of Y are cheap, of X they are not, and XLA takes 30 ms."""
-    del stride, order  # 1, "bs"
+    """Sixteen copies of the image of few channels are cheap; XLA takes 20 to 50 ms."""
+    if stride == 2 or big.shape[-1] < small.shape[-1]:
+      return _bs(_Taps.corr(big, small, stride, "bs"), order)
     s = small.shape[-1]
     copies = _pad(small, (3, 3), (3, 3))
     for axis in (1, 2):  # rows, then columns: less to compile

@@ -4,15 +4,17 @@ import os
 import platform
 import sys
 
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
+# One heap that grows and is never given back, in huge pages.
+KEEP_MEMORY = ":".join(f"glibc.malloc.{setting}" for setting in ("hugetlb=1", "arena_max=1", "mmap_max=0", "trim_threshold=1099511627776"))
 
 
-def use_huge_pages() -> None:
-  """On Linux with glibc ≥ 2.35 starts the program anew, with malloc asking the kernel for huge pages; elsewhere does nothing.
+def keep_memory() -> None:
+  """On Linux with glibc ≥ 2.35 starts the program anew, with malloc keeping what is freed, in huge pages; elsewhere does nothing.
 
-  XLA's CPU backend asks malloc for every large buffer in every step, and each 4 KiB page that comes back to the process costs a
-  fault: about a tenth of a step at 256×256 (benchmarks/NOTES.md). malloc reads this setting before Python runs, hence the new
-  start. A GLIBC_TUNABLES that is set already stays as it is.
+  XLA's CPU backend asks malloc for every large buffer in every step. By default each goes back to the kernel afterwards, and each
+  page that comes again costs a fault and is filled with zeros: a tenth to a third of a step at 256×256 (benchmarks/NOTES.md). Kept
+  memory makes the process larger in exchange, up to twice. malloc reads this setting before Python runs, hence the new start. A
+  GLIBC_TUNABLES that is set already stays as it is.
   """
   if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ and platform.libc_ver()[0] == "glibc":
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"GLIBC_TUNABLES": HUGE_PAGES})
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"GLIBC_TUNABLES": KEEP_MEMORY})

@@ -308,10 +308,10 @@ def test_every_config_field_has_a_reader():
     assert f".{name}" in source or f'"{name}"' in source, f"nothing reads {name}"
 
 
-def test_huge_pages_are_asked_for_once_and_a_setting_of_ones_own_stays():
-  program = ("import os, sys; from pix2pix_jax import launch; launch.use_huge_pages(); "
+def test_kept_memory_is_asked_for_once_and_a_setting_of_ones_own_stays():
+  program = ("import os, sys; from pix2pix_jax import launch; launch.keep_memory(); "
              "print(os.environ.get('GLIBC_TUNABLES'), sys.argv[1:], 'jax' in sys.modules)")
   environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | {"PYTHONPATH": str(ROOT)}
-  for given, expected in (({}, launch.HUGE_PAGES if platform.libc_ver()[0] == "glibc" else "None"), ({"GLIBC_TUNABLES": "x.y=1"}, "x.y=1")):
+  for given, expected in (({}, launch.KEEP_MEMORY if platform.libc_ver()[0] == "glibc" else "None"), ({"GLIBC_TUNABLES": "x.y=1"}, "x.y=1")):
     done = subprocess.run([sys.executable, "-c", program, "a b"], env=environment | given, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"{expected} ['a b'] False"
