@@ -15,8 +15,8 @@ and with --against=torch also
   ratio                peer_median_s / median_s: above 1 this package is the faster one
 
 A sample is the mean over a block of steps. Blocks of ours and of the peer's alternate, so that other programs on the machine meet both.
-The peer runs in a process of its own, and its matrix products never run at the same time as ours. Ours runs with huge pages, as main.py
-does (`launch.keep_memory`), the peer as plain Python does, or with PEER_GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment the same way.
+The peer runs in a process of its own, and its matrix products never run at the same time as ours. Ours keeps freed memory, as main.py does
+(`launch.keep_memory`), the peer does as plain Python does, or as PEER_GLIBC_TUNABLES in the environment says.
 """
 
 import argparse

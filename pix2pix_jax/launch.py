@@ -4,8 +4,7 @@ import os
 import platform
 import sys
 
-# One heap that grows and is never given back, in huge pages.
-KEEP_MEMORY = ":".join(f"glibc.malloc.{setting}" for setting in ("hugetlb=1", "arena_max=1", "mmap_max=0", "trim_threshold=1099511627776"))
+KEEP_MEMORY = ":".join(f"glibc.malloc.{setting}" for setting in ("hugetlb=1", "mmap_max=0", "trim_threshold=1099511627776"))
 
 
 def keep_memory() -> None:
