@@ -4,7 +4,8 @@ import os
 import platform
 import sys
 
-KEEP_MEMORY = ":".join(f"glibc.malloc.{setting}" for setting in ("hugetlb=1", "mmap_max=0", "trim_threshold=1099511627776"))
+# One heap, of huge pages, that is never given back.
+KEEP_MEMORY = ":".join(f"glibc.malloc.{setting}" for setting in ("hugetlb=1", "arena_max=1", "mmap_max=0", "trim_threshold=1099511627776"))
 
 
 def keep_memory() -> None:
