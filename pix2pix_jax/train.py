@@ -79,7 +79,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | Path, *
       observer.step_begins(step)
       state, metrics = train_step(state, batch)
       last = step == config.train.num_steps
-      reporter.trained(step, metrics, last=last or stop.asked)
+      stopping = stop.asked  # read once: a signal that comes later stops the next step, and so no step is left unsaved
+      reporter.trained(step, metrics, last=last or stopping)
 
       with reporter.pause():
         evaluation, improved = None, False
@@ -89,11 +90,11 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | Path, *
           improved = best is None or evaluation.means[checkpoint.BEST_METRIC] < best[1]
         if improved:
           best = step, evaluation.means[checkpoint.BEST_METRIC]
-        if improved or last or stop.asked or step % config.train.checkpoint_every_steps == 0:
+        if improved or last or stopping or step % config.train.checkpoint_every_steps == 0:
           require_finite(step, jax.device_get(metrics))
           checkpointer.save(step, state, evaluation and evaluation.means)
-        stop.asked |= observer.step_ended(step, metrics, evaluation)
-      if stop.asked:
+        stopping |= observer.step_ended(step, metrics, evaluation)
+      if stopping:
         break
   checkpointer.close()
   reporter.close()

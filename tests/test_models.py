@@ -206,4 +206,5 @@ def test_remat_changes_no_value(small):
     return jnp.square(y).sum()
 
   plain, rematerialised = (jax.jit(jax.grad(lambda params, n=n: loss(n, params)))(variables["params"]) for n in (network, lean))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, rematerialised)
+  # XLA fuses the two programs differently, so sums are rounded differently: 1e-5 of the largest gradient of each kernel.
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max() + 1e-5), plain, rematerialised)
