@@ -11,11 +11,13 @@ Two switches replace the usual single "train" flag, because pix2pix keeps its no
 """
 
 from collections.abc import Sequence
+import math
 from typing import Any
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pix2pix_jax import convolution, depth
 from pix2pix_jax.errors import UsageError
@@ -97,11 +99,16 @@ class Conv(nn.Module):
     return y
 
 
-def _dropout(x: jax.Array, key: jax.Array, noise_ids: jax.Array) -> jax.Array:
-  """Dropout with one key an image, so that an image's noise does not depend on its batch companions."""
+def _dropout_masks(key: jax.Array, noise_ids: jax.Array, shapes: Sequence[Sequence[int]]) -> list[jax.Array]:
+  """For each shape of one image's features a mask (N, *shape) of what dropout keeps.
+
+  Each image has a key of its own, so that its noise does not depend on its batch companions. All its coins come from one draw:
+  the generator's many rounds are much to compile for every shape anew.
+  """
+  ends = np.cumsum([0, *map(math.prod, shapes)])
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, noise_ids)
-  keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - DROPOUT_RATE, x.shape[1:]))(keys)
-  return jnp.where(keep, x / (1 - DROPOUT_RATE), 0)
+  coins = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - DROPOUT_RATE, (int(ends[-1]),)))(keys)
+  return [coins[:, begin:end].reshape(-1, *shape) for begin, end, shape in zip(ends, ends[1:], shapes)]
 
 
 def levels_for(height: int, width: int) -> int:
@@ -176,18 +183,21 @@ class Generator(nn.Module):
     # In the encoder the first and the innermost block have no norm: a batch norm over one 1×1 picture is all zeros.
     down, up = _DownBlock, _UpBlock
     if self.remat:
-      down, up = nn.remat(down, static_argnums=(2,)), nn.remat(up, static_argnums=(4, 5))
+      down, up = nn.remat(down, static_argnums=(2,)), nn.remat(up, static_argnums=(4,))
     shared = {"norm": self.norm, "dtype": self.dtype}
     encoded = []
     for level in range(self.levels):
       bare = level in (0, self.levels - 1)
       x = down(self.encoder_width(level), first=level == 0, has_norm=not bare, name=f"down_{level}", **shared)(x, norm_stats)
       encoded.append(x)
-    for block in range(self.levels if report else self.levels - 1):
+    blocks = range(self.levels if report else self.levels - 1)
+    kept = {}
+    if noisy := [block for block in blocks if dropout and block in self.dropout_blocks]:
+      shapes = [(*(2 ** (block + 1) * v for v in x.shape[1:3]), self.decoder_width(block)) for block in noisy]
+      kept = dict(zip(noisy, _dropout_masks(self.make_rng("dropout"), noise_ids, shapes)))
+    for block in blocks:
       skip = encoded[self.levels - 1 - block] if skips and block > 0 else None
-      drop = dropout and block in self.dropout_blocks
-      key = self.make_rng("dropout") if drop else None
-      x = up(self.decoder_width(block), name=f"up_{block}", **shared)(x, skip, key, noise_ids, norm_stats)
+      x = up(self.decoder_width(block), name=f"up_{block}", **shared)(x, skip, kept.get(block), norm_stats)
     x = nn.relu(x if not skips or report else jnp.concatenate([x, encoded[0]], -1))
     if report:
       x = Conv(self.output_channels, size=3, stride=1, use_bias=True, dtype=self.dtype, name="output")(x)
@@ -217,18 +227,18 @@ class _DownBlock(nn.Module):
 
 
 class _UpBlock(nn.Module):
-  """Concatenation with the mirror, ReLU, 4×4 stride-2 transposed convolution, norm, dropout if there is a key."""
+  """Concatenation with the mirror, ReLU, 4×4 stride-2 transposed convolution, norm, dropout of all that is not `kept`."""
 
   features: int
   norm: str
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, skip, key, noise_ids, norm_stats):
+  def __call__(self, x, skip, kept, norm_stats):
     x = nn.relu(x if skip is None else jnp.concatenate([x, skip], -1))
     x = Conv(self.features, transpose=True, use_bias=self.norm == "instance", dtype=self.dtype, name="conv")(x)
     x = Norm(self.norm, name="norm")(x, norm_stats)
-    return x if key is None else _dropout(x, key, noise_ids)
+    return x if kept is None else jnp.where(kept, x / (1 - DROPOUT_RATE), 0)
 
 
 PATCH_DEPTH = {16: 1, 34: 2, 70: 3, 142: 4, 286: 5}  # receptive field → number of stride-2 convolutions; 1 is the 1×1 "pixel" network

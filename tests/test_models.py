@@ -182,9 +182,19 @@ def test_dropout_is_in_the_chosen_blocks_alone_and_halves(small):
   np.testing.assert_array_equal(
       plain.apply(variables, x, dropout=True, norm_stats="image", rngs={"dropout": jax.random.key(0)}),
       plain.apply(variables, x, dropout=False, norm_stats="image"))
-  ones = models._dropout(jnp.ones((2, 64, 64, 8)), jax.random.key(0), jnp.arange(2))
-  assert set(np.unique(ones)) == {0.0, 2.0}
-  assert abs(float(ones.mean()) - 1) < 0.02  # 65536 coins: five standard deviations
+  shapes = [(2, 2, 64), (4, 4, 64), (64, 64, 8)]
+  masks = models._dropout_masks(jax.random.key(0), jnp.arange(2), shapes)
+  assert [mask.shape for mask in masks] == [(2, *shape) for shape in shapes]
+  for mask in masks:
+    assert abs(float(mask.mean()) - 0.5) < 2.5 / mask.size**0.5  # five standard deviations
+    assert np.any(mask[0] != mask[1])
+  assert np.any(masks[0].reshape(-1) != masks[1].reshape(-1)[:masks[0].size])
+
+  block = models._UpBlock(4, "none", jnp.float32)
+  x, kept = jnp.ones((1, 2, 2, 4)), jnp.arange(64).reshape(1, 4, 4, 4) % 3 == 0
+  y, parameters = block.init_with_output(jax.random.key(0), x, None, None, "batch")
+  dropped = block.apply(parameters, x, None, kept, "batch")
+  np.testing.assert_array_equal(dropped, np.where(kept, 2 * y, 0))
 
 
 def test_bfloat16_computes_in_bfloat16_but_stays_close_and_gives_float32(small):
