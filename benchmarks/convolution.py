@@ -14,11 +14,14 @@ The totals weigh each pass with its number of calls in a step (discriminator:
 forward on real, fake, and fake again for the generator). The last line is JSON.
 """
 
-import ctypes
 import json
 import os
 import statistics
 import time
+
+if __name__ == "__main__":
+  from pix2pix_jax import launch
+  launch.keep_memory()
 
 from absl import app
 from absl import flags
@@ -32,10 +35,6 @@ _REPS = flags.DEFINE_integer("reps", 5, "Timed calls of each pass.")
 _FORMS = flags.DEFINE_list("forms", ["auto", "lax"], "Any of auto, lax, taps, winograd.")
 _LAYERS = flags.DEFINE_list("layers", None, "Names of the layers, default all.")
 _DTYPE = flags.DEFINE_string("dtype", "float32", "float32 or bfloat16.")
-_KEEP_MEMORY = flags.DEFINE_boolean(
-    "keep_memory", True, "Keep freed memory in the process (glibc only). Else "
-    "every call gets fresh pages from the kernel, which can take longer than "
-    "the convolution.")
 
 # name, kind (stride, or 0: transposed), input size, channels in, out,
 # calls of forward, dx, dk per step.
@@ -63,18 +62,6 @@ LAYERS = [
     ("d.conv5", 1, 31, 512, 1, (3, 3, 2)),
 ]
 PASSES = ("forward", "dx", "dk")
-
-
-def keep_memory():
-  """Has malloc keep what is freed: M_MMAP_MAX 0, no trimming, one arena.
-
-  XLA"s buffers are large, so by default each is mapped for one call and
-  unmapped after it, and every page of it faults again in the next.
-  Call it before jax starts its threads.
-  """
-  libc = ctypes.CDLL(None)
-  for option, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):
-    libc.mallopt(option, value)
 
 
 def passes(kind, form):
@@ -122,12 +109,9 @@ def measure(kind, size, channels_in, channels_out, batch, forms, reps, dtype):
 
 def main(argv):
   del argv
-  if _KEEP_MEMORY.value:
-    keep_memory()
   forms = _FORMS.value
   print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, "
-        f"batch {_BATCH.value}, {_DTYPE.value}, keep_memory {_KEEP_MEMORY.value}, "
-        f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+        f"batch {_BATCH.value}, {_DTYPE.value}, load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
   print("GFLOP/s of forward, dx, dk; in brackets ms")
   layers, totals = {}, {f: dict(min_s=0., median_s=0., compile_s=0.) for f in forms}
   total_gflop = 0.
@@ -151,7 +135,7 @@ def main(argv):
     print(flush=True)
   totals = {f: {k: round(v, 3) for k, v in t.items()} for f, t in totals.items()}
   print(json.dumps(dict(batch=_BATCH.value, dtype=_DTYPE.value, load=round(os.getloadavg()[0], 1),
-                        keep_memory=_KEEP_MEMORY.value, gflop=round(total_gflop, 2),
+                        gflop=round(total_gflop, 2),
                         totals=totals, layers_ms=layers)))
 
 

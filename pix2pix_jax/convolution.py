@@ -298,7 +298,7 @@ class _Winograd:
     x = _collect(_untiled(x, len(small), small.shape[1:3]), _WINOGRAD[4 // stride][0].T, _TILE)
     if stride == 2:
       n, h, w, c = x.shape
-      x = lax.optimization_barrier(x).reshape(n, h, w, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, -1)
+      x = x.reshape(n, h, w, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, -1)
     return x[:, 1:1 + size[0], 1:1 + size[1]]
 
   @staticmethod
@@ -332,7 +332,6 @@ def _big_tiles(big, stride):
   if stride == 2:
     n, h, w, c = x.shape
     x = x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, h // 2, w // 2, 4 * c)
-    x = lax.optimization_barrier(x)  # fused into what follows, this copy would be made several times over
   x = _spread(x, matrix, _TILE)
   return x.reshape(len(matrix)**2, -1, x.shape[-1])
 

@@ -26,8 +26,6 @@ Metrics = dict[str, jax.Array]
 
 
 def _apply_gradients(network: NetworkState, grads, batch_stats, optimizer) -> NetworkState:
-  # Without the barrier XLA compiles how a gradient is finished three times: into the new parameter and into both moments.
-  grads = jax.lax.optimization_barrier(grads)
   updates, opt_state = optimizer.update(grads, network.opt_state, network.params)
   return NetworkState(optax.apply_updates(network.params, updates), batch_stats, opt_state)
 
