@@ -15,8 +15,8 @@ and with --against=torch also
   ratio                peer_median_s / median_s: above 1 this package is the faster one
 
 A sample is the mean over a block of steps. Blocks of ours and of the peer's alternate, so that other programs on the machine meet both.
-The peer runs in a process of its own, and its matrix products never run at the same time as ours. Training here keeps freed memory, as main.py
-does (`launch.keep_memory`); all else, and the peer, start as plain Python does, the peer with PEER_GLIBC_TUNABLES if the environment has it.
+The peer runs in a process of its own, and its matrix products never run at the same time as ours. Ours keeps freed memory, as main.py and
+pix2pix_jax.translate do (`launch.keep_memory`), the peer does as plain Python does, or as PEER_GLIBC_TUNABLES in the environment says.
 """
 
 import argparse
@@ -40,8 +40,8 @@ sys.path.insert(0, str(ROOT))
 
 from pix2pix_jax import launch  # noqa: E402
 
-if Path(sys.argv[0]).resolve() in (ROOT / "benchmarks/train_step.py", ROOT / "benchmarks/input_pipeline.py"):
-  launch.keep_memory()  # as main.py does; translate.py shows the library, startup.py runs main.py
+if Path(sys.argv[0]).resolve() in [ROOT / "benchmarks" / name for name in ("train_step.py", "translate.py", "input_pipeline.py")]:
+  launch.keep_memory()  # as main.py and pix2pix_jax.translate do; startup.py runs main.py itself
 
 import jax  # noqa: E402  (after the environment is set)
 import jax.numpy as jnp  # noqa: E402

@@ -1,4 +1,4 @@
-"""How a training program starts, before anything large is imported."""
+"""How training and translating programs start, before anything large is imported."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ KEEP_MEMORY = ":".join(f"glibc.malloc.{setting}" for setting in ("hugetlb=1", "m
 def keep_memory() -> None:
   """On Linux with glibc ≥ 2.35 starts the program anew, with malloc keeping what is freed, in huge pages; elsewhere does nothing.
 
-  XLA's CPU backend asks malloc for every large buffer in every step. By default each goes back to the kernel afterwards, and each
+  XLA's CPU backend asks malloc for every large buffer in every call. By default each goes back to the kernel afterwards, and each
   page that comes again costs a fault and is filled with zeros: a tenth to a third of a step at 256×256 (benchmarks/NOTES.md). Kept
   memory makes the process larger in exchange. malloc reads this setting before Python runs, hence the new start. A GLIBC_TUNABLES
   that is set already stays as it is.

@@ -10,6 +10,10 @@ Pictures of equal size are computed together. Their noise does not depend on the
 value may differ by one grey level from that of the picture alone. With --batch_size=1 it does not.
 """
 
+if __name__ == "__main__":
+  from pix2pix_jax import launch
+  launch.keep_memory()
+
 import argparse
 import collections
 from collections.abc import Callable, Iterable, Iterator
