@@ -14,7 +14,7 @@ def keep_memory() -> None:
   XLA's CPU backend asks malloc for every large buffer in every call. By default each goes back to the kernel afterwards, and each
   page that comes again costs a fault and is filled with zeros: a tenth to a third of a step at 256×256 (benchmarks/NOTES.md). Kept
   memory makes the process larger in exchange. malloc reads this setting before Python runs, hence the new start. A GLIBC_TUNABLES
-  that is set already stays as it is.
+  that is set already stays as it is. Not for notebooks, whose kernel would start anew.
   """
   if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
     return
