@@ -228,13 +228,10 @@ class _Narrow(_Lax):
     """Sixteen copies of the image of few channels are cheap; XLA takes 20 to 50 ms."""
     if stride == 2 or big.shape[-1] < small.shape[-1]:
       return _bs(_Taps.corr(big, small, stride, "bs"), order)
-    s = small.shape[-1]
-    copies = _pad(small, (3, 3), (3, 3))
-    for axis in (1, 2):  # rows, then columns: less to compile
-      end = copies.shape[axis] - 3
-      copies = jnp.stack([lax.slice_in_dim(copies, 3 - i, end + 3 - i, axis=axis) for i in range(4)], axis + 2)
-    kernel = _pad(big, (1, 1), (1, 1)).reshape(-1, big.shape[-1]).T @ copies.reshape(-1, 16 * s)
-    return kernel.reshape(-1, 16, s).swapaxes(0, 1).reshape(4, 4, -1, s)
+    b, s = big.shape[-1], small.shape[-1]
+    copies = _windows(small, 2, big.shape[1:3], 4, 1, axis=3)
+    kernel = (big.reshape(-1, b).T @ copies.reshape(-1, 16 * s)).reshape(b, 4, 4, s)
+    return kernel[:, ::-1, ::-1].transpose(1, 2, 0, 3)
 
 
 class _Taps:
@@ -244,9 +241,9 @@ class _Taps:
   def down(big, kernel, stride, order, size):
     b = big.shape[-1]
     if order == "bs":
-      y = _shifted(big, stride, 3).reshape(-1, 16 * b) @ kernel.reshape(16 * b, -1)
+      y = _windows(big, 1, size, 4, stride, axis=3).reshape(-1, 16 * b) @ kernel.reshape(16 * b, -1)
     else:
-      x, kernel = _shifted(big, stride, 0).reshape(16, -1, b), kernel.reshape(16, -1, b)
+      x, kernel = _windows(big, 1, size, 4, stride).reshape(16, -1, b), kernel.reshape(16, -1, b)
       zeros = jnp.zeros((x.shape[1], kernel.shape[1]), x.dtype)
       y, _ = lax.scan(lambda y, tap: (y + tap[0] @ tap[1].T, None), zeros, (x, kernel))  # sixteen results to add up would be slower
     return y.reshape(-1, *size, y.shape[-1])
@@ -260,27 +257,17 @@ class _Taps:
     else:
       x = jnp.einsum("tps,tsb->tpb", jnp.broadcast_to(y, (16, *y.shape)), kernel.reshape(16, s, -1))
       x = x.reshape(4, 4, n, h, w, -1)
-    return _collect(x, np.eye(4), stride)[:, 1:1 + size[0], 1:1 + size[1]]
+    return _overlap(x, stride)[:, 1:1 + size[0], 1:1 + size[1]]
 
   @staticmethod
   def corr(big, small, stride, order):
-    b, s = big.shape[-1], small.shape[-1]
+    size, b, s = small.shape[1:3], big.shape[-1], small.shape[-1]
     y = small.reshape(-1, s)
     if order == "bs":
-      kernel = _shifted(big, stride, 3).reshape(-1, 16 * b).T @ y
+      kernel = _windows(big, 1, size, 4, stride, axis=3).reshape(-1, 16 * b).T @ y
       return kernel.reshape(4, 4, b, s)
-    x = _shifted(big, stride, 0).reshape(16, -1, b)
+    x = _windows(big, 1, size, 4, stride).reshape(16, -1, b)
     return jnp.einsum("tps,tpb->tsb", jnp.broadcast_to(y, (16, *y.shape)), x).reshape(4, 4, s, b)
-
-
-def _shifted(big, stride, axis):
-  """What each tap of the kernel meets: (N, h, w, 4, 4, B), or taps first for axis 0. Rows, then columns: less to compile."""
-  x = _pad(big, (1, 1), (1, 1))
-  for d in (0, 1):
-    at = d + (x.ndim - 3 if axis == 0 else 1)
-    end = (x.shape[at] - 4) // stride * stride + 1
-    x = jnp.stack([lax.slice_in_dim(x, i, i + end, stride, at) for i in range(4)], axis + d)
-  return x
 
 
 class _Winograd:
@@ -288,17 +275,15 @@ class _Winograd:
 
   @staticmethod
   def down(big, kernel, stride, order, size):
-    y = jnp.einsum("gpb,gbs->gps", _big_tiles(big, stride), _transform(_bs(kernel, order), stride))
-    y = _collect(_untiled(y, len(big), size), _WINOGRAD[4 // stride][2], _TILE)
-    return y[:, :size[0], :size[1]]
+    u = jnp.einsum("gpb,gbs->gps", _big_tiles(big, stride), _transform(_bs(kernel, order), stride))
+    y = _transformed(_WINOGRAD[4 // stride][2], u)
+    return _overlap(_untiled(y, len(big), size), _TILE)[:, :size[0], :size[1]]
 
   @staticmethod
   def up(small, kernel, stride, order, size):
-    x = jnp.einsum("gps,gbs->gpb", _small_tiles(small, stride), _transform(_bs(kernel, order), stride))
-    x = _collect(_untiled(x, len(small), small.shape[1:3]), _WINOGRAD[4 // stride][0].T, _TILE)
-    if stride == 2:
-      n, h, w, c = x.shape
-      x = x.reshape(n, h, w, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, -1)
+    u = jnp.einsum("gps,gbs->gpb", _small_tiles(small, stride), _transform(_bs(kernel, order), stride))
+    x = _transformed(_WINOGRAD[4 // stride][0].T, u)
+    x = _overlap(_untiled(x, len(small), small.shape[1:3]), _TILE, phases=stride)
     return x[:, 1:1 + size[0], 1:1 + size[1]]
 
   @staticmethod
@@ -318,69 +303,77 @@ def _kernel_matrix(stride):
 
 
 def _transform(kernel, stride):
-  """(4, 4, B, S) -> (g, stride^2 B, S), by a product with a constant: less to compile than sums, and as fast."""
+  """(4, 4, B, S) -> (g, stride^2 B, S)."""
   *_, b, s = kernel.shape
   u = jnp.asarray(_kernel_matrix(stride), kernel.dtype) @ kernel.reshape(16, -1)
   return u.reshape(-1, stride * stride * b, s)
 
 
+def _transformed(matrix, x):
+  """Products of a constant with both axes of all windows (l l, p, c): less to compile than sums, and as fast."""
+  y = jnp.asarray(np.kron(matrix, matrix), x.dtype) @ x.reshape(len(x), -1)
+  return y.reshape(-1, *x.shape[1:])
+
+
 def _big_tiles(big, stride):
   """(N, H, W, B) -> (g, p, stride^2 B)."""
   matrix = _WINOGRAD[4 // stride][0]
-  tiles = [-(-((v - 2) // stride + 1) // _TILE) for v in big.shape[1:3]]
-  x = _pad(big, *((1, stride * (t * _TILE + len(matrix) - _TILE) - 1 - v) for t, v in zip(tiles, big.shape[1:3])))
-  if stride == 2:
-    n, h, w, c = x.shape
-    x = x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, h // 2, w // 2, 4 * c)
-  x = _spread(x, matrix, _TILE)
-  return x.reshape(len(matrix)**2, -1, x.shape[-1])
+  x = _windows(big, 1, _tiles((v - 2) // stride + 1 for v in big.shape[1:3]), len(matrix), _TILE, phases=stride)
+  return _transformed(matrix, x.reshape(len(matrix)**2, -1, x.shape[-1]))
 
 
 def _small_tiles(small, stride):
   """(N, h, w, S) -> (g, p, S): the transpose of how `down` ends."""
-  matrix = _WINOGRAD[4 // stride][2].T
-  y = _spread(_pad(small, *((0, -v % _TILE) for v in small.shape[1:3])), matrix, _TILE)
-  return y.reshape(len(matrix)**2, -1, y.shape[-1])
+  y = _windows(small, 0, _tiles(small.shape[1:3]), _TILE, _TILE)
+  return _transformed(_WINOGRAD[4 // stride][2].T, y.reshape(_TILE**2, -1, y.shape[-1]))
+
+
+def _tiles(size):
+  return tuple(-(-v // _TILE) for v in size)
 
 
 def _untiled(x, n, size):
-  """(g, p, C) -> (a, a, N, tiles, tiles, C), g = a^2, for a Y of N images of this size."""
-  a = round(len(x)**.5)
-  return x.reshape(a, a, n, *(-(-v // _TILE) for v in size), x.shape[-1])
+  """(l l, p, C) -> (l, l, N, tiles, tiles, C) for a Y of N images of this size."""
+  length = math.isqrt(len(x))
+  return x.reshape(length, length, n, *_tiles(size), x.shape[-1])
 
 
-def _pad(x, rows, columns):
-  return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
+def _windows(x, begin, count, length, step, *, phases=1, axis=0):
+  """Square windows of `length` cells, `step` apart; a cell is phases x phases pixels.
+
+  Args:
+    x: (N, H, W, C), taken to be zero outside.
+    begin: rows and columns of zeros before it.
+    count: windows down and across.
+
+  Returns:
+    (length, length, N, *count, phases^2 C) for axis 0, (N, *count, length, length, phases^2 C) for axis 3.
+  """
+  h, w = count
+  more = (length - 1) // step  # windows, further on, that a window reaches into
+  after = ((t + more) * step * phases - begin - v for t, v in zip(count, x.shape[1:3]))  # negative cuts off
+  x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((begin, v, 0) for v in after), (0, 0, 0)))
+  x = x.reshape(len(x), h + more, step, phases, w + more, step, phases, -1).transpose(2, 5, 0, 1, 4, 3, 6, 7)
+  rows = []
+  for i in range(more + 1):  # `step` cells of a window at once: less to compile
+    parts = [x[:length - i * step, :length - j * step, :, i:i + h, j:j + w] for j in range(more + 1)]
+    rows.append(jnp.concatenate([part.transpose(2, 3, 4, 0, 1, 5, 6, 7) if axis else part for part in parts], axis + 1))
+  x = jnp.concatenate(rows, axis)
+  return x.reshape(*x.shape[:5], -1)
 
 
-def _combine(matrix, parts):
-  """matrix @ parts, written out, for matrices that are mostly 0 and 1."""
-  rows = [[part if c == 1 else float(c) * part for c, part in zip(row, parts) if c] for row in matrix]
-  return [sum(row[1:], row[0]) for row in rows]
-
-
-def _spread(x, matrix, step):
-  """(N, H, W, C) -> (a, a, N, tiles, tiles, C): matrix (a, .) times all windows of pixels `step` apart, on both axes."""
-  length = matrix.shape[1]
-  for d in (0, 1):
-    axis = x.ndim - 3 + d
-    end = (x.shape[axis] - length) // step * step + 1
-    x = jnp.stack(_combine(matrix, [lax.slice_in_dim(x, i, i + end, step, axis) for i in range(length)]), d)
-  return x
-
-
-def _collect(x, matrix, step):
-  """The transpose of `_spread` by matrix.T: adds up the windows where they overlap."""
-  length = len(matrix)
-  for d in (1, 0):
-    parts = _combine(matrix, [lax.index_in_dim(x, i, d, keepdims=False) for i in range(x.shape[d])])
-    axis, more = parts[0].ndim - 3 + d, (length - 1) // step
-    groups = []  # of `step` parts: a group tiles the axis without overlap, the next one does so one tile further on
-    for k in range(more + 1):
-      group = jnp.stack(parts[k * step:(k + 1) * step], axis + 1)
-      widths = [(0, 0)] * group.ndim
-      widths[axis:axis + 2] = [(k, more - k), (0, step - group.shape[axis + 1])]
-      groups.append(jnp.pad(group, widths))
-    x = sum(groups[1:], groups[0])
-    x = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2:])
-  return x
+def _overlap(windows, step, *, phases=1):
+  """The transpose of `_windows` with axis 0 and begin 0: (N, H, W, C), sums where windows overlap."""
+  length, _, n, h, w, _ = windows.shape
+  more = (length - 1) // step
+  windows = windows.reshape(*windows.shape[:5], phases, phases, -1)
+  x = None
+  for i in range(more + 1):
+    for j in range(more + 1):
+      part = windows[i * step:(i + 1) * step, j * step:(j + 1) * step].transpose(2, 3, 0, 5, 4, 1, 6, 7)
+      if x is None:
+        x = jnp.pad(part, [(0, more if axis in (1, 4) else 0) for axis in range(8)])
+      else:
+        start = (0, i, 0, 0, j, 0, 0, 0)
+        x = lax.dynamic_update_slice(x, lax.dynamic_slice(x, start, part.shape) + part, start)
+  return x.reshape(n, (h + more) * step * phases, (w + more) * step * phases, -1)
