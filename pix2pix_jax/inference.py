@@ -131,6 +131,7 @@ class Translator:
     for start in range(0, count, size):
       chunk = batch[start:start + size]
       filled = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])  # one program for all chunks
+      filled = jax.block_until_ready(jax.device_put(filled))  # a program that waits for its input does so in another thread (launch.keep_memory)
       chunks.append((len(chunk), self._translate(self._variables, filled, key, dropout=dropout, norm_stats=norm_stats)))
     return np.concatenate([np.asarray(output)[:length, :height, :width] for length, output in chunks])
 
