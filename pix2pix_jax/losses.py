@@ -6,7 +6,6 @@ are in [-1, 1]; discriminators give logits, so that the cross-entropy is exact a
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from pix2pix_jax.errors import UsageError
 
@@ -25,11 +24,10 @@ def adversarial(logits: jax.Array, is_real: bool, kind: str) -> jax.Array:
   """
   if logits.ndim != 4 or logits.shape[-1] != 1:
     raise ValueError(f"Expected patch logits (N, h, w, 1), got {logits.shape}.")
-  goal = jnp.full_like(logits, float(is_real))
   if kind == "vanilla":
-    values = optax.sigmoid_binary_cross_entropy(logits, goal)
+    values = jax.nn.softplus(-logits if is_real else logits)  # −log sigmoid(±logits)
   elif kind == "lsgan":
-    values = optax.squared_error(logits, goal)
+    values = jnp.square(logits - float(is_real))
   else:
     raise UsageError(f"loss.gan is {kind!r}; it can be 'vanilla', 'lsgan' or 'none'.")
   return values.mean((1, 2, 3))
