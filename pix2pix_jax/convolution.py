@@ -275,14 +275,14 @@ class _Winograd:
 
   @staticmethod
   def down(big, kernel, stride, order, size):
-    u = jnp.einsum("gpb,gbs->gps", _big_tiles(big, stride), _transform(_bs(kernel, order), stride))
-    y = _transformed(_WINOGRAD[4 // stride][2], u)
+    u = jnp.einsum("gpb,gbs->gps", _big_tiles(big, stride), _transform_kernel(_bs(kernel, order), stride))
+    y = _transform_tiles(_WINOGRAD[4 // stride][2], u)
     return _overlap(_untiled(y, len(big), size), _TILE)[:, :size[0], :size[1]]
 
   @staticmethod
   def up(small, kernel, stride, order, size):
-    u = jnp.einsum("gps,gbs->gpb", _small_tiles(small, stride), _transform(_bs(kernel, order), stride))
-    x = _transformed(_WINOGRAD[4 // stride][0].T, u)
+    u = jnp.einsum("gps,gbs->gpb", _small_tiles(small, stride), _transform_kernel(_bs(kernel, order), stride))
+    x = _transform_tiles(_WINOGRAD[4 // stride][0].T, u)
     x = _overlap(_untiled(x, len(small), small.shape[1:3]), _TILE, phases=stride)
     return x[:, 1:1 + size[0], 1:1 + size[1]]
 
@@ -302,14 +302,14 @@ def _kernel_matrix(stride):
   return np.einsum("ask,btl->abstkl", g, g).reshape(-1, 16)
 
 
-def _transform(kernel, stride):
+def _transform_kernel(kernel, stride):
   """(4, 4, B, S) -> (g, stride^2 B, S)."""
   *_, b, s = kernel.shape
   u = jnp.asarray(_kernel_matrix(stride), kernel.dtype) @ kernel.reshape(16, -1)
   return u.reshape(-1, stride * stride * b, s)
 
 
-def _transformed(matrix, x):
+def _transform_tiles(matrix, x):
   """Products of a constant with both axes of all windows (l l, p, c): less to compile than sums, and as fast."""
   y = jnp.asarray(np.kron(matrix, matrix), x.dtype) @ x.reshape(len(x), -1)
   return y.reshape(-1, *x.shape[1:])
@@ -319,13 +319,13 @@ def _big_tiles(big, stride):
   """(N, H, W, B) -> (g, p, stride^2 B)."""
   matrix = _WINOGRAD[4 // stride][0]
   x = _windows(big, 1, _tiles((v - 2) // stride + 1 for v in big.shape[1:3]), len(matrix), _TILE, phases=stride)
-  return _transformed(matrix, x.reshape(len(matrix)**2, -1, x.shape[-1]))
+  return _transform_tiles(matrix, x.reshape(len(matrix)**2, -1, x.shape[-1]))
 
 
 def _small_tiles(small, stride):
   """(N, h, w, S) -> (g, p, S): the transpose of how `down` ends."""
   y = _windows(small, 0, _tiles(small.shape[1:3]), _TILE, _TILE)
-  return _transformed(_WINOGRAD[4 // stride][2].T, y.reshape(_TILE**2, -1, y.shape[-1]))
+  return _transform_tiles(_WINOGRAD[4 // stride][2].T, y.reshape(_TILE**2, -1, y.shape[-1]))
 
 
 def _tiles(size):
