@@ -36,10 +36,10 @@ def parse_flags(argv):
     rest = flags.FLAGS(argv)
     _CONFIG.value.lock()  # an unreadable config file shows here
     return rest
-  except (flags.Error, AttributeError, ValueError, OSError) as error:
+  except (flags.Error, AttributeError, KeyError, ValueError, OSError) as error:
     while isinstance(error.__cause__ or error.__context__, UsageError):
       error = error.__cause__ or error.__context__
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    print("error:", " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split()), file=sys.stderr)
     sys.exit(2)
 
 

@@ -41,7 +41,8 @@ class Checkpointer:
 
   def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
     """Copies the state off the devices and writes it in the background. `metrics` are those of a validation at this step."""
-    self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+    with _quiet():
+      self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
   def best(self) -> tuple[int, float] | None:
     """(step, validation L1) of the best checkpoint, if one was ever validated."""
@@ -93,7 +94,7 @@ class Checkpointer:
 
 @contextlib.contextmanager
 def _quiet():
-  """Keeps Orbax's remarks on reading (that it will not write, that a folder is part of a larger checkpoint) from the user."""
+  """Keeps Orbax's remarks from the user: that it will not write, that a folder is part of a larger checkpoint, that a step has no metrics."""
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   try:
@@ -115,19 +116,22 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
 
 
 def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
-  """Writes config.json, or, where the workdir has one, refuses another architecture.
+  """Writes config.json, or, where the workdir has checkpoints, refuses another architecture.
 
   Other fields may change between runs: a longer training, another place of the data.
   """
   path = workdir / "config.json"
-  if path.exists():
+  if path.exists() and any((workdir / "checkpoints").glob("*")):
     old = load_config(workdir).model.to_dict()
     new = config.model.to_dict()
     changed = [f"model.{name} {old.get(name)!r} → {new.get(name)!r}" for name in sorted(old | new) if old.get(name) != new.get(name)]
     if changed:
       raise UsageError(f"{workdir} holds a training of another architecture ({'; '.join(changed)}). "
                        "Use a new --workdir, or the configuration that this one was started with.")
-  workdir.mkdir(parents=True, exist_ok=True)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UsageError(f"--workdir {workdir} cannot be made into a folder: {error.strerror}.") from error
   part = path.with_suffix(".part")
   part.write_text(config.to_json_best_effort(indent=2) + "\n")
   part.replace(path)

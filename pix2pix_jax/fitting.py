@@ -125,6 +125,8 @@ def fit(x: np.ndarray, y: np.ndarray, *, batch_size: int = 1, epochs: int = 1, v
       raise UsageError(f"The pairs of {name} differ in count or size: inputs {inputs.shape}, targets {targets.shape}.")
     if not len(inputs):
       raise UsageError(f"There are no pairs to {name} with: {len(x)} pairs and validation_split={validation_split}.")
+  if min(batch_size, epochs) < 1:
+    raise UsageError(f"batch_size is {batch_size} and epochs is {epochs}; both have to be at least 1.")
   if batch_size > len(splits["train"][0]):
     raise UsageError(f"batch_size is {batch_size}, but there are {len(splits['train'][0])} training pairs.")
 
@@ -135,7 +137,10 @@ def fit(x: np.ndarray, y: np.ndarray, *, batch_size: int = 1, epochs: int = 1, v
       "data.crop_width": x.shape[2], "data.eval_size": 0, "data.mirror": False, "train.batch_size": batch_size,
       "train.num_steps": epochs * steps_per_epoch, "train.log_every_steps": steps_per_epoch, "train.eval_every_steps": steps_per_epoch,
       "train.checkpoint_every_steps": steps_per_epoch})
-  config.update_from_flattened_dict(overrides or {})
+  try:
+    config.lock().update_from_flattened_dict(overrides or {})
+  except (AttributeError, KeyError) as error:
+    raise UsageError(f"overrides: {' '.join(str(error.args[0]).split())}") from error
   workdir = Path(workdir or tempfile.mkdtemp(prefix="pix2pix_jax_"))
   observer = _KerasObserver(callbacks, steps_per_epoch, epochs, verbose)
   with contextlib.nullcontext() if verbose else _silence():

@@ -122,9 +122,22 @@ class Observer:
     return False
 
 
+_LIMITS = (
+    (("model.base_features", "train.batch_size", "train.log_every_steps", "evaluation.batch_size", "evaluation.num_samples"), lambda v: v >= 1, "at least 1"),
+    (("train.num_steps", "train.eval_every_steps", "train.checkpoint_every_steps"), lambda v: v >= 0, "at least 0"),
+    (("optimizer.learning_rate",), lambda v: v > 0, "above 0"),
+    (("optimizer.beta1", "optimizer.beta2"), lambda v: 0 <= v < 1, "in [0, 1)"),
+    (("optimizer.decay_fraction",), lambda v: 0 <= v <= 1, "in [0, 1]"))
+
+
 def resolve(config: ml_collections.ConfigDict, source: pipeline.Source) -> ml_collections.ConfigDict:
   """A copy of the config with everything filled in that it leaves to the data: channels, levels, L1 weight, steps."""
   config = config.copy_and_resolve_references()
+  for fields, holds, limit in _LIMITS:
+    for field in fields:
+      section, name = field.split(".")
+      if not holds(config[section][name]):
+        raise UsageError(f"{field} is {config[section][name]}; it has to be {limit}.")
   if "train" not in source.counts:
     raise UsageError(f"data.source_dir {config.data.source_dir!r} has no train split, only {', '.join(source.counts)}.")
   count = source.counts["train"]

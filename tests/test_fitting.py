@@ -211,6 +211,17 @@ def test_arrays_that_do_not_fit_are_explained(change, message):
     p2p.fit(*change(*pairs()), overrides=TINY)
 
 
+@pytest.mark.parametrize("arguments, message", [
+    ({"epochs": 0}, "epochs is 0; both have to be at least 1"),
+    ({"batch_size": 0}, "batch_size is 0 and"),
+    ({"overrides": {"model.base_feature": 4}}, "base_feature.*Did you mean.*base_features"),
+    ({"overrides": {"modle.base_features": 4}}, "overrides: .*modle"),
+])
+def test_arguments_that_do_not_fit_are_explained(arguments, message):
+  with pytest.raises(UsageError, match=message):
+    p2p.fit(*pairs(), **{"overrides": TINY} | arguments)
+
+
 def test_negative_depth_is_refused():
   x, y = pairs(dtype=np.float32)
   with pytest.raises(UsageError, match="float metres ≥ 0"):

@@ -155,6 +155,23 @@ def test_a_wrong_field_suggests_the_nearest(tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+def test_a_wrong_section_suggests_the_nearest(tmp_path):
+  message = failing(tmp_path, trian__batch_size=2)
+  assert "trian" in message and '"train"' in message
+
+
+def test_a_workdir_that_is_a_file_is_named(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UsageError, match="--workdir .*file cannot be made into a folder"):
+    train_and_evaluate(tiny_config(), tmp_path / "file")
+
+
+def test_a_start_that_failed_leaves_the_workdir_usable(tmp_path):
+  with pytest.raises(UsageError, match="model.norm is 'batchnorm'"):
+    train_and_evaluate(tiny_config(train__num_steps=2, model__norm="batchnorm"), tmp_path / "run")
+  train_and_evaluate(tiny_config(train__num_steps=2), tmp_path / "run")
+
+
 def test_a_wrong_value_type_is_an_error(tmp_path):
   assert "train.batch_size" in failing(tmp_path, train__batch_size="many")
 
@@ -183,6 +200,11 @@ def test_another_architecture_is_refused_and_nothing_is_overwritten(trained):
     ({"model__residual": True}, "model.residual is for depth → depth.*the input is uint8 with 3 channel"),
     ({"train__num_steps": 0, "train__num_epochs": 1, "train__batch_size": 9}, "are not one batch"),
     ({"train__dtype": "float8"}, "train.dtype is 'float8'"),
+    ({"train__batch_size": 0}, "train.batch_size is 0; it has to be at least 1"),
+    ({"train__eval_every_steps": -1}, "train.eval_every_steps is -1; it has to be at least 0"),
+    ({"optimizer__learning_rate": -1.0}, "optimizer.learning_rate is -1.0; it has to be above 0"),
+    ({"optimizer__beta1": 1.0}, r"optimizer.beta1 is 1.0; it has to be in \[0, 1\)"),
+    ({"optimizer__decay_fraction": 2.0}, r"optimizer.decay_fraction is 2.0; it has to be in \[0, 1\]"),
 ])
 def test_impossible_settings_say_what_to_do(tmp_path, fields, message):
   with pytest.raises(UsageError, match=message):
