@@ -4,6 +4,7 @@ import sys
 
 if __name__ == "__main__":
   from pix2pix_jax import launch
+
   launch.keep_memory()
 
 from absl import app, flags
@@ -12,9 +13,15 @@ from ml_collections import config_flags
 
 from pix2pix_jax.errors import UsageError, run_command
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with :variant if it has one.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, samples and logs; a training found there goes on.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Whether this is one process of many hosts (jax.distributed finds the others).")
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "A file of configs/, with :variant if it has one.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder for checkpoints, samples and logs; a training found there goes on."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed", False, "Whether this is one process of many hosts (jax.distributed finds the others)."
+)
 
 
 def main(argv):
@@ -27,6 +34,7 @@ def main(argv):
 
 def train():
   from pix2pix_jax.train import train_and_evaluate  # imports TensorFlow, which takes seconds: flags are checked first
+
   train_and_evaluate(_CONFIG.value, _WORKDIR.value)
 
 

@@ -6,7 +6,7 @@ For every layer of the 256x256 generator and the 70x70 discriminator (64 base
 features) it times forward, input gradient (dx) and kernel gradient (dk), each
 jitted alone, and prints effective GFLOP/s: the operations of the direct sum
 over the time, so forms that save operations can exceed the processor's peak.
-`auto` is what pix2pix_jax.convolution chooses, `lax` plain XLA and its
+`auto` is what pix2pix_jax.model.convolution chooses, `lax` plain XLA and its
 autodiff; taps and winograd can be forced as well. Repetitions of the forms are
 interleaved, and the minimum is printed, because other programs may be running.
 
@@ -21,14 +21,14 @@ import time
 
 if __name__ == "__main__":
   from pix2pix_jax import launch
+
   launch.keep_memory()
 
-from absl import app
-from absl import flags
+from absl import app, flags
 import jax
 import numpy as np
 
-from pix2pix_jax import convolution
+from pix2pix_jax.model import convolution
 
 _BATCH = flags.DEFINE_integer("batch", 1, "Images.", lower_bound=1)
 _REPS = flags.DEFINE_integer("reps", 5, "Timed calls of each pass.")
@@ -39,27 +39,27 @@ _DTYPE = flags.DEFINE_string("dtype", "float32", "float32 or bfloat16.")
 # name, kind (stride, or 0: transposed), input size, channels in, out,
 # calls of forward, dx, dk per step.
 LAYERS = [
-    ("g.down1", 2, 256, 3, 64, (1, 0, 1)),
-    ("g.down2", 2, 128, 64, 128, (1, 1, 1)),
-    ("g.down3", 2, 64, 128, 256, (1, 1, 1)),
-    ("g.down4", 2, 32, 256, 512, (1, 1, 1)),
-    ("g.down5", 2, 16, 512, 512, (1, 1, 1)),
-    ("g.down6", 2, 8, 512, 512, (1, 1, 1)),
-    ("g.down7", 2, 4, 512, 512, (1, 1, 1)),
-    ("g.down8", 2, 2, 512, 512, (1, 1, 1)),
-    ("g.up8", 0, 1, 512, 512, (1, 1, 1)),
-    ("g.up7", 0, 2, 1024, 512, (1, 1, 1)),
-    ("g.up6", 0, 4, 1024, 512, (1, 1, 1)),
-    ("g.up5", 0, 8, 1024, 512, (1, 1, 1)),
-    ("g.up4", 0, 16, 1024, 256, (1, 1, 1)),
-    ("g.up3", 0, 32, 512, 128, (1, 1, 1)),
-    ("g.up2", 0, 64, 256, 64, (1, 1, 1)),
-    ("g.up1", 0, 128, 128, 3, (1, 1, 1)),
-    ("d.conv1", 2, 256, 6, 64, (3, 1, 2)),
-    ("d.conv2", 2, 128, 64, 128, (3, 3, 2)),
-    ("d.conv3", 2, 64, 128, 256, (3, 3, 2)),
-    ("d.conv4", 1, 32, 256, 512, (3, 3, 2)),
-    ("d.conv5", 1, 31, 512, 1, (3, 3, 2)),
+  ("g.down1", 2, 256, 3, 64, (1, 0, 1)),
+  ("g.down2", 2, 128, 64, 128, (1, 1, 1)),
+  ("g.down3", 2, 64, 128, 256, (1, 1, 1)),
+  ("g.down4", 2, 32, 256, 512, (1, 1, 1)),
+  ("g.down5", 2, 16, 512, 512, (1, 1, 1)),
+  ("g.down6", 2, 8, 512, 512, (1, 1, 1)),
+  ("g.down7", 2, 4, 512, 512, (1, 1, 1)),
+  ("g.down8", 2, 2, 512, 512, (1, 1, 1)),
+  ("g.up8", 0, 1, 512, 512, (1, 1, 1)),
+  ("g.up7", 0, 2, 1024, 512, (1, 1, 1)),
+  ("g.up6", 0, 4, 1024, 512, (1, 1, 1)),
+  ("g.up5", 0, 8, 1024, 512, (1, 1, 1)),
+  ("g.up4", 0, 16, 1024, 256, (1, 1, 1)),
+  ("g.up3", 0, 32, 512, 128, (1, 1, 1)),
+  ("g.up2", 0, 64, 256, 64, (1, 1, 1)),
+  ("g.up1", 0, 128, 128, 3, (1, 1, 1)),
+  ("d.conv1", 2, 256, 6, 64, (3, 1, 2)),
+  ("d.conv2", 2, 128, 64, 128, (3, 3, 2)),
+  ("d.conv3", 2, 64, 128, 256, (3, 3, 2)),
+  ("d.conv4", 1, 32, 256, 512, (3, 3, 2)),
+  ("d.conv5", 1, 31, 512, 1, (3, 3, 2)),
 ]
 PASSES = ("forward", "dx", "dk")
 
@@ -67,14 +67,16 @@ PASSES = ("forward", "dx", "dk")
 def passes(kind, form):
   """The three functions of (x, kernel, dy), each of which computes one pass."""
   form = None if form == "auto" else form
+
   def f(x, kernel):
     if kind:
       return convolution.conv(x, kernel, stride=kind, form=form)
     return convolution.conv_transpose(x, kernel, form=form)
+
   return {
-      "forward": lambda x, k, dy: f(x, k),
-      "dx": lambda x, k, dy: jax.vjp(lambda x: f(x, k), x)[1](dy)[0],
-      "dk": lambda x, k, dy: jax.vjp(lambda k: f(x, k), k)[1](dy)[0],
+    "forward": lambda x, k, dy: f(x, k),
+    "dx": lambda x, k, dy: jax.vjp(lambda x: f(x, k), x)[1](dy)[0],
+    "dk": lambda x, k, dy: jax.vjp(lambda k: f(x, k), k)[1](dy)[0],
   }
 
 
@@ -97,24 +99,25 @@ def measure(kind, size, channels_in, channels_out, batch, forms, reps, dtype):
       times[form, name] = []
   for rep in range(reps + 1):
     for key, call in calls.items():
-      if rep > 1 and times[key][0] > .5:
+      if rep > 1 and times[key][0] > 0.5:
         continue  # One look at the very slow ones will do.
       begin = time.perf_counter()
       jax.block_until_ready(call(x, kernel, dy))
       if rep:
         times[key].append(time.perf_counter() - begin)
-  return gflop, {k: (min(t), statistics.median(t), compiling[k])
-                 for k, t in times.items()}
+  return gflop, {k: (min(t), statistics.median(t), compiling[k]) for k, t in times.items()}
 
 
 def main(argv):
   del argv
   forms = _FORMS.value
-  print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, "
-        f"batch {_BATCH.value}, {_DTYPE.value}, load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+  print(
+    f"{jax.devices()[0].device_kind}, jax {jax.__version__}, "
+    f"batch {_BATCH.value}, {_DTYPE.value}, load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+  )
   print("GFLOP/s of forward, dx, dk; in brackets ms")
-  layers, totals = {}, {f: dict(min_s=0., median_s=0., compile_s=0.) for f in forms}
-  total_gflop = 0.
+  layers, totals = {}, {f: dict(min_s=0.0, median_s=0.0, compile_s=0.0) for f in forms}
+  total_gflop = 0.0
   for name, kind, size, i, o, calls in LAYERS:
     if _LAYERS.value and name not in _LAYERS.value:
       continue
@@ -125,8 +128,14 @@ def main(argv):
     for form in forms:
       ms = [1e3 * times[form, p][0] for p in PASSES]
       layers[name][form] = [round(v, 3) for v in ms]
-      print(f" | {form:4}" + "".join(f" {1e3 * gflop / v:4.0f}" for v in ms)
-            + " (" + " ".join(f"{v:7.2f}" for v in ms) + ")", end="")
+      print(
+        f" | {form:4}"
+        + "".join(f" {1e3 * gflop / v:4.0f}" for v in ms)
+        + " ("
+        + " ".join(f"{v:7.2f}" for v in ms)
+        + ")",
+        end="",
+      )
       for n, p in zip(calls, PASSES):
         best, median, compiling = times[form, p]
         totals[form]["min_s"] += n * best
@@ -134,9 +143,18 @@ def main(argv):
         totals[form]["compile_s"] += bool(n) * compiling
     print(flush=True)
   totals = {f: {k: round(v, 3) for k, v in t.items()} for f, t in totals.items()}
-  print(json.dumps(dict(batch=_BATCH.value, dtype=_DTYPE.value, load=round(os.getloadavg()[0], 1),
-                        gflop=round(total_gflop, 2),
-                        totals=totals, layers_ms=layers)))
+  print(
+    json.dumps(
+      dict(
+        batch=_BATCH.value,
+        dtype=_DTYPE.value,
+        load=round(os.getloadavg()[0], 1),
+        gflop=round(total_gflop, 2),
+        totals=totals,
+        layers_ms=layers,
+      )
+    )
+  )
 
 
 if __name__ == "__main__":

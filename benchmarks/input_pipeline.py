@@ -23,22 +23,24 @@ from pathlib import Path
 import tempfile
 import time
 
-import measure
-
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
-from PIL import Image
+import measure
 import numpy as np
+from PIL import Image
 
-from pix2pix_jax import steps
-from pix2pix_jax.data import datasets, pipeline
+from pix2pix_jax.data import pipeline
+from pix2pix_jax.data import prepare as datasets
 from pix2pix_jax.data.synthesis import facades
+from pix2pix_jax.model import steps
 
 
 def main():
   load = measure.load()
   parser = measure.flags(__doc__, dtypes=("float32",))
-  parser.add_argument("--source_dir", help="with train/N.jpg, side by side as in the pix2pix archive (default: façades drawn for the run)")
+  parser.add_argument(
+    "--source_dir", help="with train/N.jpg, side by side as in the pix2pix archive (default: façades drawn for the run)"
+  )
   parser.add_argument("--pairs", type=int, default=100, help="to draw (default: 100)")
   parser.add_argument("--workers", default="0,1,2", help="numbers of workers of the peer's DataLoader (default: 0,1,2)")
   parser.add_argument("--seconds", type=float, default=2.0, help="of a block (default: 2)")
@@ -52,7 +54,9 @@ def main():
 
 def benchmark(options, source, prepared_dir) -> dict:
   config = measure.config(options)
-  config.update_from_flattened_dict({"data.name": "facades", "data.source_dir": str(source), "data.prepared_dir": prepared_dir})
+  config.update_from_flattened_dict(
+    {"data.name": "facades", "data.source_dir": str(source), "data.prepared_dir": prepared_dir}
+  )
   begin = time.perf_counter()
   prepared = pipeline.PreparedSource(datasets.prepare(config.data))
   prepare_s = time.perf_counter() - begin
@@ -80,8 +84,14 @@ def benchmark(options, source, prepared_dir) -> dict:
   peers = {}
   if options.against == "torch":
     for workers in options.workers.split(","):
-      peers[workers] = measure.Peer("load", path=f"{source}/train", batch_size=options.batch_size, load_size=config.data.load_size,
-                                    crop_size=options.image_size, workers=int(workers))
+      peers[workers] = measure.Peer(
+        "load",
+        path=f"{source}/train",
+        batch_size=options.batch_size,
+        load_size=config.data.load_size,
+        crop_size=options.image_size,
+        workers=int(workers),
+      )
       sides[workers] = lambda peer=peers[workers]: peer.run(options.seconds)["seconds"]
   samples = measure.alternate(sides, options.blocks)
   for peer in peers.values():
@@ -91,11 +101,22 @@ def benchmark(options, source, prepared_dir) -> dict:
   result = measure.compare(samples["ours"], samples.get(best))
   speed = lambda seconds: options.batch_size / seconds
   if best is not None:
-    result |= {"peer": peers[best].info, "peer_images_per_s": speed(by_workers[best]), "peer_median_s_by_workers": by_workers}
+    result |= {
+      "peer": peers[best].info,
+      "peer_images_per_s": speed(by_workers[best]),
+      "peer_median_s_by_workers": by_workers,
+    }
   return result | dict(
-      images_per_s=speed(result["median_s"]), devices_images_per_s=speed(measure.summary(samples["devices"])["median_s"]), prepare_s=prepare_s,
-      load_s=load_s, first_epoch_images_per_s=len(split) / first_epoch_s, pairs=len(split), load_size=config.data.load_size,
-      seconds=options.seconds, blocks=options.blocks)
+    images_per_s=speed(result["median_s"]),
+    devices_images_per_s=speed(measure.summary(samples["devices"])["median_s"]),
+    prepare_s=prepare_s,
+    load_s=load_s,
+    first_epoch_images_per_s=len(split) / first_epoch_s,
+    pairs=len(split),
+    load_size=config.data.load_size,
+    seconds=options.seconds,
+    blocks=options.blocks,
+  )
 
 
 def write_pairs(folder: Path, counts: dict[str, int], size: int) -> Path:
@@ -105,7 +126,9 @@ def write_pairs(folder: Path, counts: dict[str, int], size: int) -> Path:
     (folder / split).mkdir(parents=True)
     for number in range(1, count + 1):
       pair = facades.draw(0, index, (size, size))
-      Image.fromarray(np.concatenate([pair["target"], pair["input"]], axis=1)).save(folder / split / f"{number}.jpg", quality=95)
+      Image.fromarray(np.concatenate([pair["target"], pair["input"]], axis=1)).save(
+        folder / split / f"{number}.jpg", quality=95
+      )
       index += 1
   return folder
 

@@ -40,27 +40,46 @@ sys.path.insert(0, str(ROOT))
 
 from pix2pix_jax import launch  # noqa: E402
 
-if Path(sys.argv[0]).resolve() in [ROOT / "benchmarks" / name for name in ("train_step.py", "translate.py", "input_pipeline.py")]:
+if Path(sys.argv[0]).resolve() in [
+  ROOT / "benchmarks" / name for name in ("train_step.py", "translate.py", "input_pipeline.py")
+]:
   launch.keep_memory()  # as main.py and pix2pix_jax.translate do; startup.py runs main.py itself
 
 import jax  # noqa: E402  (after the environment is set)
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from pix2pix_jax import convolution, models  # noqa: E402
 from pix2pix_jax.configs import default  # noqa: E402
+from pix2pix_jax.model import convolution  # noqa: E402
+from pix2pix_jax.model import networks as models  # noqa: E402
 
 BLOCKS = 10  # samples of each side
-SETTINGS = ("GLIBC_TUNABLES", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS", "JAX_DEFAULT_MATMUL_PRECISION")
+SETTINGS = (
+  "GLIBC_TUNABLES",
+  "OMP_NUM_THREADS",
+  "OMP_WAIT_POLICY",
+  "XLA_FLAGS",
+  "JAX_DISABLE_MOST_OPTIMIZATIONS",
+  "JAX_DEFAULT_MATMUL_PRECISION",
+)
 
 
 def flags(doc: str, *, dtypes: tuple[str, ...] = ("float32", "bfloat16")) -> argparse.ArgumentParser:
   """The flags that every benchmark has; `doc` is its docstring."""
   parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--batch_size", type=int, default=1, help="images a step (default: 1)")
-  parser.add_argument("--image_size", type=int, default=256, help="side of the square pictures, as the networks see them (default: 256)")
-  parser.add_argument("--dtype", choices=dtypes, default="float32", help="of the networks' arithmetic (default: float32)")
-  parser.add_argument("--against", choices=("none", "torch"), default="none", help="measure the PyTorch peer in the same run (default: none)")
+  parser.add_argument(
+    "--image_size", type=int, default=256, help="side of the square pictures, as the networks see them (default: 256)"
+  )
+  parser.add_argument(
+    "--dtype", choices=dtypes, default="float32", help="of the networks' arithmetic (default: float32)"
+  )
+  parser.add_argument(
+    "--against",
+    choices=("none", "torch"),
+    default="none",
+    help="measure the PyTorch peer in the same run (default: none)",
+  )
   return parser
 
 
@@ -74,11 +93,22 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def config(options: argparse.Namespace):
   """configs/default.py, the paper's model, for RGB pairs of this size, resolved as a training resolves it."""
   made = default.get_config()
-  made.update_from_flattened_dict({
-      "data.crop_size": options.image_size, "data.load_size": load_size(options.image_size), "data.input_dtype": "uint8",
-      "data.target_dtype": "uint8", "model.base_features": options.base_features, "model.input_channels": 3, "model.output_channels": 3,
-      "model.levels": models.levels_for(options.image_size, options.image_size), "loss.l1_weight": 100.0, "train.num_steps": 10**6,
-      "train.batch_size": options.batch_size, "train.dtype": options.dtype})
+  made.update_from_flattened_dict(
+    {
+      "data.crop_size": options.image_size,
+      "data.load_size": load_size(options.image_size),
+      "data.input_dtype": "uint8",
+      "data.target_dtype": "uint8",
+      "model.base_features": options.base_features,
+      "model.input_channels": 3,
+      "model.output_channels": 3,
+      "model.levels": models.levels_for(options.image_size, options.image_size),
+      "loss.l1_weight": 100.0,
+      "train.num_steps": 10**6,
+      "train.batch_size": options.batch_size,
+      "train.dtype": options.dtype,
+    }
+  )
   return made
 
 
@@ -132,9 +162,16 @@ class Peer:
   def __init__(self, work: str, **settings):
     """`work` and `settings` are those of `torch_peer.serve`."""
     tunables = os.environ.get("PEER_GLIBC_TUNABLES", "")
-    env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | ({"GLIBC_TUNABLES": tunables} if tunables else {})
-    self._process = subprocess.Popen([sys.executable, str(ROOT / "benchmarks/torch_peer.py"), f"--serve={work}", f"--settings={json.dumps(settings)}"],
-                                     env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | (
+      {"GLIBC_TUNABLES": tunables} if tunables else {}
+    )
+    self._process = subprocess.Popen(
+      [sys.executable, str(ROOT / "benchmarks/torch_peer.py"), f"--serve={work}", f"--settings={json.dumps(settings)}"],
+      env=env,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
     self.info = self._answer() | {"GLIBC_TUNABLES": tunables}
 
   @classmethod
@@ -203,15 +240,24 @@ def _flops_of(jaxpr) -> int:
       total += _flops_of_convolution(equation)
     elif equation.primitive.name == "dot_general":
       (contracted, _), _ = equation.params["dimension_numbers"]
-      total += 2 * equation.outvars[0].aval.size * int(np.prod([equation.invars[0].aval.shape[axis] for axis in contracted]))
-    for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr")):
+      total += (
+        2 * equation.outvars[0].aval.size * int(np.prod([equation.invars[0].aval.shape[axis] for axis in contracted]))
+      )
+    for value in jax.tree.leaves(
+      list(equation.params.values()), is_leaf=lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr")
+    ):
       if hasattr(value, "eqns") or hasattr(value, "jaxpr"):
         total += _flops_of(getattr(value, "jaxpr", value))
   return total
 
 
 def _flops_of_convolution(equation) -> int:
-  picture, kernel, output, params = equation.invars[0].aval, equation.invars[1].aval, equation.outvars[0].aval, equation.params
+  picture, kernel, output, params = (
+    equation.invars[0].aval,
+    equation.invars[1].aval,
+    equation.outvars[0].aval,
+    equation.params,
+  )
   numbers = params["dimension_numbers"]
   products = output.shape[numbers.out_spec[0]] * output.shape[numbers.out_spec[1]] * kernel.shape[numbers.rhs_spec[1]]
   for d, (low, _) in enumerate(params["padding"]):
@@ -245,7 +291,12 @@ class MatrixProduct:
 def achieved(flops: int, median_s: float, product: MatrixProduct, product_samples: list[float]) -> dict[str, float]:
   """Effective speed, and its share of the fastest matrix product of the run. Forms that save operations may exceed 1."""
   peak = product.flops / min(product_samples)
-  return {"gflop": flops / 1e9, "gflop_per_s": flops / median_s / 1e9, "product_gflop_per_s": peak / 1e9, "share_of_product": flops / median_s / peak}
+  return {
+    "gflop": flops / 1e9,
+    "gflop_per_s": flops / median_s / 1e9,
+    "product_gflop_per_s": peak / 1e9,
+    "share_of_product": flops / median_s / peak,
+  }
 
 
 # What is told.
@@ -256,7 +307,11 @@ def device_name() -> str:
   if device.platform != "cpu":
     return device.device_kind
   try:
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    names = [
+      line.partition(":")[2].strip()
+      for line in Path("/proc/cpuinfo").read_text().splitlines()
+      if line.startswith("model name")
+    ]
   except OSError:
     names = []
   return f"{(names or [platform.processor() or platform.machine()])[0]}, {os.cpu_count()} cores"
@@ -276,9 +331,17 @@ def report(options: argparse.Namespace, load: float, **values) -> None:
   """Prints the line of JSON."""
   name = Path(sys.argv[0]).stem
   fields = dict(
-      benchmark=name, command=shlex.join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]), device=device_name(), versions=versions(),
-      load=load, environment={name: os.environ[name] for name in SETTINGS if name in os.environ}, batch_size=options.batch_size,
-      image_size=options.image_size, dtype=options.dtype, **values)
+    benchmark=name,
+    command=shlex.join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
+    device=device_name(),
+    versions=versions(),
+    load=load,
+    environment={name: os.environ[name] for name in SETTINGS if name in os.environ},
+    batch_size=options.batch_size,
+    image_size=options.image_size,
+    dtype=options.dtype,
+    **values,
+  )
   print(json.dumps(_rounded(fields)), flush=True)
 
 

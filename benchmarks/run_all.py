@@ -22,27 +22,44 @@ NAMES = ("train_step", "translate", "input_pipeline", "startup", "convolution")
 IN_TABLE = ("benchmark", "command", "device", "versions", "median_s", "spread", "peer_median_s", "peer_spread", "ratio")
 
 
-def commands(*, quick: bool = False, gpu: bool = False, against: str = "none", only: tuple[str, ...] = NAMES) -> list[list[str]]:
+def commands(
+  *, quick: bool = False, gpu: bool = False, against: str = "none", only: tuple[str, ...] = NAMES
+) -> list[list[str]]:
   """What is run: name of the benchmark, then its flags."""
   peer = [f"--against={against}"]
   if quick:
     small = ["--image_size=32", "--batch_size=2", *peer]
     network = [*small, "--base_features=4", "--steps=2"]
-    every = [["train_step", *network], ["translate", *network, "--files=2"],
-             ["input_pipeline", *small, "--pairs=4", "--workers=1", "--seconds=0.1", "--blocks=2"],
-             ["startup", *network, "--starts=1", "--pairs=3", "--val_pairs=1"], ["convolution", "--layers=g.down6", "--reps=1"]]
+    every = [
+      ["train_step", *network],
+      ["translate", *network, "--files=2"],
+      ["input_pipeline", *small, "--pairs=4", "--workers=1", "--seconds=0.1", "--blocks=2"],
+      ["startup", *network, "--starts=1", "--pairs=3", "--val_pairs=1"],
+      ["convolution", "--layers=g.down6", "--reps=1"],
+    ]
   elif gpu:
-    settings = [[f"--batch_size={size}", f"--dtype={dtype}", *peer] for dtype in ("float32", "bfloat16") for size in (1, 10, 64)]
+    settings = [
+      [f"--batch_size={size}", f"--dtype={dtype}", *peer] for dtype in ("float32", "bfloat16") for size in (1, 10, 64)
+    ]
     every = [[name, *flags] for name in ("train_step", "translate") for flags in settings]
     every += [["train_step", "--batch_size=64", "--remat", "--against=none"]]
     every += [["input_pipeline", f"--batch_size={size}", "--workers=0,2,8", *peer] for size in (1, 10, 64)]
-    every += [["startup", "--batch_size=10", f"--dtype={dtype}", "--steps=100", *peer] for dtype in ("float32", "bfloat16")]
+    every += [
+      ["startup", "--batch_size=10", f"--dtype={dtype}", "--steps=100", *peer] for dtype in ("float32", "bfloat16")
+    ]
   else:
-    every = [["train_step", *peer], ["train_step", "--batch_size=4", "--steps=8", *peer], ["train_step", "--batch_size=10", "--steps=5", *peer],
-             ["train_step", "--remat", "--against=none"],
-             *(["train_step", "--image_size=1024", "--steps=2", "--against=none", *remat] for remat in ([], ["--remat"])),
-             ["translate", "--batch_size=1", *peer], ["translate", "--batch_size=8", *peer], ["input_pipeline", *peer], ["startup", *peer],
-             ["convolution", "--forms=auto,lax"]]
+    every = [
+      ["train_step", *peer],
+      ["train_step", "--batch_size=4", "--steps=8", *peer],
+      ["train_step", "--batch_size=10", "--steps=5", *peer],
+      ["train_step", "--remat", "--against=none"],
+      *(["train_step", "--image_size=1024", "--steps=2", "--against=none", *remat] for remat in ([], ["--remat"])),
+      ["translate", "--batch_size=1", *peer],
+      ["translate", "--batch_size=8", *peer],
+      ["input_pipeline", *peer],
+      ["startup", *peer],
+      ["convolution", "--forms=auto,lax"],
+    ]
   return [command for command in every if command[0] in only]
 
 
@@ -50,8 +67,14 @@ def run(command: list[str]) -> dict:
   """The last line of a benchmark as an object; its messages go to standard error."""
   name, *flags = command
   print("$", shown(command), file=sys.stderr, flush=True)
-  done = subprocess.run([sys.executable, f"benchmarks/{name}.py", *flags], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
-                        stdout=subprocess.PIPE, text=True, check=True)
+  done = subprocess.run(
+    [sys.executable, f"benchmarks/{name}.py", *flags],
+    cwd=ROOT,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+    stdout=subprocess.PIPE,
+    text=True,
+    check=True,
+  )
   line = done.stdout.splitlines()[-1]
   print(line, file=sys.stderr, flush=True)
   return {"benchmark": name, "command": shown(command)} | json.loads(line)
@@ -66,17 +89,32 @@ def markdown(results: list[dict]) -> str:
   timed = [one for one in results if "median_s" in one]
   lines = ["# Timings", "", f"Written by `benchmarks/run_all.py` on {datetime.date.today()}.", ""]
   for device, versions in sorted({(one["device"], json.dumps(one["versions"])) for one in timed}):
-    lines += [f"{device}; " + ", ".join(f"{name} {version or '(none)'}" for name, version in json.loads(versions).items()) + ".", ""]
+    lines += [
+      f"{device}; "
+      + ", ".join(f"{name} {version or '(none)'}" for name, version in json.loads(versions).items())
+      + ".",
+      "",
+    ]
   lines += [
-      "Seconds of one step, batch or start, as the benchmark's docstring says; ± is the distance of the quartiles over the median. A ratio above",
-      "1 says that this package is faster than plain eager PyTorch in the same run, whose blocks alternate with ours.", "",
-      "| command | here | PyTorch | ratio |", "| --- | --- | --- | --- |"]
+    "Seconds of one step, batch or start, as the benchmark's docstring says; ± is the distance of the quartiles over the median. A ratio above",
+    "1 says that this package is faster than plain eager PyTorch in the same run, whose blocks alternate with ours.",
+    "",
+    "| command | here | PyTorch | ratio |",
+    "| --- | --- | --- | --- |",
+  ]
   for one in timed:
     peer, ratio = (_seconds(one, "peer_"), f"{one['ratio']:.2f}") if "ratio" in one else ("", "")
     lines.append(f"| `{one['command']}` | {_seconds(one)} | {peer} | {ratio} |")
   lines += ["", "Everything else that was printed; measure.py and each benchmark's docstring explain the names.", ""]
   for one in results:
-    lines += [f"`{one['command']}`", "", "```json", json.dumps({k: v for k, v in one.items() if k not in IN_TABLE or "median_s" not in one}), "```", ""]
+    lines += [
+      f"`{one['command']}`",
+      "",
+      "```json",
+      json.dumps({k: v for k, v in one.items() if k not in IN_TABLE or "median_s" not in one}),
+      "```",
+      "",
+    ]
   return "\n".join(lines)
 
 
@@ -88,9 +126,16 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--quick", action="store_true", help="tiny sizes")
   parser.add_argument("--gpu", action="store_true", help="the sizes for a GPU")
-  parser.add_argument("--against", choices=("auto", "none", "torch"), default="auto", help="the peer (default: torch where it is installed)")
+  parser.add_argument(
+    "--against",
+    choices=("auto", "none", "torch"),
+    default="auto",
+    help="the peer (default: torch where it is installed)",
+  )
   parser.add_argument("--only", default=",".join(NAMES), help=f"names of benchmarks (default: {','.join(NAMES)})")
-  parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/RESULTS.md", help="(default: benchmarks/RESULTS.md)")
+  parser.add_argument(
+    "--output", type=Path, default=ROOT / "benchmarks/RESULTS.md", help="(default: benchmarks/RESULTS.md)"
+  )
   options = parser.parse_args()
   against = options.against
   if against == "auto":

@@ -25,11 +25,10 @@ import sys
 import tempfile
 import time
 
+from input_pipeline import write_pairs
 import measure
 
-from pix2pix_jax.data import datasets
-
-from input_pipeline import write_pairs
+from pix2pix_jax.data import prepare as datasets
 
 FIRST_STEP = re.compile(r"first step (?:after .*\((?P<a>[\d.]+) s|compiled and run in (?P<b>[\d.]+) s)")
 
@@ -51,17 +50,41 @@ def benchmark(options, folder: Path) -> dict:
   source = write_pairs(folder / "facades", {"train": options.pairs, "val": options.val_pairs}, options.image_size)
   config = measure.config(options)
   fields = {
-      "data.name": "facades", "data.source_dir": str(source), "data.prepared_dir": str(folder / "prepared"), "data.load_size": config.data.load_size,
-      "data.crop_size": options.image_size, "model.base_features": options.base_features, "train.batch_size": options.batch_size,
-      "train.dtype": options.dtype, "train.num_steps": options.steps + 1, "train.log_every_steps": options.steps + 1,
-      "train.eval_every_steps": options.steps + 1, "train.checkpoint_every_steps": options.steps + 1, "train.compilation_cache": str(folder / "cache")}
+    "data.name": "facades",
+    "data.source_dir": str(source),
+    "data.prepared_dir": str(folder / "prepared"),
+    "data.load_size": config.data.load_size,
+    "data.crop_size": options.image_size,
+    "model.base_features": options.base_features,
+    "train.batch_size": options.batch_size,
+    "train.dtype": options.dtype,
+    "train.num_steps": options.steps + 1,
+    "train.log_every_steps": options.steps + 1,
+    "train.eval_every_steps": options.steps + 1,
+    "train.checkpoint_every_steps": options.steps + 1,
+    "train.compilation_cache": str(folder / "cache"),
+  }
   config.update_from_flattened_dict(fields)
   datasets.prepare(config.data)
   root = measure.ROOT
-  ours = [sys.executable, str(root / "main.py"), f"--config={root}/configs/default.py", *(f"--config.{name}={value}" for name, value in fields.items())]
-  theirs = [sys.executable, str(root / "benchmarks/torch_peer.py"), f"--source_dir={source}", f"--output={folder}/peer",
-            f"--load_size={config.data.load_size}", f"--crop_size={options.image_size}", f"--base_features={options.base_features}",
-            f"--batch_size={options.batch_size}", f"--dtype={options.dtype}", "--num_epochs=1"]
+  ours = [
+    sys.executable,
+    str(root / "main.py"),
+    f"--config={root}/configs/default.py",
+    *(f"--config.{name}={value}" for name, value in fields.items()),
+  ]
+  theirs = [
+    sys.executable,
+    str(root / "benchmarks/torch_peer.py"),
+    f"--source_dir={source}",
+    f"--output={folder}/peer",
+    f"--load_size={config.data.load_size}",
+    f"--crop_size={options.image_size}",
+    f"--base_features={options.base_features}",
+    f"--batch_size={options.batch_size}",
+    f"--dtype={options.dtype}",
+    "--num_epochs=1",
+  ]
   number = 0
 
   def start(cut_short=True):
@@ -88,14 +111,24 @@ def benchmark(options, folder: Path) -> dict:
   rows = [json.loads(line) for line in (folder / f"run{number}/history.jsonl").read_text().splitlines()]
   (row,) = [row for row in rows if "train/steps_per_second" in row]
   return result | dict(
-      cold_s=cold_s, first_step_s=measure.summary(first_steps)["median_s"], cold_first_step_s=cold_first_step_s,
-      steps_per_second=row["train/steps_per_second"], data_wait_share=row["train/data_wait_share"], base_features=options.base_features,
-      steps=options.steps, starts=options.starts, pairs=options.pairs, val_pairs=options.val_pairs)
+    cold_s=cold_s,
+    first_step_s=measure.summary(first_steps)["median_s"],
+    cold_first_step_s=cold_first_step_s,
+    steps_per_second=row["train/steps_per_second"],
+    data_wait_share=row["train/data_wait_share"],
+    base_features=options.base_features,
+    steps=options.steps,
+    starts=options.starts,
+    pairs=options.pairs,
+    val_pairs=options.val_pairs,
+  )
 
 
 def until(command: list[str], pattern: re.Pattern, cut_short: bool = True) -> tuple[float, re.Match]:
   """Seconds until the command prints a line with `pattern`, and the match. It is then ended, or waited for."""
-  env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}  # it would win over train.compilation_cache
+  env = {
+    name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"
+  }  # it would win over train.compilation_cache
   begin = time.perf_counter()
   process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
   seconds, match = None, None

@@ -52,7 +52,9 @@ class UNet(nn.Module):
       layers = [nn.ReLU(inplace=True), nn.ConvTranspose2d(channels, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width)]
       layers += [nn.Dropout(0.5)] if block < 3 else []
       self.decoder.append(nn.Sequential(*layers))
-    self.last = nn.Sequential(nn.ReLU(inplace=True), nn.ConvTranspose2d(widths[0] * 2, out_channels, 4, 2, 1), nn.Tanh())
+    self.last = nn.Sequential(
+      nn.ReLU(inplace=True), nn.ConvTranspose2d(widths[0] * 2, out_channels, 4, 2, 1), nn.Tanh()
+    )
     self.apply(initialize)
 
   def forward(self, x):
@@ -72,7 +74,11 @@ class PatchGAN(nn.Sequential):
     layers = [nn.Conv2d(in_channels, base_features, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
     for factor, stride in ((2, 2), (4, 2), (8, 1)):
       channels, width = base_features * factor // 2, base_features * factor
-      layers += [nn.Conv2d(channels, width, 4, stride, 1, bias=False), nn.BatchNorm2d(width), nn.LeakyReLU(0.2, inplace=True)]
+      layers += [
+        nn.Conv2d(channels, width, 4, stride, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.LeakyReLU(0.2, inplace=True),
+      ]
     super().__init__(*layers, nn.Conv2d(base_features * 8, 1, 4, 1, 1))
     self.apply(initialize)
 
@@ -88,7 +94,9 @@ def initialize(module):
 def num_levels(image_size):
   """log2 of the image size, at most 8."""
   levels = min(8, image_size.bit_length() - 1)
-  assert levels >= 2 and image_size % 2**levels == 0, f"size {image_size} is no power of two from 4 on, nor a multiple of 256"
+  assert levels >= 2 and image_size % 2**levels == 0, (
+    f"size {image_size} is no power of two from 4 on, nor a multiple of 256"
+  )
   return levels
 
 
@@ -113,8 +121,18 @@ def cross_entropy(logits, real):
 class Pix2Pix:
   """Both networks, their optimizers, and the alternating update. bfloat16 is autocast, with float32 parameters."""
 
-  def __init__(self, image_size, base_features=64, in_channels=3, out_channels=3, l1_weight=None,
-               dtype=torch.float32, channels_last=False, compile=False, device="cpu"):
+  def __init__(
+    self,
+    image_size,
+    base_features=64,
+    in_channels=3,
+    out_channels=3,
+    l1_weight=None,
+    dtype=torch.float32,
+    channels_last=False,
+    compile=False,
+    device="cpu",
+  ):
     assert dtype in (torch.float32, torch.bfloat16), f"dtype is {dtype}; it can be torch.float32 or torch.bfloat16"
     placement = dict(device=device, memory_format=MEMORY_FORMAT[channels_last])
     self.generator = UNet(in_channels, out_channels, base_features, num_levels(image_size)).to(**placement)
@@ -122,7 +140,9 @@ class Pix2Pix:
     self.l1_weight = 300 / out_channels if l1_weight is None else l1_weight
     self.translate = torch.compile(self.generator) if compile else self.generator
     self.judge = torch.compile(self.discriminator) if compile else self.discriminator
-    self.autocast = functools.partial(torch.autocast, torch.device(device).type, torch.bfloat16, dtype == torch.bfloat16)
+    self.autocast = functools.partial(
+      torch.autocast, torch.device(device).type, torch.bfloat16, dtype == torch.bfloat16
+    )
     adam = functools.partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999), fused=True)
     self.generator_optimizer = adam(self.generator.parameters())
     self.discriminator_optimizer = adam(self.discriminator.parameters())
@@ -159,29 +179,39 @@ class Pix2Pix:
     return torch.stack([discriminator_loss, *self.generator_step(inputs, targets, fakes)])
 
 
-def make_train_step(batch_size, image_size, base_features=64, dtype=torch.float32, channels_last=False, compile=False, device=None):
+def make_train_step(
+  batch_size, image_size, base_features=64, dtype=torch.float32, channels_last=False, compile=False, device=None
+):
   """(step(inputs, targets) -> losses, info), for benchmark scripts: on CUDA a step is not waited for. See `to_tensor`."""
   info = describe(**locals())
   device = info["device"]
   model = Pix2Pix(image_size, base_features, dtype=dtype, channels_last=channels_last, compile=compile, device=device)
   info["parameters"] = num_parameters(model.generator) + num_parameters(model.discriminator)
+
   def step(inputs, targets):
     assert len(inputs) == batch_size, f"{len(inputs)} images in a batch of {batch_size}"
     return model.train_step(*(to_tensor(images, device, channels_last) for images in (inputs, targets)))
+
   return step, info
 
 
-def make_generator(batch_size, image_size, base_features=64, dtype=torch.float32, channels_last=False, compile=False, device=None):
+def make_generator(
+  batch_size, image_size, base_features=64, dtype=torch.float32, channels_last=False, compile=False, device=None
+):
   """(forward(inputs) -> NCHW pictures, info), likewise: batch statistics and dropout on, weights in `dtype` too."""
   info = describe(**locals())
   device = info["device"]
-  generator = UNet(3, 3, base_features, num_levels(image_size)).to(device, dtype, memory_format=MEMORY_FORMAT[channels_last])
+  generator = UNet(3, 3, base_features, num_levels(image_size)).to(
+    device, dtype, memory_format=MEMORY_FORMAT[channels_last]
+  )
   info["parameters"] = num_parameters(generator)
   translate = torch.compile(generator) if compile else generator
+
   @torch.no_grad()
   def forward(inputs):
     assert len(inputs) == batch_size, f"{len(inputs)} images in a batch of {batch_size}"
     return translate(to_tensor(inputs, device, channels_last).to(dtype))
+
   return forward, info
 
 
@@ -189,8 +219,15 @@ def describe(device=None, dtype=torch.float32, **settings):
   """What a reader of a measurement needs to know, ready for JSON. No device given: the GPU if there is one."""
   device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
   name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
-  return dict(settings, dtype=str(dtype), torch=torch.__version__, device=device, device_name=name,
-              threads=torch.get_num_threads(), omp_wait_policy=os.environ.get("OMP_WAIT_POLICY"))
+  return dict(
+    settings,
+    dtype=str(dtype),
+    torch=torch.__version__,
+    device=device,
+    device_name=name,
+    threads=torch.get_num_threads(),
+    omp_wait_policy=os.environ.get("OMP_WAIT_POLICY"),
+  )
 
 
 class PairDataset(torch.utils.data.Dataset):
@@ -224,7 +261,9 @@ def read_pairs(path, size):
     arrays = np.load(path)
     inputs, targets = arrays["input"], arrays["target"]
     for array in (inputs, targets):
-      assert array.dtype == np.uint8 and array.shape == (len(inputs), size, size, 3), f"{path}: {array.dtype} {array.shape}"
+      assert array.dtype == np.uint8 and array.shape == (len(inputs), size, size, 3), (
+        f"{path}: {array.dtype} {array.shape}"
+      )
     return inputs, targets
   inputs, targets = [], []
   for file in sorted(pathlib.Path(path).glob("*.jpg"), key=lambda file: (len(file.stem), file.stem)):  # numeric order
@@ -241,9 +280,9 @@ def jittered_batches(inputs, targets, crop_size, batch_size, rng):
   order = rng.permutation(len(inputs))
   for start in range(0, len(order) - batch_size + 1, batch_size):
     pairs = []
-    for index in order[start:start + batch_size]:
+    for index in order[start : start + batch_size]:
       top, left = rng.integers(inputs.shape[1] - crop_size + 1, size=2)
-      pair = np.stack([inputs[index], targets[index]])[:, top:top + crop_size, left:left + crop_size]
+      pair = np.stack([inputs[index], targets[index]])[:, top : top + crop_size, left : left + crop_size]
       pairs.append(pair[:, :, ::-1] if rng.random() < 0.5 else pair)
     yield np.stack(pairs, axis=1)  # (2, N, H, W, C): inputs, targets
 
@@ -255,13 +294,14 @@ def evaluate(generator, inputs, targets, device="cpu", seed=0):
   """
   import dm_pix  # here, because the benchmark scripts need neither dm_pix nor JAX
   import jax
+
   compare = jax.jit(lambda a, b: (dm_pix.psnr(a, b), dm_pix.ssim(a, b)))
   generator = copy.deepcopy(generator).train()
   rows, outputs = [], []
   with torch.random.fork_rng(), torch.no_grad():
     torch.manual_seed(seed)
     for index in range(len(inputs)):
-      output = generator(to_tensor(inputs[index:index + 1], device))[0]
+      output = generator(to_tensor(inputs[index : index + 1], device))[0]
       output = (output.permute(1, 2, 0).cpu().numpy() + 1) / 2
       target = targets[index].astype(np.float32) / 255
       psnr, ssim = compare(output, target)
@@ -274,8 +314,11 @@ def evaluate(generator, inputs, targets, device="cpu", seed=0):
 def training_work(batch_size, image_size, **settings):
   """(run(count) -> seconds a step, info) of training steps on one batch that lies on the device."""
   step, info = make_train_step(batch_size, image_size, **settings)
-  random = lambda: to_tensor(torch.rand(batch_size, 3, image_size, image_size) * 2 - 1, info["device"], info["channels_last"])
+  random = lambda: to_tensor(
+    torch.rand(batch_size, 3, image_size, image_size) * 2 - 1, info["device"], info["channels_last"]
+  )
   inputs, targets = random(), random()
+
   def run(count):
     synchronize(info["device"])
     start = time.perf_counter()
@@ -283,6 +326,7 @@ def training_work(batch_size, image_size, **settings):
       step(inputs, targets)
     synchronize(info["device"])
     return (time.perf_counter() - start) / count
+
   return run, info
 
 
@@ -290,20 +334,39 @@ def translation_work(batch_size, image_size, **settings):
   """Likewise of translations, uint8 NHWC arrays in and out."""
   forward, info = make_generator(batch_size, image_size, **settings)
   inputs = np.random.default_rng(0).integers(0, 256, (batch_size, image_size, image_size, 3), dtype=np.uint8)
+
   def run(count):
     start = time.perf_counter()
     for _ in range(count):
-      outputs = forward(inputs).float().add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+      outputs = (
+        forward(inputs)
+        .float()
+        .add_(1)
+        .mul_(127.5)
+        .round_()
+        .clamp_(0, 255)
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+        .contiguous()
+        .cpu()
+        .numpy()
+      )
     assert outputs.shape == inputs.shape
     return (time.perf_counter() - start) / count
+
   return run, info
 
 
 def loading_work(path, batch_size, load_size, crop_size, workers):
   """(run(seconds) -> seconds a batch, info) of a fresh DataLoader's iterator each time; its first batch is not counted."""
   dataset = PairDataset(path, load_size, crop_size)
-  sampler = torch.utils.data.RandomSampler(dataset, num_samples=10**9)  # endless, so that no epoch starts the workers anew
-  loader = torch.utils.data.DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, pin_memory=torch.cuda.is_available())
+  sampler = torch.utils.data.RandomSampler(
+    dataset, num_samples=10**9
+  )  # endless, so that no epoch starts the workers anew
+  loader = torch.utils.data.DataLoader(
+    dataset, batch_size, sampler=sampler, num_workers=workers, pin_memory=torch.cuda.is_available()
+  )
+
   def run(seconds):
     batches = iter(loader)
     next(batches)
@@ -312,6 +375,7 @@ def loading_work(path, batch_size, load_size, crop_size, workers):
       next(batches)
       if time.perf_counter() - start >= seconds:
         return (time.perf_counter() - start) / count
+
   return run, describe(workers=workers, pairs=len(dataset))
 
 
@@ -343,11 +407,13 @@ def serve(work, settings):
   settings = dict(settings)
   if "dtype" in settings:
     settings["dtype"] = getattr(torch, settings["dtype"])
+
   def make(threads=None, **more):
     if threads:
       torch.set_num_threads(threads)
     run, info = WORKS[work](**settings, **more)
     return run, info
+
   trial = {}
   if settings.pop("try_all", False):
     tried = []
@@ -358,7 +424,9 @@ def serve(work, settings):
       del run  # and its memory, before the next
     _, fastest = min(tried, key=lambda one: one[0])
     settings |= fastest
-    trial = dict(fastest=fastest, tried_s={" ".join(f"{k}={v}" for k, v in setup.items()): round(s, 4) for s, setup in tried})
+    trial = dict(
+      fastest=fastest, tried_s={" ".join(f"{k}={v}" for k, v in setup.items()): round(s, 4) for s, setup in tried}
+    )
   run, info = make(settings.pop("threads", None))
   print(json.dumps({name: value for name, value in (info | trial).items() if value is not None}), flush=True)
   for line in sys.stdin:
@@ -387,7 +455,9 @@ def train(args):
   inputs, targets = read_pairs(f"{args.source_dir}/train", args.load_size)
   eval_inputs, eval_targets = read_pairs(args.eval_arrays or f"{args.source_dir}/val", args.crop_size)
   steps = len(inputs) // args.batch_size
-  assert steps > 0 and args.load_size >= args.crop_size, f"batch_size is over {len(inputs)} images, or crop_size over load_size"
+  assert steps > 0 and args.load_size >= args.crop_size, (
+    f"batch_size is over {len(inputs)} images, or crop_size over load_size"
+  )
   model = Pix2Pix(args.crop_size, args.base_features, device=device, dtype=getattr(torch, args.dtype))
   history = []
   for epoch in range(1, args.num_epochs + 1):
@@ -398,7 +468,9 @@ def train(args):
         losses[0].tolist()  # waits for the device
         print("first step done", flush=True)
     d_loss, g_loss, l1 = torch.stack(losses).mean(0).tolist()  # waits for the device
-    row = dict(epoch=epoch, d_loss=d_loss, g_loss=g_loss, l1=l1 / 2, steps_per_second=steps / (time.perf_counter() - start))
+    row = dict(
+      epoch=epoch, d_loss=d_loss, g_loss=g_loss, l1=l1 / 2, steps_per_second=steps / (time.perf_counter() - start)
+    )
     if epoch % args.eval_every_epochs == 0 or epoch == args.num_epochs:
       metrics, outputs = evaluate(model.generator, eval_inputs, eval_targets, device, args.seed)
       row.update({f"val_{name}": value for name, value in metrics.items()})
@@ -418,11 +490,15 @@ def main():
   parser.add_argument("--source_dir", help="pix2pix archive with train/N.jpg and val/N.jpg")
   parser.add_argument("--output", default="runs/torch_peer", help="directory to write to")
   parser.add_argument("--eval_arrays", help="npz of uint8 NHWC `input` and `target`, instead of val/")
-  parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the arithmetic; bfloat16 is autocast")
+  parser.add_argument(
+    "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the arithmetic; bfloat16 is autocast"
+  )
   parser.add_argument("--serve", choices=WORKS, help="answer the benchmark that started this, see `serve`")
   parser.add_argument("--settings", default="{}", help="of --serve, as JSON")
   parser.add_argument("--check", action="store_true", help="check the parameter counts, then exit")
-  integers = dict(load_size=286, crop_size=256, base_features=64, batch_size=1, num_epochs=200, seed=0, eval_every_epochs=1)
+  integers = dict(
+    load_size=286, crop_size=256, base_features=64, batch_size=1, num_epochs=200, seed=0, eval_every_epochs=1
+  )
   for name, default in dict(integers, threads=os.cpu_count()).items():
     parser.add_argument(f"--{name}", type=int, default=default)
   args = parser.parse_args()

@@ -26,14 +26,15 @@ import sys
 import tempfile
 import time
 
-import measure
-
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+import measure
 import numpy as np
 
-from pix2pix_jax import models, steps, train_state
+from pix2pix_jax.model import networks as models
+from pix2pix_jax.model import state as train_state
+from pix2pix_jax.model import steps
 
 
 def main():
@@ -51,7 +52,9 @@ def main():
 
   with tempfile.TemporaryDirectory() as cache:
     env = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    cold = subprocess.run([sys.executable, *sys.argv, "--compile_only"], env=env, stdout=subprocess.PIPE, text=True, check=True)
+    cold = subprocess.run(
+      [sys.executable, *sys.argv, "--compile_only"], env=env, stdout=subprocess.PIPE, text=True, check=True
+    )
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     benchmark(options, load, json.loads(cold.stdout.splitlines()[-1]))
@@ -77,8 +80,13 @@ def benchmark(options, load, cold):
   sides = {"ours": lambda: run(block), "product": product}
   peer = None
   if options.against == "torch":
-    peer = measure.Peer.fastest("train_step", batch_size=options.batch_size, image_size=options.image_size, base_features=options.base_features,
-                                dtype=options.dtype)
+    peer = measure.Peer.fastest(
+      "train_step",
+      batch_size=options.batch_size,
+      image_size=options.image_size,
+      base_features=options.base_features,
+      dtype=options.dtype,
+    )
     assert peer.info["parameters"] == parameters, (peer.info["parameters"], parameters)
     memory["peer_peak_memory_mib"] = peer.run(2)["peak_memory_mib"]
     sides["peer"] = lambda: peer.run(block)["seconds"]
@@ -88,16 +96,31 @@ def benchmark(options, load, cold):
     peer.close()
     result["peer"] = peer.info
   measure.report(
-      options, load, **result, images_per_s=options.batch_size / result["median_s"], base_features=options.base_features, remat=options.remat,
-      steps=rounds * block, compile_cold_s=cold["seconds"], compile_cached_s=compile_cached_s, **memory, parameters=parameters,
-      **measure.achieved(step_flops(measure.config(options)), result["median_s"], product, samples["product"]))
+    options,
+    load,
+    **result,
+    images_per_s=options.batch_size / result["median_s"],
+    base_features=options.base_features,
+    remat=options.remat,
+    steps=rounds * block,
+    compile_cold_s=cold["seconds"],
+    compile_cached_s=compile_cached_s,
+    **memory,
+    parameters=parameters,
+    **measure.achieved(step_flops(measure.config(options)), result["median_s"], product, samples["product"]),
+  )
 
 
 def step_functions(config, remat=False):
   """The networks, and the arguments of `steps.train_step` beside state and batch."""
   generator, discriminator = models.make_networks(config.model, dtype=config.train.dtype, remat=remat)
-  return (generator, discriminator), dict(generator=generator, discriminator=discriminator, loss=config.loss, seed=config.seed,
-                                          optimizer=train_state.make_optimizer(config.optimizer, config.train.num_steps))
+  return (generator, discriminator), dict(
+    generator=generator,
+    discriminator=discriminator,
+    loss=config.loss,
+    seed=config.seed,
+    optimizer=train_state.make_optimizer(config.optimizer, config.train.num_steps),
+  )
 
 
 def compile_step(options):
@@ -124,7 +147,9 @@ def step_flops(config) -> int:
   networks, static = step_functions(config)
   state = jax.eval_shape(lambda: train_state.initial(config, *networks))
   pictures = jax.ShapeDtypeStruct(batch_shape(config), jnp.float32)
-  return measure.count_flops(functools.partial(steps.train_step, **static), state, {"input": pictures, "target": pictures})
+  return measure.count_flops(
+    functools.partial(steps.train_step, **static), state, {"input": pictures, "target": pictures}
+  )
 
 
 if __name__ == "__main__":

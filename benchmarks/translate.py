@@ -18,16 +18,16 @@ from pathlib import Path
 import tempfile
 import time
 
-import measure
-
 import jax
 import jax.numpy as jnp
+import measure
 import numpy as np
 from PIL import Image
 
-from pix2pix_jax import models, translate
+from pix2pix_jax import translate
 from pix2pix_jax.data.synthesis import facades
 from pix2pix_jax.inference import Translator
+from pix2pix_jax.model import networks as models
 
 
 def main():
@@ -49,7 +49,9 @@ def main():
   def run(count):
     begin = time.perf_counter()
     for _ in range(count):
-      outputs = translator(pictures, norm_stats="batch", batch_size=options.batch_size)  # waits, as it returns NumPy arrays
+      outputs = translator(
+        pictures, norm_stats="batch", batch_size=options.batch_size
+      )  # waits, as it returns NumPy arrays
     assert outputs.shape == pictures.shape and outputs.dtype == np.uint8
     return (time.perf_counter() - begin) / count
 
@@ -60,8 +62,14 @@ def main():
   sides = {"ours": lambda: run(block), "product": product}
   peer = None
   if options.against == "torch":
-    peer = measure.Peer("translate", batch_size=options.batch_size, image_size=options.image_size, base_features=options.base_features,
-                        dtype=options.dtype, try_all=True)
+    peer = measure.Peer(
+      "translate",
+      batch_size=options.batch_size,
+      image_size=options.image_size,
+      base_features=options.base_features,
+      dtype=options.dtype,
+      try_all=True,
+    )
     assert peer.info["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     peer.run(2)
     sides["peer"] = lambda: peer.run(block)["seconds"]
@@ -73,9 +81,15 @@ def main():
   if options.files:
     result |= {"folder_files": options.files, "folder_files_per_s": files_per_s(translator, options)}
   measure.report(
-      options, load, **result, images_per_s=options.batch_size / result["median_s"], base_features=options.base_features,
-      steps=rounds * block, compile_s=compile_s,
-      **measure.achieved(forward_flops(generator, variables, shape), result["median_s"], product, samples["product"]))
+    options,
+    load,
+    **result,
+    images_per_s=options.batch_size / result["median_s"],
+    base_features=options.base_features,
+    steps=rounds * block,
+    compile_s=compile_s,
+    **measure.achieved(forward_flops(generator, variables, shape), result["median_s"], product, samples["product"]),
+  )
 
 
 def files_per_s(translator, options) -> float:

@@ -1,20 +1,12 @@
 """Built-in façades, small: what `make demo` trains. Nothing to download, minutes on a laptop's CPU.
 
-    python main.py --config=configs/procedural.py --workdir=runs/demo
+The full description, with commands and variants, is in pix2pix_jax/configs/procedural.py. Copy this file to make an experiment of your own.
 """
 
-from pix2pix_jax.configs import default
+from pix2pix_jax.configs import procedural
 
 
 def get_config(variant: str = ""):
-  config = default.get_config()
-  config.data.name = "procedural"
-  config.data.task = "facades"
-  config.data.load_size = 72
-  config.data.crop_size = 64
-  config.data.num_train, config.data.num_val, config.data.num_test = 400, 50, 50
-  config.model.base_features = 32
-  config.model.patch = 16
-  config.train.batch_size = 1
-  config.train.num_epochs = 8
-  return default.apply_variants(config, variant)
+  config = procedural.get_config(variant)
+  # Your changes go here, for example: config.train.num_epochs = 50
+  return config

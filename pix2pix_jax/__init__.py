@@ -1,8 +1,8 @@
 """pix2pix in JAX: paired image-to-image translation with conditional adversarial networks.
 
-    import pix2pix_jax as p2p
-    result = p2p.fit(x, y, batch_size=10, epochs=5, validation_split=0.1)
-    translator = p2p.Translator.load("runs/facades")
+import pix2pix_jax as p2p
+result = p2p.fit(x, y, batch_size=10, epochs=5, validation_split=0.1)
+translator = p2p.Translator.load("runs/facades")
 """
 
 import importlib

@@ -39,9 +39,13 @@ def read_png(path: Path, scale: float = KITTI_SCALE) -> np.ndarray:
     with Image.open(path) as image:
       values = np.asarray(image)
   except (OSError, SyntaxError, ValueError) as error:
-    raise UsageError(f"{path} cannot be read as a picture ({error}). It may be damaged or half downloaded: replace or remove it.") from error
+    raise UsageError(
+      f"{path} cannot be read as a picture ({error}). It may be damaged or half downloaded: replace or remove it."
+    ) from error
   if values.ndim != 2 or image.mode not in ("I", "I;16", "I;16B"):
-    raise UsageError(f"{path} should be a 16-bit one-channel depth PNG; it is {values.shape} of mode {image.mode}. An 8-bit file has lost its metres.")
+    raise UsageError(
+      f"{path} should be a 16-bit one-channel depth PNG; it is {values.shape} of mode {image.mode}. An 8-bit file has lost its metres."
+    )
   return (values.astype(np.float32) / np.float32(scale))[..., None]
 
 
@@ -57,6 +61,7 @@ def fill_with_nearest(metres: np.ndarray) -> np.ndarray:
   An image without any valid pixel stays 0.
   """
   from scipy import ndimage  # pylint: disable=g-import-not-at-top  (slow to import, used here only)
+
   holes = metres[..., 0] <= 0
   if holes.all():
     return metres

@@ -25,4 +25,3 @@ def run_command(main: Callable[[], None]) -> None:
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     sys.exit(130)
-

@@ -21,9 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pix2pix_jax import checkpoint, convolution, depth, models
+from pix2pix_jax import depth
 from pix2pix_jax.data import images
 from pix2pix_jax.errors import UsageError, run_command
+from pix2pix_jax.model import convolution
+from pix2pix_jax.model import networks as models
+from pix2pix_jax.run import checkpoint
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -36,8 +39,14 @@ def translate(config, variables, dropout: bool, pictures: jax.Array, seed: jax.A
   x = images.normalise(pictures, data.depth_range)
   x = jnp.pad(x, [(0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)], mode="reflect")
   rngs = {"dropout": jax.random.fold_in(jax.random.key(seed), 0)} if dropout else {}
-  output = generator.apply(variables, x, dropout=dropout, norm_stats=config.evaluation.norm_stats,
-                           noise_ids=jnp.zeros(count, jnp.int32), rngs=rngs)[:, :height, :width]
+  output = generator.apply(
+    variables,
+    x,
+    dropout=dropout,
+    norm_stats=config.evaluation.norm_stats,
+    noise_ids=jnp.zeros(count, jnp.int32),
+    rngs=rngs,
+  )[:, :height, :width]
   if data.validity_channel:
     return jnp.where(output[..., -1:] > 0, depth.decode(output[..., :-1], data.depth_range), 0)
   if data.target_dtype == "float32":
@@ -55,6 +64,7 @@ def _concrete_function(function, pictures, *seed, **options):
   """(tf, a TensorFlow function of tensors of these (shape, dtype, name))."""
   from jax.experimental import jax2tf  # pylint: disable=g-import-not-at-top  (slow, as is TensorFlow)
   import tensorflow as tf  # pylint: disable=g-import-not-at-top
+
   tf.config.set_visible_devices([], "GPU")
   function = tf.function(jax2tf.convert(function, with_gradient=False, **options), autograph=False)
   return tf, function.get_concrete_function(*(tf.TensorSpec(*spec) for spec in (pictures, *seed)))
@@ -63,7 +73,9 @@ def _concrete_function(function, pictures, *seed, **options):
 def _savedmodel(function, shape, dtype, output):
   specs = ((None, *shape), dtype, "pictures"), ((), np.uint32, "seed")
   shapes = ["(n, ...)", None]
-  tf, concrete = _concrete_function(function, *specs, polymorphic_shapes=shapes, native_serialization_platforms=PLATFORMS)
+  tf, concrete = _concrete_function(
+    function, *specs, polymorphic_shapes=shapes, native_serialization_platforms=PLATFORMS
+  )
   module = tf.Module()
   module.translate = concrete
   tf.saved_model.save(module, str(output), signatures={"serving_default": concrete})
@@ -83,10 +95,16 @@ def _onnx(function, shape, dtype, output):
 
 
 FORMATS = {  # name: (writer, whether it takes a seed)
-    "stablehlo": (_stablehlo, True), "savedmodel": (_savedmodel, True), "tflite": (_tflite, False), "onnx": (_onnx, False)}
+  "stablehlo": (_stablehlo, True),
+  "savedmodel": (_savedmodel, True),
+  "tflite": (_tflite, False),
+  "onnx": (_onnx, False),
+}
 
 
-def export(workdir: Path, output: Path, *, step: str = "best", height: int = 0, width: int = 0, form: str = "stablehlo") -> None:
+def export(
+  workdir: Path, output: Path, *, step: str = "best", height: int = 0, width: int = 0, form: str = "stablehlo"
+) -> None:
   """Writes `output`, one of `FORMATS`; height and width 0 are those of the training's validation."""
   config = checkpoint.load_config(workdir)
   checkpointer = checkpoint.Checkpointer(workdir, read_only=True)
@@ -94,13 +112,17 @@ def export(workdir: Path, output: Path, *, step: str = "best", height: int = 0, 
   default = (data.eval_size, data.eval_width) if data.eval_size else (data.crop_size, data.crop_width)
   shape = (height or default[0], width or default[1] or default[0], config.model.input_channels)
   if min(shape) < 1:
-    raise UsageError(f"Pictures of {shape[0]}×{shape[1]} (height × width) do not exist; give --height and --width in pixels.")
+    raise UsageError(
+      f"Pictures of {shape[0]}×{shape[1]} (height × width) do not exist; give --height and --width in pixels."
+    )
   write, takes_seed = FORMATS[form]
   given = config, checkpointer.restore_generator(number), takes_seed and config.evaluation.dropout
   output.parent.mkdir(parents=True, exist_ok=True)
   with convolution.use_form("lax"):  # whatever this machine is: the form that all platforms run well
     write(lambda *inputs: translate(*given, *inputs), shape, np.dtype(data.input_dtype), output)
-  print(f"{output}: {form} of step {number}, {data.input_dtype} (N, {', '.join(map(str, shape))}) to {data.target_dtype}")
+  print(
+    f"{output}: {form} of step {number}, {data.input_dtype} (N, {', '.join(map(str, shape))}) to {data.target_dtype}"
+  )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -113,7 +135,9 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument("--format", default="stablehlo", choices=FORMATS, help="(default: stablehlo)")
   options = parser.parse_args(argv)
   logging.set_verbosity(logging.ERROR)
-  export(options.workdir, options.output, step=options.step, height=options.height, width=options.width, form=options.format)
+  export(
+    options.workdir, options.output, step=options.step, height=options.height, width=options.width, form=options.format
+  )
 
 
 if __name__ == "__main__":

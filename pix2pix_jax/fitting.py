@@ -16,13 +16,17 @@ import jax
 import ml_collections
 import numpy as np
 
-from pix2pix_jax import evaluate, history, models, steps
+from pix2pix_jax import evaluate
 from pix2pix_jax.configs import default
-from pix2pix_jax.data import datasets, pipeline
+from pix2pix_jax.data import pipeline
+from pix2pix_jax.data import prepare as datasets
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.inference import Translator
+from pix2pix_jax.model import networks as models
+from pix2pix_jax.model import steps
+from pix2pix_jax.model.state import TrainState
+from pix2pix_jax.run import history
 from pix2pix_jax.train import Observer, train_and_evaluate
-from pix2pix_jax.train_state import TrainState
 
 KINDS = ("picture", "depth")
 
@@ -62,18 +66,27 @@ class FitResult:
       UsageError: shapes, types or values that do not fit.
     """
     config = self.translator.config
-    kinds = ("depth" if dtype == "float32" else "picture" for dtype in (config.data.input_dtype, config.data.target_dtype))
+    kinds = (
+      "depth" if dtype == "float32" else "picture" for dtype in (config.data.input_dtype, config.data.target_dtype)
+    )
     x, y = (_check(name, array, kind) for name, array, kind in zip(("x", "y"), (x, y), kinds))
     if x.shape[:3] != y.shape[:3]:
       raise UsageError(f"The pairs differ in count or size: x {x.shape}, y {y.shape}.")
     channels = config.model.input_channels, config.model.output_channels - config.data.validity_channel
     if (x.shape[-1], y.shape[-1]) != channels:
-      raise UsageError(f"This model was trained on {channels[0]} → {channels[1]} channels; x is {x.shape}, y {y.shape}.")
+      raise UsageError(
+        f"This model was trained on {channels[0]} → {channels[1]} channels; x is {x.shape}, y {y.shape}."
+      )
     if batch_size:
       config = config.copy_and_resolve_references()
       config.evaluation.batch_size = batch_size
-    pairs = pipeline.load_split(pipeline.ArraySource({"train": (x, y)}), "train", datasets.eval_shape(config.data),
-                                cache_gib=config.data.cache_gib, depth_range=config.data.depth_range)
+    pairs = pipeline.load_split(
+      pipeline.ArraySource({"train": (x, y)}),
+      "train",
+      datasets.eval_shape(config.data),
+      cache_gib=config.data.cache_gib,
+      depth_range=config.data.depth_range,
+    )
     mesh, eval_step = self._eval_step
     return evaluate.evaluate_split(eval_step, self.state, pairs, config, mesh).means
 
@@ -85,10 +98,23 @@ class FitResult:
     return mesh, steps.compile_eval_step(mesh, **networks, **steps.evaluation_settings(config))
 
 
-def fit(x: np.ndarray, y: np.ndarray, *, batch_size: int = 1, epochs: int = 1, validation_split: float = 0.0,
-        validation_data: tuple[np.ndarray, np.ndarray] | None = None, callbacks: Sequence[Any] = (), workdir: str | Path | None = None,
-        input_kind: str = "picture", target_kind: str = "picture", seed: int = 0, config: ml_collections.ConfigDict | None = None,
-        overrides: dict[str, Any] | None = None, verbose: int = 1) -> FitResult:
+def fit(
+  x: np.ndarray,
+  y: np.ndarray,
+  *,
+  batch_size: int = 1,
+  epochs: int = 1,
+  validation_split: float = 0.0,
+  validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+  callbacks: Sequence[Any] = (),
+  workdir: str | Path | None = None,
+  input_kind: str = "picture",
+  target_kind: str = "picture",
+  seed: int = 0,
+  config: ml_collections.ConfigDict | None = None,
+  overrides: dict[str, Any] | None = None,
+  verbose: int = 1,
+) -> FitResult:
   """Trains pix2pix on pairs of arrays.
 
   Args:
@@ -114,7 +140,10 @@ def fit(x: np.ndarray, y: np.ndarray, *, batch_size: int = 1, epochs: int = 1, v
   x, y = _check("x", x, input_kind), _check("y", y, target_kind)
   splits = {"train": (x, y)}
   if validation_data is not None:
-    splits["val"] = (_check("validation_data[0]", validation_data[0], input_kind), _check("validation_data[1]", validation_data[1], target_kind))
+    splits["val"] = (
+      _check("validation_data[0]", validation_data[0], input_kind),
+      _check("validation_data[1]", validation_data[1], target_kind),
+    )
   elif not 0 <= validation_split < 1:
     raise UsageError(f"validation_split is {validation_split}; it is a share in [0, 1).")
   elif validation_split:
@@ -132,11 +161,23 @@ def fit(x: np.ndarray, y: np.ndarray, *, batch_size: int = 1, epochs: int = 1, v
 
   steps_per_epoch = len(splits["train"][0]) // batch_size
   config = (config or default.get_config()).copy_and_resolve_references()
-  config.update_from_flattened_dict({
-      "seed": seed, "data.name": "arrays", "data.load_size": x.shape[1], "data.load_width": x.shape[2], "data.crop_size": x.shape[1],
-      "data.crop_width": x.shape[2], "data.eval_size": 0, "data.mirror": False, "train.batch_size": batch_size,
-      "train.num_steps": epochs * steps_per_epoch, "train.log_every_steps": steps_per_epoch, "train.eval_every_steps": steps_per_epoch,
-      "train.checkpoint_every_steps": steps_per_epoch})
+  config.update_from_flattened_dict(
+    {
+      "seed": seed,
+      "data.name": "arrays",
+      "data.load_size": x.shape[1],
+      "data.load_width": x.shape[2],
+      "data.crop_size": x.shape[1],
+      "data.crop_width": x.shape[2],
+      "data.eval_size": 0,
+      "data.mirror": False,
+      "train.batch_size": batch_size,
+      "train.num_steps": epochs * steps_per_epoch,
+      "train.log_every_steps": steps_per_epoch,
+      "train.eval_every_steps": steps_per_epoch,
+      "train.checkpoint_every_steps": steps_per_epoch,
+    }
+  )
   try:
     config.lock().update_from_flattened_dict(overrides or {})
   except (AttributeError, KeyError) as error:
@@ -146,14 +187,20 @@ def fit(x: np.ndarray, y: np.ndarray, *, batch_size: int = 1, epochs: int = 1, v
   with contextlib.nullcontext() if verbose else _silence():
     state = train_and_evaluate(config, workdir, source=pipeline.ArraySource(splits), observer=observer)
   observer.train_ended()
-  state = state.replace(generator=state.generator.replace(opt_state=()), discriminator=state.discriminator.replace(opt_state=()))
+  state = state.replace(
+    generator=state.generator.replace(opt_state=()), discriminator=state.discriminator.replace(opt_state=())
+  )
   return FitResult(_history(workdir, steps_per_epoch), Translator.load(workdir, step="latest"), workdir, state)
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
   """Keeps what a training says, and its progress bar, from the user; warnings still reach standard error."""
-  with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(_NoTerminal(sys.stderr)):
+  with (
+    open(os.devnull, "w", encoding="utf-8") as nowhere,
+    contextlib.redirect_stdout(nowhere),
+    contextlib.redirect_stderr(_NoTerminal(sys.stderr)),
+  ):
     yield
 
 
@@ -176,11 +223,15 @@ def _check(name: str, array: np.ndarray, kind: str) -> np.ndarray:
     raise UsageError(f"The kind of {name} is {kind!r}; it can be 'picture' or 'depth'.")
   array = np.asarray(array)
   if array.ndim != 4 or 0 in array.shape:
-    raise UsageError(f"{name} has shape {array.shape}; it should be (n, H, W, C), with C = 1 for grey pictures and depth.")
+    raise UsageError(
+      f"{name} has shape {array.shape}; it should be (n, H, W, C), with C = 1 for grey pictures and depth."
+    )
   if kind == "depth":
     if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all() or array.min() < 0:
-      raise UsageError(f"{name} is depth, so it should be float metres ≥ 0 with 0 for holes, without NaN; it is {array.dtype}. "
-                       "Convert KITTI's uint16 by dividing by 256, millimetres by 1000, NaN to 0.")
+      raise UsageError(
+        f"{name} is depth, so it should be float metres ≥ 0 with 0 for holes, without NaN; it is {array.dtype}. "
+        "Convert KITTI's uint16 by dividing by 256, millimetres by 1000, NaN to 0."
+      )
     return array.astype(np.float32)
   if array.dtype == bool:
     return array.astype(np.uint8) * 255
@@ -189,8 +240,10 @@ def _check(name: str, array: np.ndarray, kind: str) -> np.ndarray:
   if not np.issubdtype(array.dtype, np.floating):
     raise UsageError(f"{name} is {array.dtype}; pictures are uint8, uint16, bool, or float in [0, 1].")
   if not (array.min() >= 0 and array.max() <= 1):  # also refuses NaN
-    raise UsageError(f"{name} is float from {array.min():g} to {array.max():g}; float pictures lie in [0, 1]. "
-                     f"Rescale it, give uint8, or say {'target' if 'y' in name else 'input'}_kind='depth' if these are metres.")
+    raise UsageError(
+      f"{name} is float from {array.min():g} to {array.max():g}; float pictures lie in [0, 1]. "
+      f"Rescale it, give uint8, or say {'target' if 'y' in name else 'input'}_kind='depth' if these are metres."
+    )
   return np.round(array * 65535).astype(np.uint16)
 
 

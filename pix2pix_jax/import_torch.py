@@ -24,10 +24,12 @@ from flax import traverse_util
 import jax
 import numpy as np
 
-from pix2pix_jax import checkpoint, models, train_state
 from pix2pix_jax.configs import folder
 from pix2pix_jax.errors import UsageError, run_command
-from pix2pix_jax.models import PATCH_DEPTH
+from pix2pix_jax.model import networks as models
+from pix2pix_jax.model import state as train_state
+from pix2pix_jax.model.networks import PATCH_DEPTH
+from pix2pix_jax.run import checkpoint
 
 StateDict = Mapping[str, np.ndarray]
 
@@ -72,24 +74,36 @@ def convert_generator(state_dict: StateDict) -> Network:
   first, last = (weights.get(f"model.model.{i}.weight", np.empty(0)) for i in (0, 3))
   levels = 2 + max((key.count(".3.model") for key in weights), default=0)
   if first.ndim != 4 or last.ndim != 4 or levels < 5:
-    raise UsageError("This generator is not unet_256 or unet_128 of pytorch-CycleGAN-and-pix2pix; is it a resnet, or the "
-                     f"discriminator? Its keys are {few(weights)}.")
+    raise UsageError(
+      "This generator is not unet_256 or unet_128 of pytorch-CycleGAN-and-pix2pix; is it a resnet, or the "
+      f"discriminator? Its keys are {few(weights)}."
+    )
   features, inputs = first.shape[:2]
   outputs = last.shape[1]
   widths = [features * min(2**level, 8) for level in range(levels)]
-  layers = [_Layer("model.model.0", ("down_0", "conv"), (inputs, features)),
-            _Layer("model.model.3", ("output",), (2 * features, outputs), transpose=True, skip=features, bias=True)]
+  layers = [
+    _Layer("model.model.0", ("down_0", "conv"), (inputs, features)),
+    _Layer("model.model.3", ("output",), (2 * features, outputs), transpose=True, skip=features, bias=True),
+  ]
   block = "model.model.1.model"
   for level in range(1, levels):
     outer, inner, innermost = widths[level - 1], widths[level], level == levels - 1
     down, up, skip = (f"down_{level}", "conv"), (f"up_{levels - 1 - level}", "conv"), 0 if innermost else inner
     layers.append(_Layer(f"{block}.1", down, (outer, inner), norm="" if innermost else f"{block}.2"))
     conv, norm = (3, 4) if innermost else (5, 6)
-    layers.append(_Layer(f"{block}.{conv}", up, (inner + skip, outer), transpose=True, skip=skip, norm=f"{block}.{norm}"))
+    layers.append(
+      _Layer(f"{block}.{conv}", up, (inner + skip, outer), transpose=True, skip=skip, norm=f"{block}.{norm}")
+    )
     block += ".3.model"
   norm, params, batch_stats = _convert(weights, layers, f"a U-Net of {levels} levels and {features} features")
-  fields = {"base_features": features, "levels": levels, "norm": norm, "dropout_blocks": tuple(range(1, levels - 4)),
-            "input_channels": inputs, "output_channels": outputs}
+  fields = {
+    "base_features": features,
+    "levels": levels,
+    "norm": norm,
+    "dropout_blocks": tuple(range(1, levels - 4)),
+    "input_channels": inputs,
+    "output_channels": outputs,
+  }
   return Network(fields, params, batch_stats)
 
 
@@ -99,24 +113,34 @@ def convert_discriminator(state_dict: StateDict) -> Network:
   name = "net" if any(key.startswith("net.") for key in weights) else "model"
   first = weights.get(f"{name}.0.weight", np.empty(0))
   if first.ndim != 4:
-    raise UsageError("This discriminator is not basic, n_layers or pixel of pytorch-CycleGAN-and-pix2pix. "
-                     f"Its keys are {few(weights)}.")
+    raise UsageError(
+      "This discriminator is not basic, n_layers or pixel of pytorch-CycleGAN-and-pix2pix. "
+      f"Its keys are {few(weights)}."
+    )
   features, inputs = first.shape[:2]
   depths = {depth: patch for patch, depth in PATCH_DEPTH.items()}
-  inner = 1 if name == "net" else (max(int(key.split(".")[1]) for key in weights if re.match(r"model\.\d", key)) - 2) // 3
+  inner = (
+    1 if name == "net" else (max(int(key.split(".")[1]) for key in weights if re.match(r"model\.\d", key)) - 2) // 3
+  )
   if inner not in depths:
-    raise UsageError(f"This discriminator is n_layers with n={inner}; PatchGANs here have {', '.join(map(str, depths))}. "
-                     "Import the generator alone: a new discriminator is then made.")
+    raise UsageError(
+      f"This discriminator is n_layers with n={inner}; PatchGANs here have {', '.join(map(str, depths))}. "
+      "Import the generator alone: a new discriminator is then made."
+    )
   patch, size = (1, 1) if name == "net" else (depths[inner], 4)
   widths = [features * min(2**i, 8) for i in range(inner + 1)]
   layers = [_Layer(f"{name}.0", ("conv_0",), (inputs, features), size, bias=True)]
   for i in range(1, inner + 1):
-    layers.append(_Layer(f"{name}.{3 * i - 1}", (f"conv_{i}",), (widths[i - 1], widths[i]), size, norm=f"{name}.{3 * i}"))
+    layers.append(
+      _Layer(f"{name}.{3 * i - 1}", (f"conv_{i}",), (widths[i - 1], widths[i]), size, norm=f"{name}.{3 * i}")
+    )
   bias = None if patch == 1 else True  # pixel has none in its last convolution with batch norm
   layers.append(_Layer(f"{name}.{3 * inner + 2}", (f"conv_{inner + 1}",), (widths[-1], 1), size, bias=bias))
   norm, params, batch_stats = _convert(weights, layers, f"a {patch}×{patch} PatchGAN of {features} features")
   params[f"conv_{inner + 1}"].setdefault("bias", np.zeros(1, np.float32))
-  return Network({"patch": patch, "base_features": features, "norm": norm, "input_channels": inputs}, params, batch_stats)
+  return Network(
+    {"patch": patch, "base_features": features, "norm": norm, "input_channels": inputs}, params, batch_stats
+  )
 
 
 def _without_prefix(state_dict: StateDict) -> StateDict:
@@ -137,14 +161,24 @@ def _convert(weights: StateDict, layers: list[_Layer], description: str) -> tupl
     if layer.bias or layer.bias is None and norm == "instance":
       places[f"{layer.key}.bias"] = params, (*layer.path, "bias"), layer.channels[1:]
     if layer.norm and norm == "batch":
-      for key, tree, name in (("weight", params, "scale"), ("bias", params, "bias"),
-                              ("running_mean", batch_stats, "mean"), ("running_var", batch_stats, "var")):
+      for key, tree, name in (
+        ("weight", params, "scale"),
+        ("bias", params, "bias"),
+        ("running_mean", batch_stats, "mean"),
+        ("running_var", batch_stats, "var"),
+      ):
         places[f"{layer.norm}.{key}"] = tree, (*layer.norm_path, name), layer.channels[1:]
     if layer.norm and norm != "none":  # PyTorch before 0.4 kept statistics of instance norm, which it never used
       ignored |= {f"{layer.norm}.{name}" for name in ("num_batches_tracked", "running_mean", "running_var")}
-  problems = {"missing": places.keys() - weights.keys(), "unexpected": weights.keys() - places.keys() - ignored,
-              "misshaped": [f"{key} {weights[key].shape} (not {shape})" for key, (_, _, shape) in places.items()
-                            if key in weights and weights[key].shape != shape]}
+  problems = {
+    "missing": places.keys() - weights.keys(),
+    "unexpected": weights.keys() - places.keys() - ignored,
+    "misshaped": [
+      f"{key} {weights[key].shape} (not {shape})"
+      for key, (_, _, shape) in places.items()
+      if key in weights and weights[key].shape != shape
+    ],
+  }
   if any(problems.values()):
     listed = "; ".join(f"{what}: {few(keys)}" for what, keys in problems.items() if keys)
     raise UsageError(f"The file looks like {description} with {norm} norm, but not all of its keys fit. {listed}.")
@@ -152,7 +186,7 @@ def _convert(weights: StateDict, layers: list[_Layer], description: str) -> tupl
     tree[path] = np.array(weights[key], np.float32)
   for layer in layers:
     kernel = params[*layer.path, "kernel"].transpose((2, 3, 0, 1) if layer.transpose else (2, 3, 1, 0))
-    params[*layer.path, "kernel"] = np.concatenate([kernel[:, :, layer.skip:], kernel[:, :, :layer.skip]], axis=2)
+    params[*layer.path, "kernel"] = np.concatenate([kernel[:, :, layer.skip :], kernel[:, :, : layer.skip]], axis=2)
   return norm, traverse_util.unflatten_dict(params), traverse_util.unflatten_dict(batch_stats)
 
 
@@ -162,23 +196,33 @@ def few(keys: Iterable[str]) -> str:
   return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
-def read_state_dict(path: Path, expected: str = "a *_net_G.pth or *_net_D.pth of pytorch-CycleGAN-and-pix2pix") -> dict[str, np.ndarray]:
+def read_state_dict(
+  path: Path, expected: str = "a *_net_G.pth or *_net_D.pth of pytorch-CycleGAN-and-pix2pix"
+) -> dict[str, np.ndarray]:
   """A `.pth` file of tensors, of which `expected` says what it should be; nothing in it is executed."""
   try:
     import torch  # pylint: disable=g-import-not-at-top  (optional)
   except ImportError as error:
-    raise UsageError("Reading .pth files needs PyTorch, which is not installed: pip install pix2pix_jax[torch].") from error
+    raise UsageError(
+      "Reading .pth files needs PyTorch, which is not installed: pip install pix2pix_jax[torch]."
+    ) from error
   try:
-    return {key: tensor.float().numpy() for key, tensor in torch.load(path, map_location="cpu", weights_only=True).items()}
+    return {
+      key: tensor.float().numpy() for key, tensor in torch.load(path, map_location="cpu", weights_only=True).items()
+    }
   except Exception as error:  # what a damaged file raises depends on where the damage is
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    raise UsageError(f"{path} cannot be read as a state dict ({reason}). Give {expected}; this one may be damaged or "
-                     "half downloaded.") from error
+    raise UsageError(
+      f"{path} cannot be read as a state dict ({reason}). Give {expected}; this one may be damaged or half downloaded."
+    ) from error
 
 
-def import_networks(workdir: Path, generator: StateDict, discriminator: StateDict | None = None, *, dropout: bool = True) -> str:
+def import_networks(
+  workdir: Path, generator: StateDict, discriminator: StateDict | None = None, *, dropout: bool = True
+) -> str:
   """Writes config.json and a checkpoint; returns what was recognised and how to go on. `dropout`: as in its training."""
   from pix2pix_jax import train  # pylint: disable=g-import-not-at-top  (imports TensorFlow: slow)
+
   if any((workdir / "checkpoints").glob("*")):
     raise UsageError(f"{workdir} has checkpoints already. Give --workdir a new folder.")
   networks = {"generator": convert_generator(generator)}
@@ -190,12 +234,19 @@ def import_networks(workdir: Path, generator: StateDict, discriminator: StateDic
   config = folder.get_config()
   config.data.update(crop_size=2 ** fields["levels"], load_size=round(2 ** fields["levels"] * 286 / 256))
   config.model.update(fields)
-  source = types.SimpleNamespace(counts={"train": config.train.batch_size}, kinds={
-      "input": (np.dtype(np.uint8), fields["input_channels"]), "target": (np.dtype(np.uint8), fields["output_channels"])})
+  source = types.SimpleNamespace(
+    counts={"train": config.train.batch_size},
+    kinds={
+      "input": (np.dtype(np.uint8), fields["input_channels"]),
+      "target": (np.dtype(np.uint8), fields["output_channels"]),
+    },
+  )
   config = train.resolve(config, source)
   state = jax.jit(lambda: train_state.initial(config, *models.make_networks(config.model)))()
-  imported = {name: getattr(state, name).replace(params=network.params, batch_stats=network.batch_stats)
-              for name, network in networks.items()}
+  imported = {
+    name: getattr(state, name).replace(params=network.params, batch_stats=network.batch_stats)
+    for name, network in networks.items()
+  }
   checkpoint.save_config(workdir, config)
   checkpointer = checkpoint.Checkpointer(workdir)
   checkpointer.save(STEP, state.replace(step=np.int32(STEP), **imported))
@@ -207,40 +258,58 @@ def _discriminator_fields(generator: dict[str, Any], discriminator: dict[str, An
   """What a discriminator adds to the model of its generator, if the two fit."""
   inputs, outputs, seen = generator["input_channels"], generator["output_channels"], discriminator["input_channels"]
   if seen not in (outputs, inputs + outputs):
-    raise UsageError(f"The discriminator sees {seen} channels; beside a generator from {inputs} to {outputs} it should see "
-                     f"{inputs + outputs}, or {outputs} if it is not conditional. Are both files of one training?")
+    raise UsageError(
+      f"The discriminator sees {seen} channels; beside a generator from {inputs} to {outputs} it should see "
+      f"{inputs + outputs}, or {outputs} if it is not conditional. Are both files of one training?"
+    )
   if discriminator["norm"] != generator["norm"]:
-    raise UsageError(f"The generator has {generator['norm']} norm, the discriminator {discriminator['norm']}, but here model.norm is for "
-                     "both. Import the generator alone: a new discriminator is then made.")
+    raise UsageError(
+      f"The generator has {generator['norm']} norm, the discriminator {discriminator['norm']}, but here model.norm is for "
+      "both. Import the generator alone: a new discriminator is then made."
+    )
   features = discriminator["base_features"]
-  return {"patch": discriminator["patch"], "conditional": seen != outputs,
-          "discriminator_features": 0 if features == generator["base_features"] else features}
+  return {
+    "patch": discriminator["patch"],
+    "conditional": seen != outputs,
+    "discriminator_features": 0 if features == generator["base_features"] else features,
+  }
 
 
 def _describe(workdir: Path, config, has_discriminator: bool) -> str:
   model, default = config.model, folder.get_config()
-  given = [(section, name) for section in ("data", "model") for name in config[section]
-           if config[section][name] != default[section][name] and not name.endswith(("_channels", "_dtype"))]
+  given = [
+    (section, name)
+    for section in ("data", "model")
+    for name in config[section]
+    if config[section][name] != default[section][name] and not name.endswith(("_channels", "_dtype"))
+  ]
   flags = "".join(f' --config.{section}.{name}="{config[section][name]}"' for section, name in given)
-  return "\n".join([
+  return "\n".join(
+    [
       f"Generator: U-Net of {model.levels} levels, {model.base_features} features, {model.norm} norm, {model.input_channels} → "
       f"{model.output_channels} channels; dropout in the up blocks {model.dropout_blocks or 'none'}, which no file says.",
       f"Discriminator: {model.patch}×{model.patch} PatchGAN, {'' if model.conditional else 'not '}conditional, "
       f"{'from its file' if has_discriminator else 'freshly initialised, as no file was given'}. Fresh optimizers.",
       f"{workdir} holds config.json and the checkpoint of step {STEP}. To train it further on your pairs:",
-      f"  python main.py --config=configs/folder.py --workdir={workdir} --config.data.source_dir=DIR{flags}"])
+      f"  python main.py --config=configs/folder.py --workdir={workdir} --config.data.source_dir=DIR{flags}",
+    ]
+  )
 
 
 def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(prog="python -m pix2pix_jax.import_torch", description=__doc__.split("\n")[0])
   parser.add_argument("--generator", type=Path, required=True, help="*_net_G.pth of unet_256 or unet_128")
-  parser.add_argument("--discriminator", type=Path, help="*_net_D.pth of basic, n_layers or pixel (default: a new discriminator)")
+  parser.add_argument(
+    "--discriminator", type=Path, help="*_net_D.pth of basic, n_layers or pixel (default: a new discriminator)"
+  )
   parser.add_argument("--workdir", type=Path, required=True, help="a new folder")
   parser.add_argument("--no_dropout", action="store_true", help="the generator was trained so; its file does not say")
   options = parser.parse_args(argv)
   logging.set_verbosity(logging.ERROR)
   discriminator = None if options.discriminator is None else read_state_dict(options.discriminator)
-  print(import_networks(options.workdir, read_state_dict(options.generator), discriminator, dropout=not options.no_dropout))
+  print(
+    import_networks(options.workdir, read_state_dict(options.generator), discriminator, dropout=not options.no_dropout)
+  )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Using a trained generator: pictures in, pictures out. Imports neither TensorFlow nor CLU.
 
-    translator = Translator.load("runs/facades")
-    photo = translator(labels)                        # uint8 (H, W, 3) of any size
-    photos = translator(labels, num_samples=4, seed=1)
+translator = Translator.load("runs/facades")
+photo = translator(labels)                        # uint8 (H, W, 3) of any size
+photos = translator(labels, num_samples=4, seed=1)
 """
 
 import functools
@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from pix2pix_jax import checkpoint, models, steps
 from pix2pix_jax.data import images
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.model import networks as models
+from pix2pix_jax.model import steps
+from pix2pix_jax.run import checkpoint
 
 
 class Translator:
@@ -47,11 +49,26 @@ class Translator:
 
   def _apply(self, variables, x, key, dropout, norm_stats):
     # Every image of a batch draws the same noise, so that a picture does not depend on its place.
-    return self._generator.apply(variables, x, dropout=dropout, norm_stats=norm_stats, noise_ids=jnp.zeros(x.shape[0], jnp.int32),
-                                 rngs={"dropout": key})
+    return self._generator.apply(
+      variables,
+      x,
+      dropout=dropout,
+      norm_stats=norm_stats,
+      noise_ids=jnp.zeros(x.shape[0], jnp.int32),
+      rngs={"dropout": key},
+    )
 
-  def __call__(self, pictures: np.ndarray, *, num_samples: int | None = None, seed: int = 0, dropout: bool | None = None,
-               norm_stats: str | None = None, tile: int | None = None, batch_size: int = 8) -> np.ndarray:
+  def __call__(
+    self,
+    pictures: np.ndarray,
+    *,
+    num_samples: int | None = None,
+    seed: int = 0,
+    dropout: bool | None = None,
+    norm_stats: str | None = None,
+    tile: int | None = None,
+    batch_size: int = 8,
+  ) -> np.ndarray:
     """Translates one picture or a batch.
 
     Args:
@@ -99,17 +116,23 @@ class Translator:
     if batch.ndim != 4 or 0 in batch.shape:
       raise UsageError(f"Pictures are (H, W), (H, W, C) or (N, H, W, C) and not empty; these have shape {batch.shape}.")
     if batch.shape[-1] != channels:
-      raise UsageError(f"This model takes pictures of {channels} channels; these have {batch.shape[-1]} (shape {batch.shape}).")
+      raise UsageError(
+        f"This model takes pictures of {channels} channels; these have {batch.shape[-1]} (shape {batch.shape})."
+      )
     if kind == "float32":
       if not np.issubdtype(batch.dtype, np.floating):
-        raise UsageError(f"This model takes depth as float32 metres; this array is {batch.dtype}. Divide KITTI's uint16 by 256 (depth.read_png does).")
+        raise UsageError(
+          f"This model takes depth as float32 metres; this array is {batch.dtype}. Divide KITTI's uint16 by 256 (depth.read_png does)."
+        )
       return images.normalise(batch.astype(np.float32), self.config.data.depth_range)
     if batch.dtype in (np.uint8, np.uint16):
       return images.normalise(batch, self.config.data.depth_range)
     if not np.issubdtype(batch.dtype, np.floating):
       raise UsageError(f"Pictures are uint8, uint16 or float in [0, 1]; this array is {batch.dtype}.")
     if not (batch.min() >= 0 and batch.max() <= 1):
-      raise UsageError(f"Float pictures lie in [0, 1]; these go from {batch.min():g} to {batch.max():g}. Give uint8, or divide by 255.")
+      raise UsageError(
+        f"Float pictures lie in [0, 1]; these go from {batch.min():g} to {batch.max():g}. Give uint8, or divide by 255."
+      )
     return batch.astype(np.float32) * 2 - 1
 
   def _decode(self, output: np.ndarray, as_float: bool) -> np.ndarray:
@@ -129,9 +152,11 @@ class Translator:
     size = min(batch_size, count)
     chunks = []
     for start in range(0, count, size):
-      chunk = batch[start:start + size]
+      chunk = batch[start : start + size]
       filled = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])  # one program for all chunks
-      filled = jax.block_until_ready(jax.device_put(filled))  # a program that waits for its input does so in another thread (launch.keep_memory)
+      filled = jax.block_until_ready(
+        jax.device_put(filled)
+      )  # a program that waits for its input does so in another thread (launch.keep_memory)
       chunks.append((len(chunk), self._translate(self._variables, filled, key, dropout=dropout, norm_stats=norm_stats)))
     return np.concatenate([np.asarray(output)[:length, :height, :width] for length, output in chunks])
 
@@ -144,15 +169,15 @@ class Translator:
       corners = [(row, column) for row in rows for column in columns]
       total, weights = None, np.zeros((*picture.shape[:2], 1), np.float32)
       for start in range(0, len(corners), 4):  # few at a time: the point of tiles is a small memory
-        group = corners[start:start + 4]
-        pieces = run(np.stack([picture[row:row + tile, column:column + tile] for row, column in group]))
+        group = corners[start : start + 4]
+        pieces = run(np.stack([picture[row : row + tile, column : column + tile] for row, column in group]))
         ramp = [_ramp(size, tile) for size in pieces.shape[1:3]]
         weight = (ramp[0][:, None] * ramp[1])[..., None]
         if total is None:
           total = np.zeros((*picture.shape[:2], pieces.shape[-1]), np.float32)
         for (row, column), piece in zip(group, pieces):
-          total[row:row + tile, column:column + tile] += weight * piece
-          weights[row:row + tile, column:column + tile] += weight
+          total[row : row + tile, column : column + tile] += weight * piece
+          weights[row : row + tile, column : column + tile] += weight
       outputs.append(total / weights)
     return np.stack(outputs)
 

@@ -6,7 +6,10 @@ import platform
 import sys
 
 # A heap of huge pages that grows by 128 MiB and is never given back.
-KEEP_MEMORY = ":".join(f"glibc.malloc.{setting}" for setting in ("hugetlb=1", "mmap_max=0", "trim_threshold=1099511627776", "top_pad=134217728"))
+KEEP_MEMORY = ":".join(
+  f"glibc.malloc.{setting}"
+  for setting in ("hugetlb=1", "mmap_max=0", "trim_threshold=1099511627776", "top_pad=134217728")
+)
 
 
 def keep_memory(restart: bool = True) -> None:
@@ -25,11 +28,16 @@ def keep_memory(restart: bool = True) -> None:
     return
   if not restart:
     libc = ctypes.CDLL(None)
-    for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**27)):  # malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+    for parameter, value in (
+      (-4, 0),
+      (-1, 2**31 - 1),
+      (-2, 2**27),
+    ):  # malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
       libc.mallopt(parameter, value)
   elif "GLIBC_TUNABLES" not in os.environ:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"GLIBC_TUNABLES": KEEP_MEMORY})
   if not restart or os.environ["GLIBC_TUNABLES"] == KEEP_MEMORY:
     import jax
+
     # Only the main thread's heap takes pieces of any size: run programs there, not in a worker.
     jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -25,16 +25,26 @@ import jax
 import ml_collections
 from PIL import Image
 
-from pix2pix_jax import __version__, checkpoint, history, models, train_state
+from pix2pix_jax import __version__
 from pix2pix_jax.configs import default
 from pix2pix_jax.errors import UsageError, run_command
+from pix2pix_jax.model import networks as models
+from pix2pix_jax.model import state as train_state
+from pix2pix_jax.run import checkpoint, history
 
 MAX_SAMPLES = 40  # sample grids
-SAMPLE_BYTES, PICTURE_BYTES = 8_000_000, 4_000_000  # of the page for the sample grids, and for the pictures of evaluations
+SAMPLE_BYTES, PICTURE_BYTES = (
+  8_000_000,
+  4_000_000,
+)  # of the page for the sample grids, and for the pictures of evaluations
 MAX_POINTS = 2000  # of a training curve
 MAX_ROWS = 5000  # of a per-image table
-TASKS = {"facades": "Façade labels → photographs", "winter_summer": "Winter → summer",
-         "kitti_depth": "Street pictures → depth", "nyu_depth": "Depth with holes → dense depth"}
+TASKS = {
+  "facades": "Façade labels → photographs",
+  "winter_summer": "Winter → summer",
+  "kitti_depth": "Street pictures → depth",
+  "nyu_depth": "Depth with holes → dense depth",
+}
 KINDS = {"uint8": "8-bit picture", "uint16": "16-bit picture", "float32": "depth"}
 
 
@@ -60,23 +70,33 @@ def gather(workdir: Path) -> dict[str, Any]:
   rows, splits, parameters = history.read(workdir), _splits(workdir), _parameters(config)
   data, source = config.data, Path(config.data.source_dir).name
   return {
-      "what": f"A {_generator(config)} with a {config.model.patch}×{config.model.patch} PatchGAN, trained on {data.name} "
-              f"{f'(folder {source}) ' if source else ''}at {_size(data.crop_size, data.crop_width)}.",
-      "name": workdir.resolve().name, "time": f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
-      "heading": TASKS.get(data.task if data.name == "procedural" else data.name, "Pairs of pictures"),
-      "step": rows[-1]["step"] if rows else 0, "num_steps": config.train.num_steps, "parameters": list(parameters.values()),
-      "facts": _facts(config, parameters, splits), "samples": _samples(workdir), "splits": splits, **_curves(rows),
-      **_configuration(workdir, config), "environment": _environment()}
+    "what": f"A {_generator(config)} with a {config.model.patch}×{config.model.patch} PatchGAN, trained on {data.name} "
+    f"{f'(folder {source}) ' if source else ''}at {_size(data.crop_size, data.crop_width)}.",
+    "name": workdir.resolve().name,
+    "time": f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+    "heading": TASKS.get(data.task if data.name == "procedural" else data.name, "Pairs of pictures"),
+    "step": rows[-1]["step"] if rows else 0,
+    "num_steps": config.train.num_steps,
+    "parameters": list(parameters.values()),
+    "facts": _facts(config, parameters, splits),
+    "samples": _samples(workdir),
+    "splits": splits,
+    **_curves(rows),
+    **_configuration(workdir, config),
+    "environment": _environment(),
+  }
 
 
 def _script_json(value: Any) -> str:
   """JSON that can stand in a script element: without markup, and with null for NaN and infinity."""
+
   def finite(item):
     if isinstance(item, float) and not math.isfinite(item):
       return None
     if isinstance(item, dict):
       return {key: finite(child) for key, child in item.items()}
     return [finite(child) for child in item] if isinstance(item, (list, tuple)) else item
+
   text = json.dumps(finite(value), separators=(",", ":"), default=str)
   return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -114,10 +134,15 @@ def _parameters(config: ml_collections.ConfigDict) -> dict[str, int]:
   return {"generator": count(state.generator), "discriminator": count(state.discriminator)}
 
 
-def _facts(config: ml_collections.ConfigDict, parameters: dict[str, int], splits: list[dict[str, Any]]) -> dict[str, str]:
+def _facts(
+  config: ml_collections.ConfigDict, parameters: dict[str, int], splits: list[dict[str, Any]]
+) -> dict[str, str]:
   """What was trained on what."""
   data, model, loss, train = config.data, config.model, config.loss, config.train
-  crop, counts = _size(data.crop_size, data.crop_width), {split["name"]: split["summary"].get("count") for split in splits}
+  crop, counts = (
+    _size(data.crop_size, data.crop_width),
+    {split["name"]: split["summary"].get("count") for split in splits},
+  )
   source = Path(data.source_dir).name or ("none, arrays" if data.name == "arrays" else "none, downloaded")
   if data.name == "procedural":
     counts, source = {"train": data.num_train, "val": data.num_val, "test": data.num_test}, "none, drawn by code"
@@ -128,18 +153,22 @@ def _facts(config: ml_collections.ConfigDict, parameters: dict[str, int], splits
     return f"{KINDS.get(dtype, 'picture')}{depth}, {channels or 'unknown'} channel{'s' * (channels != 1)}"
 
   return {
-      "Data": f"{data.name}, task {data.task}" if data.name == "procedural" else data.name, "Source folder": source,
-      "Pairs": ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "not recorded in this workdir",
-      "Input": side(data.input_dtype, model.input_channels), "Target": side(data.target_dtype, model.output_channels),
-      "Sizes": f"crops of {crop} from {_size(data.load_size, data.load_width)}, evaluated at "
-               f"{_size(data.eval_size, data.eval_width) if data.eval_size else crop} (height × width)",
-      "Generator": f"{_generator(config)}, {model.decoder_widths} widths from {model.base_features}, {model.norm} norm, "
-                   f"{model.levels or 'unknown'} levels{counted.get('generator', '')}",
-      "Discriminator": f"{model.patch}×{model.patch} PatchGAN{'' if model.conditional else ', not conditional'}"
-                       f"{counted.get('discriminator', '')}",
-      "Loss": f"{'' if loss.gan == 'none' else f'{loss.gan} GAN + '}{f'{loss.l1_weight:g} · ' * (loss.l1_weight >= 0)}L1",
-      "Optimizer": f"Adam {config.optimizer.learning_rate:g}, β {config.optimizer.beta1:g} and {config.optimizer.beta2:g}",
-      "Training": f"batch {train.batch_size}, {train.num_steps or 'unknown'} steps, seed {config.seed}, {train.dtype}"}
+    "Data": f"{data.name}, task {data.task}" if data.name == "procedural" else data.name,
+    "Source folder": source,
+    "Pairs": ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    or "not recorded in this workdir",
+    "Input": side(data.input_dtype, model.input_channels),
+    "Target": side(data.target_dtype, model.output_channels),
+    "Sizes": f"crops of {crop} from {_size(data.load_size, data.load_width)}, evaluated at "
+    f"{_size(data.eval_size, data.eval_width) if data.eval_size else crop} (height × width)",
+    "Generator": f"{_generator(config)}, {model.decoder_widths} widths from {model.base_features}, {model.norm} norm, "
+    f"{model.levels or 'unknown'} levels{counted.get('generator', '')}",
+    "Discriminator": f"{model.patch}×{model.patch} PatchGAN{'' if model.conditional else ', not conditional'}"
+    f"{counted.get('discriminator', '')}",
+    "Loss": f"{'' if loss.gan == 'none' else f'{loss.gan} GAN + '}{f'{loss.l1_weight:g} · ' * (loss.l1_weight >= 0)}L1",
+    "Optimizer": f"Adam {config.optimizer.learning_rate:g}, β {config.optimizer.beta1:g} and {config.optimizer.beta2:g}",
+    "Training": f"batch {train.batch_size}, {train.num_steps or 'unknown'} steps, seed {config.seed}, {train.dtype}",
+  }
 
 
 def _encode(path: Path, scale: float | None) -> dict[str, Any]:
@@ -185,7 +214,9 @@ def _curves(rows: list[dict[str, float]]) -> dict[str, Any]:
   """All validations and at most MAX_POINTS of the other rows."""
   training = [row for row in rows if "val/l1" not in row]
   kept = {id(row) for row in _thin(training, MAX_POINTS)}
-  note = f"Training curves show {MAX_POINTS} of {len(training)} points, evenly chosen." if len(training) > MAX_POINTS else ""
+  note = (
+    f"Training curves show {MAX_POINTS} of {len(training)} points, evenly chosen." if len(training) > MAX_POINTS else ""
+  )
   return {"rows": [row for row in rows if "val/l1" in row or id(row) in kept], "rows_note": note}
 
 
@@ -194,22 +225,34 @@ def _splits(workdir: Path) -> list[dict[str, Any]]:
   folders = sorted(path for path in (workdir / "eval").glob("*") if path.is_dir())
   splits = []
   for folder in folders:
-    chosen = [path for path in (folder / "best.png", folder / "worst.png") if path.exists()] or list(folder.glob("grid.png"))
+    chosen = [path for path in (folder / "best.png", folder / "worst.png") if path.exists()] or list(
+      folder.glob("grid.png")
+    )
     encoded, note = _embed(chosen, PICTURE_BYTES // len(folders))
     columns, rows = _per_image(folder / "per_image.csv")
-    splits.append({"name": folder.name, "summary": _read_json(folder / "metrics.json"), "note": note, "columns": columns,
-                   "rows": rows[:MAX_ROWS], "count": len(rows),
-                   "pictures": [{"name": path.stem, **picture} for path, picture in encoded.items()]})
+    splits.append(
+      {
+        "name": folder.name,
+        "summary": _read_json(folder / "metrics.json"),
+        "note": note,
+        "columns": columns,
+        "rows": rows[:MAX_ROWS],
+        "count": len(rows),
+        "pictures": [{"name": path.stem, **picture} for path, picture in encoded.items()],
+      }
+    )
   return splits
 
 
 def _per_image(path: Path) -> tuple[list[str], list[list[Any]]]:
   """The columns of a per_image.csv, and its rows [id, number or None, …]."""
+
   def number(cell):
     try:
       return float(cell)
     except ValueError:
       return None
+
   table = list(csv.reader(path.read_text().splitlines())) if path.exists() else []
   columns = table[0] if table else []
   return columns, [[row[0], *map(number, row[1:])] for row in table[1:] if len(row) == len(columns)]
@@ -224,9 +267,19 @@ def _configuration(workdir: Path, config: ml_collections.ConfigDict) -> dict[str
   """Every field with its default and its meaning, which is the comment above it in configs/default.py."""
   values, defaults = _flat(config.to_dict()), _flat(default.get_config().to_dict())
   source = Path(default.__file__).read_text(encoding="utf-8")
-  meanings = {field.removeprefix("config."): text for text, field in re.findall(r"^  # (.+)\n  ([\w.]+) =", source, re.M)}
-  fields = [{"field": field, "value": value, "default": defaults.get(field), "changed": defaults.get(field) != value,
-             "meaning": meanings.get(field, "")} for field, value in values.items()]
+  meanings = {
+    field.removeprefix("config."): text for text, field in re.findall(r"^  # (.+)\n  ([\w.]+) =", source, re.M)
+  }
+  fields = [
+    {
+      "field": field,
+      "value": value,
+      "default": defaults.get(field),
+      "changed": defaults.get(field) != value,
+      "meaning": meanings.get(field, ""),
+    }
+    for field, value in values.items()
+  ]
   lacking = len(defaults.keys() - _flat(_read_json(workdir / "config.json")).keys())
   note = f"config.json lacks {lacking} newer fields, which are shown with their defaults." if lacking else ""
   return {"config": fields, "config_note": note}

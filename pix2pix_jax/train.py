@@ -5,21 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 import signal
 
+from clu import metric_writers, parameter_overview  # after pipeline, which keeps TensorFlow off the GPU
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import ml_collections
 
-from pix2pix_jax import checkpoint, evaluate, models, steps, train_state
-from pix2pix_jax.data import datasets, pipeline
+from pix2pix_jax import evaluate
+from pix2pix_jax.data import pipeline
+from pix2pix_jax.data import prepare as datasets
 from pix2pix_jax.errors import UsageError
-from pix2pix_jax.reporter import Reporter, require_finite
-from pix2pix_jax.train_state import TrainState
+from pix2pix_jax.model import networks as models
+from pix2pix_jax.model import state as train_state
+from pix2pix_jax.model import steps
+from pix2pix_jax.model.state import TrainState
+from pix2pix_jax.run import checkpoint
+from pix2pix_jax.run.reporter import Reporter, require_finite
 
-from clu import metric_writers, parameter_overview  # after pipeline, which keeps TensorFlow off the GPU
 
-
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | Path, *, source: pipeline.Source | None = None,
-                       observer: Observer | None = None) -> TrainState:
+def train_and_evaluate(
+  config: ml_collections.ConfigDict,
+  workdir: str | Path,
+  *,
+  source: pipeline.Source | None = None,
+  observer: Observer | None = None,
+) -> TrainState:
   """Trains to the config's last step, from the newest checkpoint in `workdir` if there is one.
 
   Args:
@@ -53,8 +62,11 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | Path, *
   if start:
     state = checkpointer.restore(start, train_state.abstract(config, generator, discriminator, mesh))
   else:
-    initial = jax.jit(lambda: train_state.initial(config, generator, discriminator), out_shardings=replicated,
-                      compiler_options={"xla_backend_optimization_level": 1})  # runs once: fast to compile is what counts
+    initial = jax.jit(
+      lambda: train_state.initial(config, generator, discriminator),
+      out_shardings=replicated,
+      compiler_options={"xla_backend_optimization_level": 1},
+    )  # runs once: fast to compile is what counts
     state = initial()
 
   networks = {"generator": generator, "discriminator": discriminator}
@@ -62,14 +74,26 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | Path, *
   train_step = steps.compile_train_step(mesh, **networks, optimizer=optimizer, loss=config.loss, seed=config.seed)
   eval_step = steps.compile_eval_step(mesh, **networks, **steps.evaluation_settings(config))
   batches = pipeline.to_devices(
-      pipeline.train_batches(train_split, config.data, batch_size=config.train.batch_size, seed=config.seed, start_step=start), split_rows)
+    pipeline.train_batches(
+      train_split, config.data, batch_size=config.train.batch_size, seed=config.seed, start_step=start
+    ),
+    split_rows,
+  )
 
-  reporter = Reporter(_make_writer(workdir), workdir, start=start, num_steps=config.train.num_steps, log_every_steps=config.train.log_every_steps)
+  reporter = Reporter(
+    _make_writer(workdir),
+    workdir,
+    start=start,
+    num_steps=config.train.num_steps,
+    log_every_steps=config.train.log_every_steps,
+  )
   reporter.say(_describe(config, state, start, train_split, val_split, mesh))
   best = checkpointer.best()
   observer = observer or Observer()
   step, evaluation = start, None
-  if val_split and not start:  # the untrained networks: where the curves begin, and a fault in the data shows now, not in an hour
+  if (
+    val_split and not start
+  ):  # the untrained networks: where the curves begin, and a fault in the data shows now, not in an hour
     evaluation = evaluate.evaluate_split(eval_step, state, val_split, config, mesh)
     reporter.validated(0, evaluation.means, evaluation.grid)
   with _StopOnSignal() as stop:
@@ -105,9 +129,13 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str | Path, *
   if evaluation and jax.process_index() == 0:
     compared = evaluate.baselines(source, val_split, config)
     evaluate.write(workdir / "eval" / "val", evaluation, val_split.ids, step, config, compared)
-    reporter.say(f"Validation at the last step, {len(val_split)} images:\n{evaluate.table({'model': evaluation.means, **compared})}\n"
-                 f"Best validation {checkpoint.BEST_METRIC}: {best[1]:.4f} at step {best[0]}.")
-  reporter.say(f"{workdir} holds samples/, curves.png, eval/ and checkpoints/; tensorboard --logdir={workdir} shows the rest.")
+    reporter.say(
+      f"Validation at the last step, {len(val_split)} images:\n{evaluate.table({'model': evaluation.means, **compared})}\n"
+      f"Best validation {checkpoint.BEST_METRIC}: {best[1]:.4f} at step {best[0]}."
+    )
+  reporter.say(
+    f"{workdir} holds samples/, curves.png, eval/ and checkpoints/; tensorboard --logdir={workdir} shows the rest."
+  )
   return state
 
 
@@ -123,11 +151,22 @@ class Observer:
 
 
 _LIMITS = (
-    (("model.base_features", "train.batch_size", "train.log_every_steps", "evaluation.batch_size", "evaluation.num_samples"), lambda v: v >= 1, "at least 1"),
-    (("train.num_steps", "train.eval_every_steps", "train.checkpoint_every_steps"), lambda v: v >= 0, "at least 0"),
-    (("optimizer.learning_rate",), lambda v: v > 0, "above 0"),
-    (("optimizer.beta1", "optimizer.beta2"), lambda v: 0 <= v < 1, "in [0, 1)"),
-    (("optimizer.decay_fraction",), lambda v: 0 <= v <= 1, "in [0, 1]"))
+  (
+    (
+      "model.base_features",
+      "train.batch_size",
+      "train.log_every_steps",
+      "evaluation.batch_size",
+      "evaluation.num_samples",
+    ),
+    lambda v: v >= 1,
+    "at least 1",
+  ),
+  (("train.num_steps", "train.eval_every_steps", "train.checkpoint_every_steps"), lambda v: v >= 0, "at least 0"),
+  (("optimizer.learning_rate",), lambda v: v > 0, "above 0"),
+  (("optimizer.beta1", "optimizer.beta2"), lambda v: 0 <= v < 1, "in [0, 1)"),
+  (("optimizer.decay_fraction",), lambda v: 0 <= v <= 1, "in [0, 1]"),
+)
 
 
 def resolve(config: ml_collections.ConfigDict, source: pipeline.Source) -> ml_collections.ConfigDict:
@@ -145,30 +184,50 @@ def resolve(config: ml_collections.ConfigDict, source: pipeline.Source) -> ml_co
   for side in ("input", "target"):
     dtype = source.kinds[side][0].name
     if data[f"{side}_dtype"] not in ("", dtype):
-      raise UsageError(f"data.{side}_dtype is {data[f'{side}_dtype']!r}, but the data is {dtype}; leave it empty to take what the data is.")
+      raise UsageError(
+        f"data.{side}_dtype is {data[f'{side}_dtype']!r}, but the data is {dtype}; leave it empty to take what the data is."
+      )
     data[f"{side}_dtype"] = dtype
   has_holes = data.target_dtype == "float32"
   if data.validity_channel and not has_holes:
-    raise UsageError(f"data.validity_channel is for targets with holes (depth), but the target is a {data.target_dtype} picture.")
+    raise UsageError(
+      f"data.validity_channel is for targets with holes (depth), but the target is a {data.target_dtype} picture."
+    )
   target_channels = source.kinds["target"][1]
-  for field, channels in (("input_channels", source.kinds["input"][1]), ("output_channels", target_channels + data.validity_channel)):
+  for field, channels in (
+    ("input_channels", source.kinds["input"][1]),
+    ("output_channels", target_channels + data.validity_channel),
+  ):
     if model[field] not in (0, channels):
-      raise UsageError(f"model.{field} is {model[field]}, but the data has {channels}; leave it 0 to take what the data has.")
+      raise UsageError(
+        f"model.{field} is {model[field]}, but the data has {channels}; leave it 0 to take what the data has."
+      )
     model[field] = channels
-  if model.residual and (data.input_dtype, data.target_dtype, model.input_channels, target_channels) != ("float32", "float32", 1, 1):
-    raise UsageError(f"model.residual is for depth → depth, one channel each, but the input is {data.input_dtype} with "
-                     f"{model.input_channels} channel(s) and the target {data.target_dtype} with {target_channels}.")
+  if model.residual and (data.input_dtype, data.target_dtype, model.input_channels, target_channels) != (
+    "float32",
+    "float32",
+    1,
+    1,
+  ):
+    raise UsageError(
+      f"model.residual is for depth → depth, one channel each, but the input is {data.input_dtype} with "
+      f"{model.input_channels} channel(s) and the target {data.target_dtype} with {target_channels}."
+    )
   model.levels = model.levels or models.levels_for(*datasets.crop_shape(data))
   for field, (height, width) in (("crop", datasets.crop_shape(data)), ("eval", datasets.eval_shape(data))):
     if height % 2**model.levels or width % 2**model.levels:
-      raise UsageError(f"data.{field}_size gives pictures of {height}×{width} (height × width), but a generator of {model.levels} levels takes "
-                       f"multiples of {2**model.levels}. Change data.{field}_size (and data.{field}_width), or model.levels.")
+      raise UsageError(
+        f"data.{field}_size gives pictures of {height}×{width} (height × width), but a generator of {model.levels} levels takes "
+        f"multiples of {2**model.levels}. Change data.{field}_size (and data.{field}_width), or model.levels."
+      )
   if config.loss.l1_weight < 0:
     config.loss.l1_weight = 300.0 / target_channels
   train.num_steps = train.num_steps or train.num_epochs * count // train.batch_size
   if train.num_steps < 1:
-    raise UsageError(f"{train.num_epochs} epochs of {count} pairs are not one batch of train.batch_size={train.batch_size}. "
-                     "Train for more epochs or steps, or with smaller batches.")
+    raise UsageError(
+      f"{train.num_epochs} epochs of {count} pairs are not one batch of train.batch_size={train.batch_size}. "
+      "Train for more epochs or steps, or with smaller batches."
+    )
   epoch = max(1, count // train.batch_size)
   train.eval_every_steps = train.eval_every_steps or epoch
   train.checkpoint_every_steps = train.checkpoint_every_steps or epoch
@@ -184,8 +243,10 @@ def _make_writer(workdir: Path) -> metric_writers.MetricWriter:
 
 def _describe(config, state, start, train_split, val_split, mesh) -> str:
   """What is about to be trained on what; on a fresh start with every parameter."""
-  counts = {name: parameter_overview.count_parameters(network.params)
-            for name, network in (("generator", state.generator), ("discriminator", state.discriminator))}
+  counts = {
+    name: parameter_overview.count_parameters(network.params)
+    for name, network in (("generator", state.generator), ("discriminator", state.discriminator))
+  }
   lines = []
   if start:
     lines.append(f"Going on from the checkpoint of step {start}.")
@@ -193,9 +254,11 @@ def _describe(config, state, start, train_split, val_split, mesh) -> str:
     for network in (state.generator, state.discriminator):
       lines.append(parameter_overview.get_parameter_overview(network.params, include_stats=False))
   height, width = datasets.crop_shape(config.data)
-  lines.append(f"{config.model.generator} with {counts['generator']:,} and PatchGAN {config.model.patch} with {counts['discriminator']:,} parameters; "
-               f"{len(train_split)} training and {len(val_split or ())} validation pairs of {height}×{width}; "
-               f"{config.train.num_steps} steps of {config.train.batch_size} on {mesh.size} {jax.devices()[0].platform} device(s).")
+  lines.append(
+    f"{config.model.generator} with {counts['generator']:,} and PatchGAN {config.model.patch} with {counts['discriminator']:,} parameters; "
+    f"{len(train_split)} training and {len(val_split or ())} validation pairs of {height}×{width}; "
+    f"{config.train.num_steps} steps of {config.train.batch_size} on {mesh.size} {jax.devices()[0].platform} device(s)."
+  )
   return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ value may differ by one grey level from that of the picture alone. With --batch_
 
 if __name__ == "__main__":
   from pix2pix_jax import launch
+
   launch.keep_memory()
 
 import argparse
@@ -28,10 +29,11 @@ from PIL import Image
 import tifffile
 from tqdm import tqdm
 
-from pix2pix_jax import depth, viz
+from pix2pix_jax import depth
 from pix2pix_jax.data import images
 from pix2pix_jax.errors import UsageError, run_command
 from pix2pix_jax.inference import Translator
+from pix2pix_jax.run import viz
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 BATCH_PIXELS = 2**21  # of larger pictures fewer are computed together; so many take about 1.5 GiB with 64 features
@@ -88,9 +90,15 @@ def find_inputs(pattern: str) -> dict[Path, Path]:
   if path.is_file():
     return {path: Path(path.name)}
   if path.is_dir():
-    files = {file: file.relative_to(path) for file in images.numeric_order(path.rglob("*")) if file.suffix.lower() in SUFFIXES}
+    files = {
+      file: file.relative_to(path) for file in images.numeric_order(path.rglob("*")) if file.suffix.lower() in SUFFIXES
+    }
   else:
-    files = {Path(name): Path(Path(name).name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).suffix.lower() in SUFFIXES}
+    files = {
+      Path(name): Path(Path(name).name)
+      for name in sorted(glob.glob(pattern, recursive=True))
+      if Path(name).suffix.lower() in SUFFIXES
+    }
   if not files:
     raise UsageError(f"--input {pattern!r} is no file, folder or pattern with any {', '.join(SUFFIXES)}.")
   return files
@@ -107,12 +115,15 @@ def name_outputs(inputs: dict[Path, Path], output: Path, samples: int, suffix: s
     outputs[path] = [target] if samples == 1 else [target.with_stem(f"{target.stem}_{n}") for n in range(samples)]
   claimed = [name for names in outputs.values() for name in names]
   if len(set(claimed)) < len(claimed):
-    raise UsageError("Several inputs would be written to one output, because they differ in folder or suffix alone. Translate them folder by folder.")
+    raise UsageError(
+      "Several inputs would be written to one output, because they differ in folder or suffix alone. Translate them folder by folder."
+    )
   return outputs
 
 
-def _read_ahead(pool: concurrent.futures.Executor, reading: Callable[[Path], np.ndarray], paths: Iterable[Path],
-                ahead: int) -> Iterator[tuple[Path, concurrent.futures.Future]]:
+def _read_ahead(
+  pool: concurrent.futures.Executor, reading: Callable[[Path], np.ndarray], paths: Iterable[Path], ahead: int
+) -> Iterator[tuple[Path, concurrent.futures.Future]]:
   """Each path with its picture to be, while the next `ahead` are read."""
   jobs = collections.deque()
   for path in paths:
@@ -125,7 +136,9 @@ def _read_ahead(pool: concurrent.futures.Executor, reading: Callable[[Path], np.
 
 def _room(picture: np.ndarray, batch_size: int) -> int:
   """How many of its kind are computed together; what is no picture stays alone, to be refused by itself."""
-  return max(1, min(batch_size, BATCH_PIXELS // max(1, picture[..., 0].size))) if picture.ndim == 3 and picture.size else 1
+  return (
+    max(1, min(batch_size, BATCH_PIXELS // max(1, picture[..., 0].size))) if picture.ndim == 3 and picture.size else 1
+  )
 
 
 def _batches(pictures: Iterable[tuple[Path, np.ndarray]], batch_size: int) -> Iterator[list[tuple[Path, np.ndarray]]]:
@@ -141,8 +154,18 @@ def _batches(pictures: Iterable[tuple[Path, np.ndarray]], batch_size: int) -> It
   yield from waiting.values()
 
 
-def translate(translator: Translator, inputs: dict[Path, Path], outputs: dict[Path, list[Path]], *, seed: int = 0, tile: int | None = None,
-              side_by_side: bool = False, dropout: bool | None = None, norm_stats: str | None = None, batch_size: int = 8) -> dict[Path, str]:
+def translate(
+  translator: Translator,
+  inputs: dict[Path, Path],
+  outputs: dict[Path, list[Path]],
+  *,
+  seed: int = 0,
+  tile: int | None = None,
+  side_by_side: bool = False,
+  dropout: bool | None = None,
+  norm_stats: str | None = None,
+  batch_size: int = 8,
+) -> dict[Path, str]:
   """Translates files; reading, computing and writing overlap, and a few batches at most are held in memory.
 
   Args:
@@ -158,7 +181,14 @@ def translate(translator: Translator, inputs: dict[Path, Path], outputs: dict[Pa
   config, failed, filled = translator.config, {}, set()
   if tile is not None or (norm_stats or config.evaluation.norm_stats) == "batch":
     batch_size = 1
-  compute = functools.partial(translator, num_samples=len(next(iter(outputs.values()))), seed=seed, tile=tile, dropout=dropout, norm_stats=norm_stats)
+  compute = functools.partial(
+    translator,
+    num_samples=len(next(iter(outputs.values()))),
+    seed=seed,
+    tile=tile,
+    dropout=dropout,
+    norm_stats=norm_stats,
+  )
 
   def load(path):
     return read(path, config.model.input_channels, config.data.input_dtype == "float32")
@@ -166,8 +196,10 @@ def translate(translator: Translator, inputs: dict[Path, Path], outputs: dict[Pa
   def save(path, picture, results):
     for target, result in zip(outputs[path], results):
       if side_by_side:
-        shown = [viz.display_raw(array, dtype, config.data.depth_range) for array, dtype in
-                 ((picture, config.data.input_dtype), (result, config.data.target_dtype))]
+        shown = [
+          viz.display_raw(array, dtype, config.data.depth_range)
+          for array, dtype in ((picture, config.data.input_dtype), (result, config.data.target_dtype))
+        ]
         result = np.concatenate(shown, axis=1)
       write(target, result)
 
@@ -203,8 +235,10 @@ def translate(translator: Translator, inputs: dict[Path, Path], outputs: dict[Pa
     except (UsageError, OSError) as error:
       failed[path] = str(error)
 
-  with (concurrent.futures.ThreadPoolExecutor(4) as pool,
-        tqdm(total=len(inputs), unit="picture", disable=not sys.stderr.isatty()) as bar):
+  with (
+    concurrent.futures.ThreadPoolExecutor(4) as pool,
+    tqdm(total=len(inputs), unit="picture", disable=not sys.stderr.isatty()) as bar,
+  ):
     writing = collections.deque()
     for batch in _batches(pictures(pool), batch_size):
       for path, picture, results in answers(batch):
@@ -218,19 +252,34 @@ def translate(translator: Translator, inputs: dict[Path, Path], outputs: dict[Pa
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(prog="python -m pix2pix_jax.translate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    prog="python -m pix2pix_jax.translate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument("--workdir", type=Path, required=True, help="of a training")
   parser.add_argument("--input", required=True, help="a file, a folder (with subfolders) or a pattern in quotes")
   parser.add_argument("--output", type=Path, required=True, help="a file for a single picture, else a folder")
   parser.add_argument("--step", default="best", help="best, latest or the number of a checkpoint (default: best)")
-  parser.add_argument("--samples", type=int, default=1, help="answers to draw for each picture, written as NAME_0, NAME_1, … (default: 1)")
+  parser.add_argument(
+    "--samples", type=int, default=1, help="answers to draw for each picture, written as NAME_0, NAME_1, … (default: 1)"
+  )
   parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
-  parser.add_argument("--tile", type=int, help="side in pixels of overlapping tiles, for pictures larger than the memory allows")
-  parser.add_argument("--batch_size", type=int, default=8, help="pictures of equal size computed together, of large ones fewer; with "
-                      "--norm_stats=batch each is computed alone (default: 8)")
+  parser.add_argument(
+    "--tile", type=int, help="side in pixels of overlapping tiles, for pictures larger than the memory allows"
+  )
+  parser.add_argument(
+    "--batch_size",
+    type=int,
+    default=8,
+    help="pictures of equal size computed together, of large ones fewer; with "
+    "--norm_stats=batch each is computed alone (default: 8)",
+  )
   parser.add_argument("--dropout", choices=("on", "off"), help="whether the noise is on (default: as in training)")
-  parser.add_argument("--norm_stats", choices=("image", "batch", "running"), help="statistics of batch norm (default: as in training)")
-  parser.add_argument("--side-by-side", action="store_true", help="write input and output beside each other, as 8-bit PNG to look at")
+  parser.add_argument(
+    "--norm_stats", choices=("image", "batch", "running"), help="statistics of batch norm (default: as in training)"
+  )
+  parser.add_argument(
+    "--side-by-side", action="store_true", help="write input and output beside each other, as 8-bit PNG to look at"
+  )
   parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
   options = parser.parse_args(argv)
   for name in ("samples", "batch_size"):
@@ -240,11 +289,21 @@ def main(argv: list[str] | None = None) -> None:
   outputs = name_outputs(inputs, options.output, options.samples, ".png" if options.side_by_side else "")
   existing = [str(name) for names in outputs.values() for name in names if name.exists()]
   if existing and not options.overwrite:
-    raise UsageError(f"{len(existing)} outputs exist, {existing[0]} for one. Choose another --output, or allow --overwrite.")
+    raise UsageError(
+      f"{len(existing)} outputs exist, {existing[0]} for one. Choose another --output, or allow --overwrite."
+    )
   translator = Translator.load(options.workdir, step=options.step)
-  failed = translate(translator, inputs, outputs, seed=options.seed, tile=options.tile, side_by_side=options.side_by_side,
-                     dropout=None if options.dropout is None else options.dropout == "on", norm_stats=options.norm_stats,
-                     batch_size=options.batch_size)
+  failed = translate(
+    translator,
+    inputs,
+    outputs,
+    seed=options.seed,
+    tile=options.tile,
+    side_by_side=options.side_by_side,
+    dropout=None if options.dropout is None else options.dropout == "on",
+    norm_stats=options.norm_stats,
+    batch_size=options.batch_size,
+  )
   print(f"{len(inputs) - len(failed)} of {len(inputs)} pictures translated to {options.output}.")
   for path, reason in failed.items():
     print(f"not translated: {path}: {reason}", file=sys.stderr)

@@ -5,7 +5,9 @@ from pathlib import Path
 import tempfile
 
 # Compiled programs are shared by all tests and their subprocesses, but not with the user's cache.
-_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")  # parallel test processes prepare the same data sets: each has its own
+_WORKER = os.environ.get(
+  "PYTEST_XDIST_WORKER", "main"
+)  # parallel test processes prepare the same data sets: each has its own
 _CACHE = Path(tempfile.gettempdir()) / f"pix2pix_jax_tests_{os.getuid()}" / _WORKER
 os.environ["XDG_CACHE_HOME"] = str(_CACHE)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE / "xla")

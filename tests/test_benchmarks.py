@@ -15,20 +15,47 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pix2pix_jax import reporter, train_state
+from pix2pix_jax.model import state as train_state
+from pix2pix_jax.run import reporter
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 AGAINST = "torch" if importlib.util.find_spec("torch") else "none"
-SHARED = {"benchmark", "command", "device", "versions", "load", "environment", "batch_size", "image_size", "dtype", "median_s", "spread"}
+SHARED = {
+  "benchmark",
+  "command",
+  "device",
+  "versions",
+  "load",
+  "environment",
+  "batch_size",
+  "image_size",
+  "dtype",
+  "median_s",
+  "spread",
+}
 SPEED = {"images_per_s", "gflop", "gflop_per_s", "product_gflop_per_s", "share_of_product"}
 KEYS = {
-    "train_step": SPEED | {"compile_cold_s", "compile_cached_s", "peak_memory_mib", "peak_memory_compiling_mib", "remat", "parameters"},
-    "translate": SPEED | {"compile_s", "folder_files_per_s"},
-    "input_pipeline": {"images_per_s", "devices_images_per_s", "prepare_s", "load_s", "first_epoch_images_per_s", "pairs", "load_size"},
-    "startup": {"cold_s", "first_step_s", "cold_first_step_s", "steps_per_second", "data_wait_share"}}
+  "train_step": SPEED
+  | {"compile_cold_s", "compile_cached_s", "peak_memory_mib", "peak_memory_compiling_mib", "remat", "parameters"},
+  "translate": SPEED | {"compile_s", "folder_files_per_s"},
+  "input_pipeline": {
+    "images_per_s",
+    "devices_images_per_s",
+    "prepare_s",
+    "load_s",
+    "first_epoch_images_per_s",
+    "pairs",
+    "load_size",
+  },
+  "startup": {"cold_s", "first_step_s", "cold_first_step_s", "steps_per_second", "data_wait_share"},
+}
 PEER = {"peer_median_s", "peer_spread", "peer", "ratio"}
-PEER_KEYS = {"train_step": {"peer_peak_memory_mib"}, "translate": {"peer_images_per_s"},
-             "input_pipeline": {"peer_images_per_s", "peer_median_s_by_workers"}, "startup": {"cold_ratio"}}
+PEER_KEYS = {
+  "train_step": {"peer_peak_memory_mib"},
+  "translate": {"peer_images_per_s"},
+  "input_pipeline": {"peer_images_per_s", "peer_median_s_by_workers"},
+  "startup": {"cold_ratio"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +70,9 @@ def scripts():
 def results(scripts):
   """What each benchmark printed in a quick run, by its name; two run at a time."""
   run_all = scripts("run_all")
-  os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # OpenMP threads that wait for each other are slow beside parallel tests
+  os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+  )  # OpenMP threads that wait for each other are slow beside parallel tests
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     done = list(pool.map(run_all.run, reversed(run_all.commands(quick=True, against=AGAINST))))
   return {one["benchmark"]: one for one in done}
@@ -57,12 +86,26 @@ def test_the_line_of_json_has_the_documented_keys(results, name):
   assert (one["batch_size"], one["image_size"], one["dtype"]) == (2, 32, "float32")
   assert one["median_s"] > 0 and one["spread"] >= 0
   assert one["versions"].keys() == {"python", "jax", "flax", "torch"}
-  docstring = (BENCHMARKS / f"{name}.py").read_text().split('"""')[1] + (BENCHMARKS / "measure.py").read_text().split('"""')[1]
-  settings = {"base_features", "steps", "blocks", "seconds", "starts", "val_pairs", "remat", "parameters", "folder_files"}
+  docstring = (BENCHMARKS / f"{name}.py").read_text().split('"""')[1] + (BENCHMARKS / "measure.py").read_text().split(
+    '"""'
+  )[1]
+  settings = {
+    "base_features",
+    "steps",
+    "blocks",
+    "seconds",
+    "starts",
+    "val_pairs",
+    "remat",
+    "parameters",
+    "folder_files",
+  }
   assert [key for key in one if key not in docstring and key not in settings] == []
 
 
-@pytest.mark.skipif(AGAINST == "none", reason="PyTorch is not installed; only the peer that the benchmarks compare with needs it")
+@pytest.mark.skipif(
+  AGAINST == "none", reason="PyTorch is not installed; only the peer that the benchmarks compare with needs it"
+)
 @pytest.mark.parametrize("name", KEYS)
 def test_the_peer_is_measured_beside_it(results, name):
   one = results[name]
@@ -79,7 +122,12 @@ def test_results_tell_commands_but_neither_host_nor_folders(scripts, results):
   text = scripts("run_all").markdown(list(results.values()))
   for one in results.values():
     assert f"`{one['command']}`" in text
-  assert platform.node() not in text.split() and str(BENCHMARKS.parent) not in text and "/tmp" not in text and str(Path.home()) not in text
+  assert (
+    platform.node() not in text.split()
+    and str(BENCHMARKS.parent) not in text
+    and "/tmp" not in text
+    and str(Path.home()) not in text
+  )
   assert jax.__version__ in text and len(re.findall("^```json$", text, re.M)) == len(results) == 5
 
 
@@ -89,19 +137,27 @@ def test_operations_of_the_papers_model(scripts):
   options = argparse.Namespace(batch_size=1, image_size=256, base_features=64, dtype="float32")
   config = measure.config(options)
   assert train_step.step_flops(config) / 1e9 == pytest.approx(86.93, abs=0.01)
-  assert train_step.step_flops(measure.config(argparse.Namespace(**vars(options) | {"batch_size": 3}))) / 1e9 == pytest.approx(3 * 86.93, abs=0.03)
+  assert train_step.step_flops(
+    measure.config(argparse.Namespace(**vars(options) | {"batch_size": 3}))
+  ) / 1e9 == pytest.approx(3 * 86.93, abs=0.03)
   networks, _ = train_step.step_functions(config)
   state = jax.eval_shape(lambda: train_state.initial(config, *networks))
   picture = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
   generate, judge = (functools.partial(network.apply, norm_stats="image") for network in networks)
-  assert measure.count_flops(functools.partial(generate, dropout=False), state.generator.variables, picture) / 1e9 == pytest.approx(12.10, abs=0.01)
-  assert measure.count_flops(judge, state.discriminator.variables, picture, picture) / 1e9 == pytest.approx(6.39, abs=0.01)
+  assert measure.count_flops(
+    functools.partial(generate, dropout=False), state.generator.variables, picture
+  ) / 1e9 == pytest.approx(12.10, abs=0.01)
+  assert measure.count_flops(judge, state.discriminator.variables, picture, picture) / 1e9 == pytest.approx(
+    6.39, abs=0.01
+  )
 
 
 def test_matrix_products_are_counted(scripts):
   x = jax.ShapeDtypeStruct((2, 3, 5), jnp.float32)
   y = jax.ShapeDtypeStruct((2, 5, 7), jnp.float32)
-  assert scripts("measure").count_flops(jax.jit(lambda x, y: jnp.einsum("bij,bjk->bik", x, y)), x, y) == 2 * 2 * 3 * 5 * 7
+  assert (
+    scripts("measure").count_flops(jax.jit(lambda x, y: jnp.einsum("bij,bjk->bik", x, y)), x, y) == 2 * 2 * 3 * 5 * 7
+  )
 
 
 class Writer:
@@ -135,6 +191,8 @@ def test_the_age_of_the_process_is_told_once(monkeypatch):
   if not Path("/proc/self/stat").exists():
     pytest.skip("there is no /proc here, so the age of a process is not known")
   monkeypatch.setattr(reporter, "_age_told", False)
-  monkeypatch.setattr(sys.modules["__main__"], "__file__", "main.py", raising=False)  # as of a program, not of a session
+  monkeypatch.setattr(
+    sys.modules["__main__"], "__file__", "main.py", raising=False
+  )  # as of a program, not of a session
   assert 0 < reporter._program_age() < 3600 * 24
   assert reporter._program_age() is None

@@ -7,12 +7,12 @@ import sys
 
 import jax
 from jax import export
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
-from pix2pix_jax import convolution
+from pix2pix_jax.model import convolution
 
 CHOICES = (None, *convolution.FORMS)
 
@@ -37,11 +37,14 @@ def reference(x, kernel, dy, stride):
   to_small, to_big = ("nhwi,hwio->no", "no,hwio->nhwi") if stride else ("nhwo,hwio->ni", "ni,hwio->nhwo")
   for r in range(small.shape[1]):
     for c in range(small.shape[2]):
-      window = np.s_[:, step * r:step * r + k, step * c:step * c + k]
+      window = np.s_[:, step * r : step * r + k, step * c : step * c + k]
       y_small[:, r, c] = np.einsum(to_small, padded[window], kernel)
       y_big[window] += np.einsum(to_big, small[:, r, c], kernel)
-      dk += (np.einsum("nhwi,no->hwio", padded[window], small[:, r, c]) if stride
-             else np.einsum("nhwo,ni->hwio", padded[window], small[:, r, c]))
+      dk += (
+        np.einsum("nhwi,no->hwio", padded[window], small[:, r, c])
+        if stride
+        else np.einsum("nhwo,ni->hwio", padded[window], small[:, r, c])
+      )
   y_big = y_big[:, 1:-1, 1:-1]
   return (y_small, y_big, dk) if stride else (y_big, y_small, dk)
 
@@ -59,6 +62,7 @@ def results(f, kwargs, form, x, kernel, dy):
   def run(x, kernel, dy):
     y, back = jax.vjp(lambda x, k: f(x, k, form=form, **kwargs), x, kernel)
     return y, *back(dy)
+
   return run(x, kernel, dy)
 
 
@@ -78,20 +82,30 @@ def test_value_and_gradients(f, kwargs, shape, i, o):
     assert_close(results(f, kwargs, form, *args), desired, 1e-5)
 
 
-@pytest.mark.parametrize("kwargs,k", [(dict(stride=1, padding=0), 1), (dict(stride=1), 3), (dict(stride=2), 3),
-                                      (dict(stride=2, padding=0), 4), (dict(stride=1, padding=2), 4)])
+@pytest.mark.parametrize(
+  "kwargs,k",
+  [
+    (dict(stride=1, padding=0), 1),
+    (dict(stride=1), 3),
+    (dict(stride=2), 3),
+    (dict(stride=2, padding=0), 4),
+    (dict(stride=1, padding=2), 4),
+  ],
+)
 def test_other_kernels_and_paddings(kwargs, k):
   rng = np.random.default_rng(0)
   x, kernel = rng.normal(size=(2, 7, 6, 3)).astype("f"), rng.normal(size=(k, k, 3, 2)).astype("f")
   padding, stride = kwargs.get("padding", 1), kwargs["stride"]
-  desired = jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, ((padding,) * 2,) * 2,
-                                         dimension_numbers=("NHWC", "HWIO", "NHWC"))
+  desired = jax.lax.conv_general_dilated(
+    x, kernel, (stride,) * 2, ((padding,) * 2,) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
   for form in CHOICES:
     np.testing.assert_allclose(convolution.conv(x, kernel, form=form, **kwargs), desired, atol=1e-5)
 
 
-@pytest.mark.parametrize("f,kwargs", [(convolution.conv, dict(stride=1)), (convolution.conv, dict(stride=2)),
-                                      (convolution.conv_transpose, {})])
+@pytest.mark.parametrize(
+  "f,kwargs", [(convolution.conv, dict(stride=1)), (convolution.conv, dict(stride=2)), (convolution.conv_transpose, {})]
+)
 @pytest.mark.parametrize("form", CHOICES)
 def test_bfloat16(f, kwargs, form):
   args = inputs(f, kwargs, (2, 8, 10), 16, 16, jnp.bfloat16)
@@ -112,7 +126,7 @@ def test_winograd_matrices(r):
 @pytest.mark.parametrize("form", CHOICES)
 def test_vmap_and_export(form):
   f = lambda x, k: convolution.conv_transpose(convolution.conv(x, k, stride=2, form=form), k, form=form)
-  gradient = jax.jit(jax.grad(lambda x, k: jnp.sum(f(x, k)**2), (0, 1)))
+  gradient = jax.jit(jax.grad(lambda x, k: jnp.sum(f(x, k) ** 2), (0, 1)))
   rng = np.random.default_rng(0)
   x, k = jnp.asarray(rng.normal(size=(2, 2, 6, 6, 2)), "f"), jnp.asarray(rng.normal(size=(2, 4, 4, 2, 2)), "f")
   assert jax.eval_shape(f, x[0], k[0]).shape == (2, 6, 6, 2)
@@ -126,8 +140,11 @@ def test_vmap_and_export(form):
 def test_batch_on_a_mesh():
   """Sharded over the images: the same numbers, and the kernel gradient is the sum over all of them."""
   here = pathlib.Path(__file__).parent
-  env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu",
-                      "PYTHONPATH": os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])}
+  env = os.environ | {
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")]),
+  }
   script = "import test_convolution; test_convolution.check_mesh()"
   subprocess.run([sys.executable, "-c", script], cwd=here, env=env, check=True)
 
@@ -136,7 +153,11 @@ def check_mesh():
   mesh = Mesh(np.array(jax.devices()), ("data",))
   assert mesh.size == 2
   images, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-  for f, kwargs in (convolution.conv, dict(stride=2)), (convolution.conv, dict(stride=1)), (convolution.conv_transpose, {}):
+  for f, kwargs in (
+    (convolution.conv, dict(stride=2)),
+    (convolution.conv, dict(stride=1)),
+    (convolution.conv_transpose, {}),
+  ):
     args = inputs(f, kwargs, (2, 6, 6), 3, 2)
     desired = results(f, kwargs, "lax", *args)
     for form in ("taps", "winograd"):
@@ -147,8 +168,10 @@ def check_mesh():
 def test_choice(monkeypatch):
   """`use_form` and `form` decide; elsewhere than on CPU it is always XLA's convolution."""
   x, k = jnp.ones((1, 8, 8, 16)), jnp.ones((4, 4, 16, 16))
+
   def text():
     return str(jax.make_jaxpr(lambda x, k: convolution.conv(x, k, stride=2))(x, k))
+
   with convolution.use_form("lax"):
     assert "conv_general_dilated" in text() and "custom_vjp" not in text()
     with convolution.use_form("winograd"):

@@ -1,38 +1,71 @@
 """The experiments end to end through main.py, tiny, on their built-in data; and the depth that they carry."""
 
 import json
+from pathlib import Path
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 from PIL import Image
 import pytest
 
-from pix2pix_jax import depth, models, viz
+from pix2pix_jax import depth
 from pix2pix_jax.configs import facades, folder, kitti, nyu, winter_summer
 from pix2pix_jax.data import images
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.model import networks as models
+from pix2pix_jax.run import viz
 
 ROOT = Path(__file__).parent.parent
-TINY = ["--config.data.load_size=18", "--config.data.load_width=36", "--config.data.crop_size=16", "--config.data.crop_width=16",
-        "--config.data.eval_size=16", "--config.data.eval_width=32", "--config.data.num_train=6", "--config.data.num_val=3",
-        "--config.data.num_test=2", "--config.model.base_features=2", "--config.model.levels=3", "--config.model.patch=16",
-        "--config.train.batch_size=2", "--config.train.num_steps=2"]
+TINY = [
+  "--config.data.load_size=18",
+  "--config.data.load_width=36",
+  "--config.data.crop_size=16",
+  "--config.data.crop_width=16",
+  "--config.data.eval_size=16",
+  "--config.data.eval_width=32",
+  "--config.data.num_train=6",
+  "--config.data.num_val=3",
+  "--config.data.num_test=2",
+  "--config.model.base_features=2",
+  "--config.model.levels=3",
+  "--config.model.patch=16",
+  "--config.train.batch_size=2",
+  "--config.train.num_steps=2",
+]
 
 
-@pytest.mark.parametrize("name, metric, baselines", [
-    ("facades", "ssim", {"mean_target"}), ("winter_summer", "ssim", {"mean_target"}),
-    ("kitti", "rmse", {"mean_target"}), ("nyu", "rmse", {"mean_target", "nearest_valid", "interpolated"})])
+@pytest.mark.parametrize(
+  "name, metric, baselines",
+  [
+    ("facades", "ssim", {"mean_target"}),
+    ("winter_summer", "ssim", {"mean_target"}),
+    ("kitti", "rmse", {"mean_target"}),
+    ("nyu", "rmse", {"mean_target", "nearest_valid", "interpolated"}),
+  ],
+)
 def test_experiment_on_built_in_data(tmp_path, name, metric, baselines):
   extra = ["--config.data.validity_channel=True"] if name == "kitti" else []
-  done = subprocess.run([sys.executable, str(ROOT / "main.py"), f"--config={ROOT}/configs/{name}.py:procedural",
-                         f"--workdir={tmp_path / 'run'}", *TINY, *extra], capture_output=True, text=True, check=False)
+  done = subprocess.run(
+    [
+      sys.executable,
+      str(ROOT / "main.py"),
+      f"--config={ROOT}/configs/{name}.py:procedural",
+      f"--workdir={tmp_path / 'run'}",
+      *TINY,
+      *extra,
+    ],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   assert done.returncode == 0, done.stderr
   summary = json.loads((tmp_path / "run/eval/val/metrics.json").read_text())
   assert summary["count"] == 3 and summary["baselines"].keys() == baselines
-  assert np.isfinite(summary["metrics"][metric]) and all(np.isfinite(row[metric]) for row in summary["baselines"].values())
+  assert np.isfinite(summary["metrics"][metric]) and all(
+    np.isfinite(row[metric]) for row in summary["baselines"].values()
+  )
   if metric == "rmse":
     assert {"mae", "abs_rel", "delta1", "delta2", "delta3", "silog"} <= summary["metrics"].keys()
     assert "ssim" not in summary["metrics"]
@@ -42,7 +75,11 @@ def test_experiment_on_built_in_data(tmp_path, name, metric, baselines):
 def test_report_variants_are_the_reports():
   for module, patch, epochs in [(facades, 286, 200), (winter_summer, 70, 200), (kitti, 70, 100), (nyu, 70, 90)]:
     config = module.get_config("report")
-    assert (config.model.decoder_widths, config.model.patch, config.loss.halve_discriminator) == ("report", patch, False)
+    assert (config.model.decoder_widths, config.model.patch, config.loss.halve_discriminator) == (
+      "report",
+      patch,
+      False,
+    )
     assert (config.train.batch_size, config.train.num_epochs) == (10, epochs)
     assert not config.model.residual
   assert nyu.get_config().model.residual and nyu.get_config("procedural").model.residual
@@ -70,7 +107,9 @@ def test_real_kitti_metres(real_data):
   path = sorted((real_data / "kitti/val_selection_cropped/groundtruth_depth").iterdir())[0]
   metres = depth.read_png(path)
   with Image.open(path) as image:
-    values = np.array(image.getdata(), np.int64).reshape(image.height, image.width)  # pixel by pixel, without Pillow's array interface
+    values = np.array(image.getdata(), np.int64).reshape(
+      image.height, image.width
+    )  # pixel by pixel, without Pillow's array interface
   np.testing.assert_array_equal(metres[..., 0], values / 256)
   assert 4 < metres[metres > 0].min() and metres.max() < 90
 
@@ -101,7 +140,7 @@ def pull_push(values, valid):
   coarse, known = np.zeros((rows, columns)), np.zeros((rows, columns), bool)
   for y in range(rows):
     for x in range(columns):
-      block = np.s_[2 * y:2 * y + 2, 2 * x:2 * x + 2]
+      block = np.s_[2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
       known[y, x] = valid[block].any()
       coarse[y, x] = values[block][valid[block]].mean() if known[y, x] else 0
   coarse = pull_push(coarse, known)
@@ -135,7 +174,9 @@ def test_a_residual_generator_starts_from_its_interpolated_input():
   np.testing.assert_array_equal(output[..., :1], depth.interpolate(x, x > -1))
   np.testing.assert_array_equal(output[..., 1:], 0)  # the validity channel is no depth
   variables["params"]["output"]["bias"] = np.float32([0.1, 0.1])
-  np.testing.assert_allclose(generator.apply(variables, x, dropout=False, norm_stats="image")[..., :1] - output[..., :1], np.tanh(0.1), atol=1e-6)
+  np.testing.assert_allclose(
+    generator.apply(variables, x, dropout=False, norm_stats="image")[..., :1] - output[..., :1], np.tanh(0.1), atol=1e-6
+  )
   variables["params"]["output"]["bias"] = np.float32([3, 0])
   assert generator.apply(variables, x, dropout=False, norm_stats="image").max() == 1
 
@@ -148,4 +189,6 @@ def test_holes_have_a_colour_that_no_depth_has():
   mask[3, 4] = 0
   assert tuple(viz.display(encoded, "float32", mask)[3, 4]) == viz.HOLE
   lightness = viz.depth_colors(np.linspace(-1, 1, 256, dtype=np.float32)[None])[0].astype(float) @ [0.299, 0.587, 0.114]
-  assert (np.diff(lightness) < 1.5).all() and lightness[0] > 200 > 60 > lightness[-1]  # near is light, far is dark, monotonously
+  assert (np.diff(lightness) < 1.5).all() and lightness[0] > 200 > 60 > lightness[
+    -1
+  ]  # near is light, far is dark, monotonously

@@ -7,9 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from pix2pix_jax import Translator, UsageError, checkpoint, models, train_state
+from pix2pix_jax import Translator, UsageError
 from pix2pix_jax import export as export_lib
 from pix2pix_jax.configs import default
+from pix2pix_jax.model import networks as models
+from pix2pix_jax.model import state as train_state
+from pix2pix_jax.run import checkpoint
 
 SHAPE = (24, 16)  # the height is padded to 32
 
@@ -17,10 +20,20 @@ SHAPE = (24, 16)  # the height is padded to 32
 def make_workdir(workdir, **fields):
   """Of an untrained generator of four levels; its weights are large enough for outputs that differ."""
   config = default.get_config()
-  config.update_from_flattened_dict({
-      "data.crop_size": SHAPE[0], "data.crop_width": SHAPE[1], "data.input_dtype": "uint8", "data.target_dtype": "uint8",
-      "model.base_features": 4, "model.levels": 4, "model.patch": 1,
-      "model.input_channels": 3, "model.output_channels": 3} | fields)
+  config.update_from_flattened_dict(
+    {
+      "data.crop_size": SHAPE[0],
+      "data.crop_width": SHAPE[1],
+      "data.input_dtype": "uint8",
+      "data.target_dtype": "uint8",
+      "model.base_features": 4,
+      "model.levels": 4,
+      "model.patch": 1,
+      "model.input_channels": 3,
+      "model.output_channels": 3,
+    }
+    | fields
+  )
   state = jax.jit(lambda: train_state.initial(config, *models.make_networks(config.model)))()
   kernels = {name: block for name, block in state.generator.params.items() if name != "output"}
   output = {name: value * 5 for name, value in state.generator.params["output"].items()}
@@ -39,9 +52,18 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def depth_workdir(tmp_path_factory):
-  return make_workdir(tmp_path_factory.mktemp("export") / "depth", **{
-      "data.input_dtype": "float32", "data.target_dtype": "float32", "data.depth_range": (0.0, 10.0),
-      "data.validity_channel": True, "model.input_channels": 1, "model.output_channels": 2, "evaluation.dropout": False})
+  return make_workdir(
+    tmp_path_factory.mktemp("export") / "depth",
+    **{
+      "data.input_dtype": "float32",
+      "data.target_dtype": "float32",
+      "data.depth_range": (0.0, 10.0),
+      "data.validity_channel": True,
+      "model.input_channels": 1,
+      "model.output_channels": 2,
+      "evaluation.dropout": False,
+    },
+  )
 
 
 def pictures(count=3):
@@ -68,7 +90,9 @@ def test_stablehlo_runs_with_jax_alone(workdir, tmp_path):
       np.save(f"{folder}/single.npy", exported.call(x[1:2], np.uint32(3)))
       print([name for name in ("pix2pix_jax", "flax", "orbax", "tensorflow") if name in sys.modules])
       """
-  done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, cwd=tmp_path)
+  done = subprocess.run(
+    [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, cwd=tmp_path
+  )
   assert done.stdout.strip() == "[]", done.stdout + done.stderr
   outputs = {name: np.load(tmp_path / f"{name}.npy") for name in ("seed3", "seed4", "single")}
   assert_same(outputs["seed3"], workdir, pictures(), seed=3)
@@ -119,10 +143,13 @@ def test_without_jax2onnx_the_error_says_how_to_get_it(workdir, tmp_path, monkey
     export_lib.export(workdir, tmp_path / "g.onnx", form="onnx")
 
 
-@pytest.mark.parametrize("options, message", [
+@pytest.mark.parametrize(
+  "options, message",
+  [
     ({"height": -3}, "Pictures of -3×16"),
     ({"step": "8"}, "has no checkpoint '8'; it has 7"),
-])
+  ],
+)
 def test_what_does_not_exist_is_explained(workdir, tmp_path, options, message):
   with pytest.raises(UsageError, match=message):
     export_lib.export(workdir, tmp_path / "g", **options)

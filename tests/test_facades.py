@@ -10,7 +10,9 @@ from PIL import Image
 import pytest
 
 from pix2pix_jax.configs import default
-from pix2pix_jax.data import datasets, facades, pipeline
+from pix2pix_jax.data import pipeline
+from pix2pix_jax.data import prepare as datasets
+from pix2pix_jax.data.readers import facades
 from pix2pix_jax.data.synthesis.facades import LABEL_COLORS
 from pix2pix_jax.errors import UsageError
 
@@ -28,7 +30,9 @@ def write_archive(folder, counts, size=16):
 
 def make_data(tmp_path, **fields):
   data = default.get_config().data
-  data.update({"name": "facades", "prepared_dir": str(tmp_path / "prepared"), "load_size": 16, "crop_size": 16, **fields})
+  data.update(
+    {"name": "facades", "prepared_dir": str(tmp_path / "prepared"), "load_size": 16, "crop_size": 16, **fields}
+  )
   return data
 
 
@@ -59,7 +63,9 @@ def test_decoded_pictures_beyond_the_budget_lie_on_disk(tmp_path):
 def test_two_source_directories_never_mix_and_a_changed_one_is_prepared_anew(tmp_path):
   write_archive(tmp_path / "one", {"train": 2})
   write_archive(tmp_path / "two", {"train": 3})
-  count = lambda name: datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / name))).info.splits["train"].num_examples
+  count = lambda name: (
+    datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / name))).info.splits["train"].num_examples
+  )
   assert (count("one"), count("two"), count("one")) == (2, 3, 2)
   (tmp_path / "one/train/3.jpg").write_bytes((tmp_path / "two/train/3.jpg").read_bytes())
   assert count("one") == 3
@@ -87,11 +93,17 @@ def test_cmp_layout_splits_by_number_and_paints_labels_in_the_archives_colours(t
   assert tuple(split.arrays["input"][0, 0, 0]) == colors[0]  # index 0 counts as background
 
 
-@pytest.mark.parametrize("make, message", [
+@pytest.mark.parametrize(
+  "make, message",
+  [
     (lambda raw: None, "is not a directory.*train/, val/ or test/.*base/cmp_b"),
     (lambda raw: raw.mkdir(), "holds no façades: looked for"),
-    (lambda raw: (write_cmp(raw / "base", [1, 2]), (raw / "base/cmp_b0002.png").unlink()), "lacks the label map .*cmp_b0002.jpg"),
-])
+    (
+      lambda raw: (write_cmp(raw / "base", [1, 2]), (raw / "base/cmp_b0002.png").unlink()),
+      "lacks the label map .*cmp_b0002.jpg",
+    ),
+  ],
+)
 def test_wrong_directories_say_what_was_looked_for(tmp_path, make, message):
   make(tmp_path / "raw")
   with pytest.raises(UsageError, match=message):
@@ -102,7 +114,7 @@ def test_a_truncated_jpeg_is_named_and_the_preparation_does_not_count(tmp_path):
   write_archive(tmp_path / "raw", {"train": 3}, size=64)
   damaged = tmp_path / "raw/train/2.jpg"
   whole = damaged.read_bytes()
-  damaged.write_bytes(whole[:len(whole) // 2])
+  damaged.write_bytes(whole[: len(whole) // 2])
   data = make_data(tmp_path, source_dir=str(tmp_path / "raw"))
   with pytest.raises(UsageError, match="train/2.jpg cannot be read as a picture"):
     datasets.prepare(data)

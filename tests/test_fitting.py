@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 import pix2pix_jax as p2p
-from pix2pix_jax import UsageError, checkpoint, history, metrics, models
+from pix2pix_jax import UsageError
+from pix2pix_jax.model import metrics
+from pix2pix_jax.model import networks as models
+from pix2pix_jax.run import checkpoint, history
 
 TINY = {"model.base_features": 2, "model.levels": 3, "model.patch": 16}
 
@@ -29,16 +32,26 @@ class Recorder:
   def __getattr__(self, name):
     if not name.startswith(("on_", "set_")):
       raise AttributeError(name)
-    return lambda *args: self.calls.append((name, args[0] if args and isinstance(args[0], int) else None)) or (
-        self.epoch_logs.append(args[1]) if name == "on_epoch_end" else None)
+    return lambda *args: (
+      self.calls.append((name, args[0] if args and isinstance(args[0], int) else None))
+      or (self.epoch_logs.append(args[1]) if name == "on_epoch_end" else None)
+    )
 
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
   recorder = Recorder()
   x, y = pairs()
-  result = p2p.fit(x, y, batch_size=3, epochs=2, validation_split=0.2, callbacks=[recorder], overrides=TINY,
-                   workdir=tmp_path_factory.mktemp("fit") / "run")
+  result = p2p.fit(
+    x,
+    y,
+    batch_size=3,
+    epochs=2,
+    validation_split=0.2,
+    callbacks=[recorder],
+    overrides=TINY,
+    workdir=tmp_path_factory.mktemp("fit") / "run",
+  )
   return result, recorder
 
 
@@ -46,7 +59,13 @@ def test_callbacks_are_called_as_by_keras(fitted):
   _, recorder = fitted
   batches = [call for n in range(2) for call in (("on_train_batch_begin", n), ("on_train_batch_end", n))]
   epochs = [call for n in range(2) for call in [("on_epoch_begin", n), *batches, ("on_epoch_end", n)]]
-  assert recorder.calls == [("set_params", None), ("set_model", None), ("on_train_begin", None), *epochs, ("on_train_end", None)]
+  assert recorder.calls == [
+    ("set_params", None),
+    ("set_model", None),
+    ("on_train_begin", None),
+    *epochs,
+    ("on_train_end", None),
+  ]
 
 
 def test_history_is_what_the_callbacks_saw(fitted):
@@ -61,7 +80,9 @@ def test_a_workdir_goes_on_where_it_was(fitted):
   result, _ = fitted
   recorder = Recorder()
   x, y = pairs()
-  longer = p2p.fit(x, y, batch_size=3, epochs=3, validation_split=0.2, callbacks=[recorder], overrides=TINY, workdir=result.workdir)
+  longer = p2p.fit(
+    x, y, batch_size=3, epochs=3, validation_split=0.2, callbacks=[recorder], overrides=TINY, workdir=result.workdir
+  )
   assert [call for call in recorder.calls if "epoch" in call[0]] == [("on_epoch_begin", 2), ("on_epoch_end", 2)]
   assert longer.history["generator_loss"][:2] == result.history["generator_loss"]
   assert len(longer.history["generator_loss"]) == 3
@@ -80,7 +101,9 @@ def test_stop_training_ends_after_the_epoch():
   assert len(result.history["generator_loss"]) == 1
 
 
-NOISELESS = TINY | {"evaluation.dropout": False}  # `predict` gives every picture the same noise, `evaluate` each its own
+NOISELESS = TINY | {
+  "evaluation.dropout": False
+}  # `predict` gives every picture the same noise, `evaluate` each its own
 
 
 def test_evaluate_gives_what_the_validation_gave(fitted):
@@ -135,28 +158,37 @@ def test_depth_is_measured_where_the_target_is_valid(validity_channel):
   y = rng.uniform(1, 9, (6, 16, 16, 1)).astype(np.float32)
   y[:, ::2] = 0
   overrides = NOISELESS | {"data.depth_range": (0.0, 10.0), "data.validity_channel": validity_channel}
-  result = p2p.fit(x, y, batch_size=2, epochs=1, target_kind="depth", validation_split=0.34, overrides=overrides, verbose=0)
+  result = p2p.fit(
+    x, y, batch_size=2, epochs=1, target_kind="depth", validation_split=0.34, overrides=overrides, verbose=0
+  )
   z = result.predict(x)
   assert (z.shape, z.dtype) == (y.shape, np.float32)
   assert 0 <= z.min() and z.max() <= 10
-  assert not validity_channel or (z[y > 0] == 0).any(), "the network predicts no hole here that could mislead the metrics"
+  assert not validity_channel or (z[y > 0] == 0).any(), (
+    "the network predicts no hole here that could mislead the metrics"
+  )
   assert {"val_validity_accuracy", "validity_loss"} <= result.history.keys() or not validity_channel
   values = result.evaluate(x[4:], y[4:])
   assert values == {name: result.history[f"val_{name}"][-1] for name in values}
   generator, _ = models.make_networks(result.translator.config.model)
-  raw = generator.apply(result.state.generator.variables, x[4:] / np.float32(127.5) - 1, dropout=False, norm_stats="image")[..., :1]
+  raw = generator.apply(
+    result.state.generator.variables, x[4:] / np.float32(127.5) - 1, dropout=False, norm_stats="image"
+  )[..., :1]
   error = np.maximum((raw + 1) * 5, 1e-3) - y[4:]
   by_hand = np.mean([np.sqrt(np.square(e[t > 0]).mean()) for e, t in zip(error, y[4:])])
   np.testing.assert_allclose(values["rmse"], by_hand, rtol=1e-4)
 
 
-@pytest.mark.parametrize("change, message", [
+@pytest.mark.parametrize(
+  "change, message",
+  [
     (lambda x, y: (x, y[:5]), "pairs differ in count or size"),
     (lambda x, y: (x, y[:, :8]), "pairs differ in count or size"),
     (lambda x, y: (x, y[..., :1]), "trained on 1 → 3 channels"),
     (lambda x, y: (x.astype(np.int32), y), "x is int32; pictures are uint8"),
     (lambda x, y: (x[0], y[0]), "x has shape"),
-])
+  ],
+)
 def test_evaluate_explains_arrays_that_do_not_fit(fitted, change, message):
   with pytest.raises(UsageError, match=message):
     fitted[0].evaluate(*change(*pairs()))
@@ -191,32 +223,45 @@ def test_depth_metrics_against_numpy():
   for i in range(2):
     p, t = prediction[i][mask[i] > 0], target[i][mask[i] > 0]
     ratio, log = np.maximum(p / t, t / p), np.log(p) - np.log(t)
-    expected = {"rmse": np.sqrt(np.square(p - t).mean()), "mae": np.abs(p - t).mean(), "abs_rel": (np.abs(p - t) / t).mean(),
-                "delta1": (ratio < 1.25).mean(), "delta2": (ratio < 1.5625).mean(), "delta3": (ratio < 1.953125).mean(), "silog": 100 * log.std()}
+    expected = {
+      "rmse": np.sqrt(np.square(p - t).mean()),
+      "mae": np.abs(p - t).mean(),
+      "abs_rel": (np.abs(p - t) / t).mean(),
+      "delta1": (ratio < 1.25).mean(),
+      "delta2": (ratio < 1.5625).mean(),
+      "delta3": (ratio < 1.953125).mean(),
+      "silog": 100 * log.std(),
+    }
     for name, value in expected.items():
       np.testing.assert_allclose(values[name][i], value, rtol=1e-4, err_msg=name)
   assert np.isnan(metrics.depth_metrics(np.float32(prediction), np.float32(target), 0 * mask)["rmse"]).all()
 
 
-@pytest.mark.parametrize("change, message", [
+@pytest.mark.parametrize(
+  "change, message",
+  [
     (lambda x, y: (x[0], y[0]), "x has shape .*should be .n, H, W, C"),
     (lambda x, y: (x, y[:5]), "differ in count or size"),
     (lambda x, y: (x, y[:, :8]), "differ in count or size"),
     (lambda x, y: (x.astype(np.int32), y), "x is int32; pictures are uint8"),
     (lambda x, y: (x, y.astype(np.float32)), "y is float from .*lie in .0, 1"),
     (lambda x, y: (x, np.full(y.shape, np.nan)), "float pictures lie in"),
-])
+  ],
+)
 def test_arrays_that_do_not_fit_are_explained(change, message):
   with pytest.raises(UsageError, match=message):
     p2p.fit(*change(*pairs()), overrides=TINY)
 
 
-@pytest.mark.parametrize("arguments, message", [
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
     ({"epochs": 0}, "epochs is 0; both have to be at least 1"),
     ({"batch_size": 0}, "batch_size is 0 and"),
     ({"overrides": {"model.base_feature": 4}}, "base_feature.*Did you mean.*base_features"),
     ({"overrides": {"modle.base_features": 4}}, "overrides: .*modle"),
-])
+  ],
+)
 def test_arguments_that_do_not_fit_are_explained(arguments, message):
   with pytest.raises(UsageError, match=message):
     p2p.fit(*pairs(), **{"overrides": TINY} | arguments)
@@ -267,7 +312,11 @@ def test_a_picture_does_not_depend_on_its_place_or_companions(fitted):
 def test_the_two_switches_are_independent(fitted):
   translator = fitted[0].translator
   picture = np.random.default_rng(0).uniform(size=(16, 16, 1)).astype(np.float32)
-  answers = {translator(picture, dropout=dropout, norm_stats=stats).tobytes() for dropout in (False, True) for stats in ("image", "running")}
+  answers = {
+    translator(picture, dropout=dropout, norm_stats=stats).tobytes()
+    for dropout in (False, True)
+    for stats in ("image", "running")
+  }
   assert len(answers) == 4
 
 
@@ -279,31 +328,43 @@ def test_tiles_blend_to_the_whole_where_the_network_is_local(fitted):
   tiled = translator(picture, dropout=False, norm_stats="running", tile=64)
   assert tiled.shape == whole.shape
   assert np.abs(whole - tiled).mean() < 0.2 * whole.std()
-  np.testing.assert_allclose(translator(picture[:64, :64], dropout=False, norm_stats="running", tile=64),
-                             translator(picture[:64, :64], dropout=False, norm_stats="running"), atol=1e-5)
+  np.testing.assert_allclose(
+    translator(picture[:64, :64], dropout=False, norm_stats="running", tile=64),
+    translator(picture[:64, :64], dropout=False, norm_stats="running"),
+    atol=1e-5,
+  )
 
 
-@pytest.mark.parametrize("picture, message", [
+@pytest.mark.parametrize(
+  "picture, message",
+  [
     (np.zeros((16, 16, 3), np.uint8), "takes pictures of 1 channels; these have 3"),
     (np.zeros((0, 16, 1), np.uint8), "not empty"),
     (np.full((16, 16, 1), 200.0), "lie in .0, 1.; these go from 200 to 200"),
     (np.full((16, 16, 1), np.nan), "lie in .0, 1"),
     (np.zeros((16, 16, 1), np.int64), "this array is int64"),
-])
+  ],
+)
 def test_pictures_that_do_not_fit_are_explained(fitted, picture, message):
   with pytest.raises(UsageError, match=message):
     fitted[0].translator(picture)
 
 
 def test_loading_a_translator_imports_no_tensorflow(fitted):
-  code = ("import sys, numpy as np, pix2pix_jax; t = pix2pix_jax.Translator.load(sys.argv[1], step='latest'); t(np.zeros((16, 16, 1), np.uint8));"
-          "print([m for m in ('tensorflow', 'clu', 'tensorflow_datasets') if m in sys.modules])")
-  done = subprocess.run([sys.executable, "-c", code, str(fitted[0].workdir)], capture_output=True, text=True, check=False)
+  code = (
+    "import sys, numpy as np, pix2pix_jax; t = pix2pix_jax.Translator.load(sys.argv[1], step='latest'); t(np.zeros((16, 16, 1), np.uint8));"
+    "print([m for m in ('tensorflow', 'clu', 'tensorflow_datasets') if m in sys.modules])"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code, str(fitted[0].workdir)], capture_output=True, text=True, check=False
+  )
   assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
 def test_the_best_checkpoint_is_the_default(fitted):
   result, _ = fitted
   best = checkpoint.Checkpointer(result.workdir, read_only=True).best()
-  validated = {row["step"]: row["val/l1"] for row in history.read(result.workdir) if "val/l1" in row and row["step"] > 0}  # all that trained there
+  validated = {
+    row["step"]: row["val/l1"] for row in history.read(result.workdir) if "val/l1" in row and row["step"] > 0
+  }  # all that trained there
   assert best == (min(validated, key=validated.get), pytest.approx(min(validated.values()), rel=1e-6))

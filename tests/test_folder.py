@@ -8,8 +8,11 @@ from tensorflow_datasets.core import shuffle
 import tifffile
 
 from pix2pix_jax import inference, train, translate
-from pix2pix_jax.configs import default, folder as folder_config
-from pix2pix_jax.data import datasets, examples, folder, images, pipeline
+from pix2pix_jax.configs import default
+from pix2pix_jax.configs import folder as folder_config
+from pix2pix_jax.data import images, pipeline
+from pix2pix_jax.data import prepare as datasets
+from pix2pix_jax.data.readers import examples, folder
 from pix2pix_jax.errors import UsageError
 
 SIZE = (6, 8)
@@ -28,8 +31,12 @@ def write(path, array):
   if path.suffix == ".npy":
     np.save(path, array)
   elif path.suffix in (".tif", ".tiff"):
-    tifffile.imwrite(path, array, photometric="rgb" if array.ndim == 3 and array.shape[-1] >= 3 else "minisblack",
-                     planarconfig="contig" if array.ndim == 3 else None)
+    tifffile.imwrite(
+      path,
+      array,
+      photometric="rgb" if array.ndim == 3 and array.shape[-1] >= 3 else "minisblack",
+      planarconfig="contig" if array.ndim == 3 else None,
+    )
   elif array.dtype == np.uint16 and array.ndim == 3:
     path.write_bytes(tf.io.encode_png(array).numpy())
   else:
@@ -38,8 +45,17 @@ def write(path, array):
 
 def make_data(tmp_path, **fields):
   data = default.get_config().data
-  data.update({"name": "folder", "prepared_dir": str(tmp_path / "prepared"), "source_dir": str(tmp_path / "raw"),
-               "load_size": SIZE[0], "load_width": SIZE[1], "crop_size": 4, **fields})
+  data.update(
+    {
+      "name": "folder",
+      "prepared_dir": str(tmp_path / "prepared"),
+      "source_dir": str(tmp_path / "raw"),
+      "load_size": SIZE[0],
+      "load_width": SIZE[1],
+      "crop_size": 4,
+      **fields,
+    }
+  )
   return data
 
 
@@ -69,7 +85,9 @@ def test_prepared_pairs_are_exact(tmp_path, channels, dtype):
   builder = datasets.prepare(make_data(tmp_path))
   assert builder.info.features["input"].shape[-1] == channels and set(builder.info.splits) == {"train"}
   split = pipeline.load_split(pipeline.PreparedSource(builder), "train", SIZE, cache_gib=1)
-  assert split.ids == ["1", "2", "10"] and split.arrays["input"].dtype == dtype and set(split.arrays) == {"input", "target"}
+  assert (
+    split.ids == ["1", "2", "10"] and split.arrays["input"].dtype == dtype and set(split.arrays) == {"input", "target"}
+  )
   for row, number in enumerate(pictures):
     np.testing.assert_array_equal(split.arrays["input"][row], pictures[number].reshape(*SIZE, channels))
     np.testing.assert_array_equal(split.arrays["target"][row], labels[number])
@@ -128,7 +146,10 @@ def test_sides_and_splits_nest_either_way(tmp_path, layout):
       write(tmp_path / layout.format(side="A", split=split) / f"{name}.jpg", draw(0, 3, np.uint8))
       write(tmp_path / layout.format(side="B", split=split) / f"{name}.npy", draw(0, 1, np.float32))
   splits, _ = folder.find_splits(tmp_path)
-  assert {split: [pair.id for pair in members] for split, members in splits.items()} == {"train": ["a", "b"], "val": ["c"]}
+  assert {split: [pair.id for pair in members] for split, members in splits.items()} == {
+    "train": ["a", "b"],
+    "val": ["c"],
+  }
   assert all(pair.input.suffix == ".jpg" and pair.target.suffix == ".npy" for pair in splits["train"])
 
 
@@ -143,18 +164,23 @@ def test_what_does_not_match_is_reported(tmp_path, capsys):
   assert "14 of 15 files in" in output and "0.png, 1.png, 2.png" in output and "9.png and 4 more" in output
   assert "1 of 2 files in" in output and "other.png" in output and "Pairs: train 1." in output
   (tmp_path / "raw/A/both.png").unlink()
-  with pytest.raises(UsageError, match="holds no pairs. 14 of 14 files in .*A have no partner.*0.png.*2 of 2 files.*both.png"):
+  with pytest.raises(
+    UsageError, match="holds no pairs. 14 of 14 files in .*A have no partner.*0.png.*2 of 2 files.*both.png"
+  ):
     datasets.prepare(make_data(tmp_path))
 
 
 @pytest.mark.parametrize("side", ["A", "B"])
-@pytest.mark.parametrize("array, form", [
-    (draw(0, 1, np.uint8), "uint8 of 1 channel"), (draw(0, 3, np.uint16), "uint16 of 3 channels")])
+@pytest.mark.parametrize(
+  "array, form", [(draw(0, 1, np.uint8), "uint8 of 1 channel"), (draw(0, 3, np.uint16), "uint16 of 3 channels")]
+)
 def test_files_that_differ_from_the_first_are_both_named(tmp_path, side, array, form):
   for name in ("1", "2"):
     for each in "AB":
       write(tmp_path / f"raw/{each}/train/{name}.png", array if (each, name) == (side, "2") else draw(0, 3, np.uint8))
-  with pytest.raises(UsageError, match=f"{side}/train/2.png is {form}, but .*{side}/train/1.png is uint8 of 3 channels"):
+  with pytest.raises(
+    UsageError, match=f"{side}/train/2.png is {form}, but .*{side}/train/1.png is uint8 of 3 channels"
+  ):
     datasets.prepare(make_data(tmp_path))
 
 
@@ -182,29 +208,55 @@ def test_palettes_bits_and_odd_tiffs(tmp_path):
   np.testing.assert_array_equal(folder.read_file(tmp_path / "planes.tif"), planes)
 
 
-@pytest.mark.parametrize("name, make, message", [
-    ("x.npy", lambda path: np.save(path, np.zeros((3, 4), np.int64)), "x.npy holds int64; convert it to uint8 or uint16"),
+@pytest.mark.parametrize(
+  "name, make, message",
+  [
+    (
+      "x.npy",
+      lambda path: np.save(path, np.zeros((3, 4), np.int64)),
+      "x.npy holds int64; convert it to uint8 or uint16",
+    ),
     ("x.npy", lambda path: np.save(path, np.zeros((3, 40, 40), np.uint8)), r"x.npy has the shape \(3, 40, 40\)"),
     ("x.npy", lambda path: path.write_bytes(b"\x93NUMPY"), "x.npy cannot be read as a numpy array"),
-    ("x.npy", lambda path: np.save(path, np.array([{}], object), allow_pickle=True), "x.npy cannot be read as a numpy array"),
-    ("x.tif", lambda path: tifffile.imwrite(path, np.zeros((5, 9, 9), np.uint8), photometric="minisblack"), "holds 5 pictures"),
+    (
+      "x.npy",
+      lambda path: np.save(path, np.array([{}], object), allow_pickle=True),
+      "x.npy cannot be read as a numpy array",
+    ),
+    (
+      "x.tif",
+      lambda path: tifffile.imwrite(path, np.zeros((5, 9, 9), np.uint8), photometric="minisblack"),
+      "holds 5 pictures",
+    ),
     ("x.tif", lambda path: path.write_bytes(b"II*\x00" + b"\x07" * 40), "x.tif cannot be read as a TIFF"),
-    ("x.png", lambda path: path.write_bytes(tf.io.encode_png(draw(0, 3, np.uint16)).numpy()[:150]), "x.png cannot be read"),
+    (
+      "x.png",
+      lambda path: path.write_bytes(tf.io.encode_png(draw(0, 3, np.uint16)).numpy()[:150]),
+      "x.png cannot be read",
+    ),
     ("x.jpg", lambda path: path.write_bytes(b"nothing"), "x.jpg cannot be read as a picture"),
-])
+  ],
+)
 def test_a_file_that_cannot_be_used_is_named(tmp_path, name, make, message):
   make(tmp_path / name)
   with pytest.raises(UsageError, match=message):
     folder.read_file(tmp_path / name)
 
 
-@pytest.mark.parametrize("files, fields, message", [
+@pytest.mark.parametrize(
+  "files, fields, message",
+  [
     ({}, {}, "holds no pairs. It should hold pairs as files side by side"),
     ({"1.png": (4, 7)}, {}, "1.png is 7 pixels wide"),
     ({"A/1.png": (4, 8), "B/1.png": (8, 8)}, {}, "A/1.png is 8×4 but .*B/1.png is 8×8"),
     ({"A/1.png": (4, 8), "A/1.jpg": (4, 8), "B/1.png": (4, 8)}, {}, "holds both 1.jpg and 1.png"),
-    ({"1.png": (4, 8)}, {"side_by_side": "left_right"}, "data.side_by_side is 'left_right'; it is input_target or target_input"),
-])
+    (
+      {"1.png": (4, 8)},
+      {"side_by_side": "left_right"},
+      "data.side_by_side is 'left_right'; it is input_target or target_input",
+    ),
+  ],
+)
 def test_wrong_folders_say_what_is_wrong(tmp_path, files, fields, message):
   (tmp_path / "raw").mkdir()
   for name, size in files.items():
@@ -229,7 +281,9 @@ def test_large_data_are_stored_in_order_and_in_bounded_memory(tmp_path, monkeypa
   monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1)
   lengths = []
   read_values = shuffle._Bucket.read_values
-  monkeypatch.setattr(shuffle._Bucket, "read_values", lambda bucket: (lengths.append(len(bucket)), read_values(bucket))[1])
+  monkeypatch.setattr(
+    shuffle._Bucket, "read_values", lambda bucket: (lengths.append(len(bucket)), read_values(bucket))[1]
+  )
   count = 3 * examples.BUCKETS
   for number in range(count):
     write(tmp_path / f"raw/train/{number}.png", np.full((1, 2), number % 256, np.uint8))
@@ -246,9 +300,19 @@ def test_sixteen_bit_tiffs_survive_from_reader_to_writer(tmp_path):
     for i, picture in enumerate(levels):
       write(tmp_path / "raw" / side / f"{i}.tif", picture)
   config = folder_config.get_config()
-  config.update_from_flattened_dict({
-      "data.prepared_dir": str(tmp_path / "prepared"), "data.source_dir": str(tmp_path / "raw"), "data.load_size": 64, "data.crop_size": 64,
-      "model.base_features": 2, "model.levels": 3, "model.patch": 16, "train.batch_size": 2, "train.num_steps": 2})
+  config.update_from_flattened_dict(
+    {
+      "data.prepared_dir": str(tmp_path / "prepared"),
+      "data.source_dir": str(tmp_path / "raw"),
+      "data.load_size": 64,
+      "data.crop_size": 64,
+      "model.base_features": 2,
+      "model.levels": 3,
+      "model.patch": 16,
+      "train.batch_size": 2,
+      "train.num_steps": 2,
+    }
+  )
   train.train_and_evaluate(config, tmp_path / "run")
 
   source, read = pipeline.PreparedSource(datasets.prepare(config.data)), []
@@ -257,7 +321,9 @@ def test_sixteen_bit_tiffs_survive_from_reader_to_writer(tmp_path):
     for batch, counts in pipeline.eval_batches(loaded, config.data, batch_size=4):
       read.append((batch["target"][counts].astype(np.float64) + 1) / 2 * 65535)
   read = np.concatenate(read)[..., 0]
-  errors = [np.abs(read - picture).max((1, 2)).min() for picture in levels]  # against the original, whichever place it got
+  errors = [
+    np.abs(read - picture).max((1, 2)).min() for picture in levels
+  ]  # against the original, whichever place it got
   assert len(read) == 16 and max(errors) < 0.01  # of one 16-bit step
 
   translator = inference.Translator.load(tmp_path / "run", step="latest")
@@ -281,7 +347,10 @@ def test_files_beside_the_pairs_do_not_matter_but_new_pairs_do(tmp_path):
 
 
 def test_config_and_variants():
-  assert folder_config.get_config().data.name == "folder" and folder_config.get_config("report").model.decoder_widths == "report"
+  assert (
+    folder_config.get_config().data.name == "folder"
+    and folder_config.get_config("report").model.decoder_widths == "report"
+  )
   with pytest.raises(UsageError, match="no variant 'procedural'"):
     folder_config.get_config("procedural")
 
@@ -290,7 +359,9 @@ def test_real_facades_as_ones_own_folder(real_data):
   splits, report = folder.find_splits(real_data / "facades")
   assert not report and {split: len(members) for split, members in splits.items()} == {"train": 400, "val": 100}
   labels, photo = folder.read_pair(splits["train"][0], "target_input")
-  np.testing.assert_array_equal(np.concatenate([photo, labels], axis=1), images.read_rgb(real_data / "facades/train/1.jpg"))
+  np.testing.assert_array_equal(
+    np.concatenate([photo, labels], axis=1), images.read_rgb(real_data / "facades/train/1.jpg")
+  )
 
 
 def test_real_depth_keeps_its_16_bits(real_data):

@@ -7,9 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from pix2pix_jax import Translator, UsageError, checkpoint, import_torch, models, train_state
+from pix2pix_jax import Translator, UsageError, import_torch
 from pix2pix_jax.configs import folder
 from pix2pix_jax.data import pipeline
+from pix2pix_jax.model import networks as models
+from pix2pix_jax.model import state as train_state
+from pix2pix_jax.run import checkpoint
 
 try:
   import torch
@@ -41,7 +44,6 @@ def torch_unet(levels, features, inputs=3, outputs=3, norm="batch"):
   nn = torch.nn
 
   class Block(nn.Module):
-
     def __init__(self, level):
       super().__init__()
       outer, inner = (features * min(2**i, 8) for i in (level - 1, level)) if level else (outputs, features)
@@ -67,14 +69,26 @@ def torch_discriminator(kind, features, inputs=6, norm="batch"):
   """`kind` is "pixel" or the number of layers."""
   nn, bias = torch.nn, norm == "instance"
   if kind == "pixel":
-    return nn.ModuleDict({"net": nn.Sequential(
-        nn.Conv2d(inputs, features, 1), nn.LeakyReLU(0.2),
-        nn.Conv2d(features, 2 * features, 1, bias=bias), torch_norm(norm, 2 * features), nn.LeakyReLU(0.2),
-        nn.Conv2d(2 * features, 1, 1, bias=bias))})
+    return nn.ModuleDict(
+      {
+        "net": nn.Sequential(
+          nn.Conv2d(inputs, features, 1),
+          nn.LeakyReLU(0.2),
+          nn.Conv2d(features, 2 * features, 1, bias=bias),
+          torch_norm(norm, 2 * features),
+          nn.LeakyReLU(0.2),
+          nn.Conv2d(2 * features, 1, 1, bias=bias),
+        )
+      }
+    )
   layers, width = [nn.Conv2d(inputs, features, 4, 2, 1), nn.LeakyReLU(0.2)], features
   for i in range(1, kind + 1):
     wider = features * min(2**i, 8)
-    layers += [nn.Conv2d(width, wider, 4, 2 if i < kind else 1, 1, bias=bias), torch_norm(norm, wider), nn.LeakyReLU(0.2)]
+    layers += [
+      nn.Conv2d(width, wider, 4, 2 if i < kind else 1, 1, bias=bias),
+      torch_norm(norm, wider),
+      nn.LeakyReLU(0.2),
+    ]
     width = wider
   return nn.ModuleDict({"model": nn.Sequential(*layers, nn.Conv2d(width, 1, 4, 1, 1))})
 
@@ -128,14 +142,21 @@ def pictures(size, channels, count=1, seed=0):
 
 
 @needs_torch
-@pytest.mark.parametrize("levels, norm, inputs, outputs", [
-    (8, "batch", 3, 3), (8, "instance", 1, 3), (7, "batch", 3, 1), (7, "instance", 3, 3)])
+@pytest.mark.parametrize(
+  "levels, norm, inputs, outputs",
+  [(8, "batch", 3, 3), (8, "instance", 1, 3), (7, "batch", 3, 1), (7, "instance", 3, 3)],
+)
 def test_unets_give_pytorchs_pixels(levels, norm, inputs, outputs):
   module = randomised(torch_unet(levels, 4, inputs, outputs, norm))
   network = import_torch.convert_generator(arrays(module))
-  assert network.fields == {"base_features": 4, "levels": levels, "norm": norm,
-                            "input_channels": inputs, "output_channels": outputs,
-                            "dropout_blocks": (1, 2, 3) if levels == 8 else (1, 2)}
+  assert network.fields == {
+    "base_features": 4,
+    "levels": levels,
+    "norm": norm,
+    "input_channels": inputs,
+    "output_channels": outputs,
+    "dropout_blocks": (1, 2, 3) if levels == 8 else (1, 2),
+  }
   x = pictures(2**levels, inputs)
   eval_mode = forward(module.eval(), x)
   assert eval_mode.std() > 0.1
@@ -173,7 +194,9 @@ def wavy_state_dict(shapes):
   state = {}
   for seed, (key, shape) in enumerate(sorted(shapes.items())):
     value = wavy(shape, seed)
-    state[key] = 1 + 0.4 * value if key.endswith("running_var") or (len(shape) == 1 and key.endswith("weight")) else 0.4 * value
+    state[key] = (
+      1 + 0.4 * value if key.endswith("running_var") or (len(shape) == 1 and key.endswith("weight")) else 0.4 * value
+    )
   return state
 
 
@@ -197,17 +220,21 @@ def small_unet_shapes(norm="batch"):
 
 
 SMALL_DISCRIMINATOR = {
-    "model.0.weight": (2, 3, 4, 4), "model.0.bias": (2,), "model.2.weight": (4, 2, 4, 4),
-    **{f"model.3.{name}": (4,) for name in BATCH_NORM},
-    "model.5.weight": (1, 4, 4, 4), "model.5.bias": (1,)}
+  "model.0.weight": (2, 3, 4, 4),
+  "model.0.bias": (2,),
+  "model.2.weight": (4, 2, 4, 4),
+  **{f"model.3.{name}": (4,) for name in BATCH_NORM},
+  "model.5.weight": (1, 4, 4, 4),
+  "model.5.bias": (1,),
+}
 
 # Rows 3, 17, 30 and columns 5, 16, 31 of the first channel, from PyTorch 2.13 on CPU: torch_unet(5, 2, 1, 2, norm) and
 # torch_discriminator(1, 2, 3) with the wavy state dicts, in eval mode, on wavy((1, 32, 32, 1), 1) and, for the candidate,
 # wavy((1, 32, 32, 2), 2). `test_golden_values_are_pytorchs` makes them again.
 GOLDEN = {
-    "batch": [-0.112299, 0.848104, -0.562463, -0.87244, 0.165057, -0.374094, -0.997461, 0.990158, -0.789836],
-    "instance": [-0.640678, -0.560176, -0.163243, -0.4953, -0.321677, -0.291674, -0.035923, 0.152322, -0.217674],
-    "discriminator": [1.170005, 1.409797, -0.524174],
+  "batch": [-0.112299, 0.848104, -0.562463, -0.87244, 0.165057, -0.374094, -0.997461, 0.990158, -0.789836],
+  "instance": [-0.640678, -0.560176, -0.163243, -0.4953, -0.321677, -0.291674, -0.035923, 0.152322, -0.217674],
+  "discriminator": [1.170005, 1.409797, -0.524174],
 }
 PROBE = np.ix_([0], [3, 17, 30], [5, 16, 31], [0])
 
@@ -243,7 +270,9 @@ def test_golden_values_are_pytorchs():
 
 
 def load(module, state):
-  missing, unexpected = module.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()}, strict=False)
+  missing, unexpected = module.load_state_dict(
+    {key: torch.from_numpy(value) for key, value in state.items()}, strict=False
+  )
   assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing)
 
 
@@ -261,30 +290,42 @@ def put(key, *shape):
 INNER = "model.model.1.model"
 
 
-@pytest.mark.parametrize("change, message", [
+@pytest.mark.parametrize(
+  "change, message",
+  [
     (without(f"{INNER}.1.weight"), f"missing: {INNER}.1.weight.$"),
     (without(f"{INNER}.6.running_mean"), f"missing: {INNER}.6.running_mean.$"),
     (put("model.model.0.bias", 2), "unexpected: model.model.0.bias.$"),
     (put("extra", 2), "unexpected: extra.$"),
     (put(f"{INNER}.5.weight", 4, 8, 4, 4), rf"misshaped: {INNER}.5.weight \(4, 8, 4, 4\) \(not \(8, 2, 4, 4\)\).$"),
     (put(f"{INNER}.2.bias", 5), rf"misshaped: {INNER}.2.bias"),
-    (lambda state: {name: value for name, value in state.items() if ".1.model.3." not in name}, "not unet_256 or unet_128"),
-    (lambda state: wavy_state_dict(SMALL_DISCRIMINATOR), "not unet_256 .*model.0.bias, model.0.weight, model.2.weight and"),
+    (
+      lambda state: {name: value for name, value in state.items() if ".1.model.3." not in name},
+      "not unet_256 or unet_128",
+    ),
+    (
+      lambda state: wavy_state_dict(SMALL_DISCRIMINATOR),
+      "not unet_256 .*model.0.bias, model.0.weight, model.2.weight and",
+    ),
     (lambda state: {}, "not unet_256 or unet_128"),
-])
+  ],
+)
 def test_every_key_and_shape_of_a_generator_is_checked(change, message):
   with pytest.raises(UsageError, match=message):
     import_torch.convert_generator(change(wavy_state_dict(small_unet_shapes())))
 
 
-@pytest.mark.parametrize("change, message", [
+@pytest.mark.parametrize(
+  "change, message",
+  [
     (without("model.3.bias"), "missing: model.3.bias.$"),
     (put("model.2.bias", 4), "unexpected: model.2.bias.$"),
     (put("model.5.weight", 2, 4, 4, 4), "misshaped: model.5.weight"),
     (put("model.20.weight", 1, 4, 4, 4), "n_layers with n=6; PatchGANs here have 1, 2, 3, 4, 5"),
     (lambda state: wavy_state_dict(small_unet_shapes()), "not basic, n_layers or pixel"),
     (lambda state: {}, "not basic, n_layers or pixel"),
-])
+  ],
+)
 def test_every_key_and_shape_of_a_discriminator_is_checked(change, message):
   with pytest.raises(UsageError, match=message):
     import_torch.convert_discriminator(change(wavy_state_dict(SMALL_DISCRIMINATOR)))
@@ -292,7 +333,9 @@ def test_every_key_and_shape_of_a_discriminator_is_checked(change, message):
 
 def test_prefixes_and_counters_do_not_matter():
   plain = wavy_state_dict(small_unet_shapes())
-  decorated = {f"module.{key}": value for key, value in plain.items()} | {f"module.{INNER}.2.num_batches_tracked": np.float32(7)}
+  decorated = {f"module.{key}": value for key, value in plain.items()} | {
+    f"module.{INNER}.2.num_batches_tracked": np.float32(7)
+  }
   trees = [import_torch.convert_generator(state).params for state in (decorated, plain)]
   jax.tree.map(np.testing.assert_array_equal, *trees)
 
@@ -313,13 +356,17 @@ def test_old_statistics_of_instance_norm_are_dropped():
 def imported(tmp_path_factory):
   """A workdir of both small networks, and what importing them says."""
   workdir = tmp_path_factory.mktemp("import") / "run"
-  said = import_torch.import_networks(workdir, wavy_state_dict(small_unet_shapes()), wavy_state_dict(SMALL_DISCRIMINATOR))
+  said = import_torch.import_networks(
+    workdir, wavy_state_dict(small_unet_shapes()), wavy_state_dict(SMALL_DISCRIMINATOR)
+  )
   return workdir, said
 
 
 def test_a_workdir_translates_as_the_network(imported):
   workdir, said = imported
-  assert "5 levels, 2 features, batch norm, 1 → 2 channels" in said and "16×16 PatchGAN, conditional, from its file" in said
+  assert (
+    "5 levels, 2 features, batch norm, 1 → 2 channels" in said and "16×16 PatchGAN, conditional, from its file" in said
+  )
   picture = np.random.default_rng(0).uniform(size=(1, 32, 32, 1)).astype(np.float32)
   expected = translate(import_torch.convert_generator(wavy_state_dict(small_unet_shapes())), picture * 2 - 1, "running")
   output = Translator.load(workdir)(picture, dropout=False, norm_stats="running")
@@ -334,6 +381,7 @@ def test_the_command_it_says_resolves_to_the_same_model(imported):
     value = value.strip('"')
     config.update_from_flattened_dict({name: value if name == "model.norm" else eval(value)})  # pylint: disable=eval-used
   from pix2pix_jax import train
+
   uint8 = np.dtype(np.uint8)
   source = types.SimpleNamespace(counts={"train": 10}, kinds={"input": (uint8, 1), "target": (uint8, 2)})
   checkpoint.save_config(workdir, train.resolve(config, source))  # raises if the architectures differ
@@ -341,21 +389,27 @@ def test_the_command_it_says_resolves_to_the_same_model(imported):
 
 def test_training_goes_on_from_the_imported_weights(imported):
   from pix2pix_jax import train
+
   workdir, _ = imported
   config = checkpoint.load_config(workdir).copy_and_resolve_references()
   with config.unlocked():
-    config.update_from_flattened_dict({
-        "data.name": "arrays", "train.num_steps": 2, "train.batch_size": 2, "optimizer.learning_rate": 1e-6})
+    config.update_from_flattened_dict(
+      {"data.name": "arrays", "train.num_steps": 2, "train.batch_size": 2, "optimizer.learning_rate": 1e-6}
+    )
   rng = np.random.default_rng(0)
   pairs = tuple(rng.integers(0, 255, (4, 32, 32, channels), dtype=np.uint8) for channels in (1, 2))
   state = train.train_and_evaluate(config, workdir, source=pipeline.ArraySource({"train": pairs}))
   assert int(state.step) == 2
-  for trained, convert, file in ((state.generator, import_torch.convert_generator, small_unet_shapes()),
-                                 (state.discriminator, import_torch.convert_discriminator, SMALL_DISCRIMINATOR)):
+  for trained, convert, file in (
+    (state.generator, import_torch.convert_generator, small_unet_shapes()),
+    (state.discriminator, import_torch.convert_discriminator, SMALL_DISCRIMINATOR),
+  ):
     network = convert(wavy_state_dict(file))
     change = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), trained.params, network.params)
     assert 0 < max(jax.tree.leaves(change)) < 1e-5
-    assert not np.allclose(jax.tree.leaves(trained.batch_stats)[0], jax.tree.leaves(network.batch_stats)[0])  # running on
+    assert not np.allclose(
+      jax.tree.leaves(trained.batch_stats)[0], jax.tree.leaves(network.batch_stats)[0]
+    )  # running on
   assert checkpoint.Checkpointer(workdir, read_only=True).latest_step() == 2
 
 
@@ -368,7 +422,12 @@ def test_without_a_discriminator_a_new_one_is_made(tmp_path):
   said = import_torch.import_networks(tmp_path, wavy_state_dict(small_unet_shapes("instance")), dropout=False)
   assert "freshly initialised, as no file was given" in said
   config = checkpoint.load_config(tmp_path)
-  assert (config.model.norm, config.model.patch, config.model.dropout_blocks, config.loss.l1_weight) == ("instance", 70, (), 150)
+  assert (config.model.norm, config.model.patch, config.model.dropout_blocks, config.loss.l1_weight) == (
+    "instance",
+    70,
+    (),
+    150,
+  )
   shapes = train_state.abstract(config, *models.make_networks(config.model), jax.make_mesh((1,), ("data",)))
   state = checkpoint.Checkpointer(tmp_path, read_only=True).restore(import_torch.STEP, shapes)
   kernel = np.asarray(state.discriminator.params["conv_1"]["kernel"])
@@ -377,15 +436,21 @@ def test_without_a_discriminator_a_new_one_is_made(tmp_path):
 
 
 def pixel_shapes(inputs, features, norm):
-  shapes = {"net.0.weight": (features, inputs, 1, 1), "net.0.bias": (features,), "net.2.weight": (2 * features, features, 1, 1),
-            "net.5.weight": (1, 2 * features, 1, 1)}
+  shapes = {
+    "net.0.weight": (features, inputs, 1, 1),
+    "net.0.bias": (features,),
+    "net.2.weight": (2 * features, features, 1, 1),
+    "net.5.weight": (1, 2 * features, 1, 1),
+  }
   if norm == "batch":
     return shapes | {f"net.3.{name}": (2 * features,) for name in BATCH_NORM}
   return shapes | {"net.2.bias": (2 * features,), "net.5.bias": (1,)}
 
 
 def test_networks_may_differ_in_features(tmp_path):
-  said = import_torch.import_networks(tmp_path, wavy_state_dict(small_unet_shapes()), wavy_state_dict(pixel_shapes(3, 5, "batch")))
+  said = import_torch.import_networks(
+    tmp_path, wavy_state_dict(small_unet_shapes()), wavy_state_dict(pixel_shapes(3, 5, "batch"))
+  )
   assert '--config.model.discriminator_features="5"' in said
   config = checkpoint.load_config(tmp_path)
   assert (config.model.base_features, config.model.discriminator_features, config.model.patch) == (2, 5, 1)
@@ -394,10 +459,13 @@ def test_networks_may_differ_in_features(tmp_path):
   assert state.discriminator.params["conv_0"]["kernel"].shape == (1, 1, 3, 5)
 
 
-@pytest.mark.parametrize("inputs, features, norm, message", [
+@pytest.mark.parametrize(
+  "inputs, features, norm, message",
+  [
     (4, 2, "batch", "sees 4 channels; beside a generator from 1 to 2 it should see 3, or 2"),
     (3, 2, "instance", "has batch norm, the discriminator instance"),
-])
+  ],
+)
 def test_networks_that_do_not_go_together_are_refused(tmp_path, inputs, features, norm, message):
   shapes = pixel_shapes(inputs, features, norm)
   with pytest.raises(UsageError, match=message):
@@ -411,7 +479,9 @@ def test_networks_that_do_not_go_together_are_refused(tmp_path, inputs, features
 @needs_torch
 def test_the_command_reads_pth_files(tmp_path, capsys):
   torch.save(randomised(torch_unet(5, 2, norm="instance")).state_dict(), tmp_path / "G.pth")
-  torch.save(torch.nn.DataParallel(randomised(torch_discriminator(3, 2, 3, "instance"))).state_dict(), tmp_path / "D.pth")
+  torch.save(
+    torch.nn.DataParallel(randomised(torch_discriminator(3, 2, 3, "instance"))).state_dict(), tmp_path / "D.pth"
+  )
   files = [f"--generator={tmp_path / 'G.pth'}", f"--discriminator={tmp_path / 'D.pth'}"]
   import_torch.main([*files, f"--workdir={tmp_path / 'run'}"])
   said = capsys.readouterr().out

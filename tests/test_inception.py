@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pix2pix_jax import UsageError, checkpoint, evaluate, inception, train_state
+from pix2pix_jax import UsageError, evaluate
 from pix2pix_jax.configs import procedural
+from pix2pix_jax.model import state as train_state
+from pix2pix_jax.run import checkpoint
+from pix2pix_jax.run import distances as inception
 
 try:
   import torch
@@ -39,7 +42,6 @@ def torch_inception():
   nn = torch.nn
 
   class Conv(nn.Module):
-
     def __init__(self, inputs, outputs, size, stride=1, padding=0):
       super().__init__()
       self.conv = nn.Conv2d(inputs, outputs, size, stride, padding, bias=False)
@@ -52,36 +54,63 @@ def torch_inception():
     return functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
   class A(nn.Module):
-
     def __init__(self, inputs, pooled):
       super().__init__()
       self.branch1x1 = Conv(inputs, 64, 1)
       self.branch5x5_1, self.branch5x5_2 = Conv(inputs, 48, 1), Conv(48, 64, 5, padding=2)
-      self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3 = Conv(inputs, 64, 1), Conv(64, 96, 3, padding=1), Conv(96, 96, 3, padding=1)
+      self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3 = (
+        Conv(inputs, 64, 1),
+        Conv(64, 96, 3, padding=1),
+        Conv(96, 96, 3, padding=1),
+      )
       self.branch_pool = Conv(inputs, pooled, 1)
 
     def forward(self, x):
-      return torch.cat([self.branch1x1(x), self.branch5x5_2(self.branch5x5_1(x)),
-                        self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))), self.branch_pool(mean_pool(x))], 1)
+      return torch.cat(
+        [
+          self.branch1x1(x),
+          self.branch5x5_2(self.branch5x5_1(x)),
+          self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
+          self.branch_pool(mean_pool(x)),
+        ],
+        1,
+      )
 
   class B(nn.Module):
-
     def __init__(self, inputs):
       super().__init__()
       self.branch3x3 = Conv(inputs, 384, 3, 2)
-      self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3 = Conv(inputs, 64, 1), Conv(64, 96, 3, padding=1), Conv(96, 96, 3, 2)
+      self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3 = (
+        Conv(inputs, 64, 1),
+        Conv(64, 96, 3, padding=1),
+        Conv(96, 96, 3, 2),
+      )
 
     def forward(self, x):
-      return torch.cat([self.branch3x3(x), self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))), functional.max_pool2d(x, 3, 2)], 1)
+      return torch.cat(
+        [
+          self.branch3x3(x),
+          self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
+          functional.max_pool2d(x, 3, 2),
+        ],
+        1,
+      )
 
   class C(nn.Module):
-
     def __init__(self, width):
       super().__init__()
       flat, tall = {"size": (1, 7), "padding": (0, 3)}, {"size": (7, 1), "padding": (3, 0)}
       self.branch1x1 = Conv(768, 192, 1)
-      self.branch7x7_1, self.branch7x7_2, self.branch7x7_3 = Conv(768, width, 1), Conv(width, width, **flat), Conv(width, 192, **tall)
-      self.branch7x7dbl_1, self.branch7x7dbl_2, self.branch7x7dbl_3 = Conv(768, width, 1), Conv(width, width, **tall), Conv(width, width, **flat)
+      self.branch7x7_1, self.branch7x7_2, self.branch7x7_3 = (
+        Conv(768, width, 1),
+        Conv(width, width, **flat),
+        Conv(width, 192, **tall),
+      )
+      self.branch7x7dbl_1, self.branch7x7dbl_2, self.branch7x7dbl_3 = (
+        Conv(768, width, 1),
+        Conv(width, width, **tall),
+        Conv(width, width, **flat),
+      )
       self.branch7x7dbl_4, self.branch7x7dbl_5 = Conv(width, width, **tall), Conv(width, 192, **flat)
       self.branch_pool = Conv(768, 192, 1)
 
@@ -91,7 +120,6 @@ def torch_inception():
       return torch.cat([self.branch1x1(x), once, twice, self.branch_pool(mean_pool(x))], 1)
 
   class D(nn.Module):
-
     def __init__(self):
       super().__init__()
       self.branch3x3_1, self.branch3x3_2 = Conv(768, 192, 1), Conv(192, 320, 3, 2)
@@ -99,30 +127,51 @@ def torch_inception():
       self.branch7x7x3_3, self.branch7x7x3_4 = Conv(192, 192, (7, 1), padding=(3, 0)), Conv(192, 192, 3, 2)
 
     def forward(self, x):
-      return torch.cat([self.branch3x3_2(self.branch3x3_1(x)),
-                        self.branch7x7x3_4(self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x)))), functional.max_pool2d(x, 3, 2)], 1)
+      return torch.cat(
+        [
+          self.branch3x3_2(self.branch3x3_1(x)),
+          self.branch7x7x3_4(self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x)))),
+          functional.max_pool2d(x, 3, 2),
+        ],
+        1,
+      )
 
   class E(nn.Module):
-
     def __init__(self, inputs, pool):
       super().__init__()
       flat, tall = {"size": (1, 3), "padding": (0, 1)}, {"size": (3, 1), "padding": (1, 0)}
       self.branch1x1 = Conv(inputs, 320, 1)
-      self.branch3x3_1, self.branch3x3_2a, self.branch3x3_2b = Conv(inputs, 384, 1), Conv(384, 384, **flat), Conv(384, 384, **tall)
+      self.branch3x3_1, self.branch3x3_2a, self.branch3x3_2b = (
+        Conv(inputs, 384, 1),
+        Conv(384, 384, **flat),
+        Conv(384, 384, **tall),
+      )
       self.branch3x3dbl_1, self.branch3x3dbl_2 = Conv(inputs, 448, 1), Conv(448, 384, 3, padding=1)
       self.branch3x3dbl_3a, self.branch3x3dbl_3b = Conv(384, 384, **flat), Conv(384, 384, **tall)
       self.branch_pool, self.pool = Conv(inputs, 192, 1), pool
 
     def forward(self, x):
       once, twice = self.branch3x3_1(x), self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-      return torch.cat([self.branch1x1(x), self.branch3x3_2a(once), self.branch3x3_2b(once), self.branch3x3dbl_3a(twice),
-                        self.branch3x3dbl_3b(twice), self.branch_pool(self.pool(x))], 1)
+      return torch.cat(
+        [
+          self.branch1x1(x),
+          self.branch3x3_2a(once),
+          self.branch3x3_2b(once),
+          self.branch3x3dbl_3a(twice),
+          self.branch3x3dbl_3b(twice),
+          self.branch_pool(self.pool(x)),
+        ],
+        1,
+      )
 
   class Inception(nn.Module):
-
     def __init__(self):
       super().__init__()
-      self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3 = Conv(3, 32, 3, 2), Conv(32, 32, 3), Conv(32, 64, 3, padding=1)
+      self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3 = (
+        Conv(3, 32, 3, 2),
+        Conv(32, 32, 3),
+        Conv(32, 64, 3, padding=1),
+      )
       self.Conv2d_3b_1x1, self.Conv2d_4a_3x3 = Conv(64, 80, 1), Conv(80, 192, 3)
       self.Mixed_5b, self.Mixed_5c, self.Mixed_5d, self.Mixed_6a = A(192, 32), A(256, 64), A(288, 64), B(288)
       self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e = C(128), C(160), C(160), C(192)
@@ -144,16 +193,26 @@ def torch_inception():
 
 def random_weights():
   """A state dict as pytorch-fid's, each array from the key's own stream of numbers, which is the same for every NumPy."""
+
   def draw(key, shape, scale, offset=0.0):
     random = np.random.RandomState(np.frombuffer(key.encode(), np.uint8).astype(np.uint32))
     return np.float32(offset + scale * random.uniform(-1, 1, shape))
 
   weights = {}
-  layers = jax.eval_shape(inception.Inception().init, jax.random.key(0), jnp.zeros((1, 299, 299, 3)))["params"]  # names and shapes
+  layers = jax.eval_shape(inception.Inception().init, jax.random.key(0), jnp.zeros((1, 299, 299, 3)))[
+    "params"
+  ]  # names and shapes
   for name, layer in layers.items():
     height, width, inputs, outputs = layer["kernel"].shape
-    weights[f"{name}.conv.weight"] = draw(f"{name}.conv", (outputs, inputs, height, width), (6 / (height * width * inputs)) ** 0.5)
-    for part, scale, offset in (("weight", 0.3, 1), ("bias", 0.3, 0), ("running_mean", 0.3, 0), ("running_var", 0.5, 1)):
+    weights[f"{name}.conv.weight"] = draw(
+      f"{name}.conv", (outputs, inputs, height, width), (6 / (height * width * inputs)) ** 0.5
+    )
+    for part, scale, offset in (
+      ("weight", 0.3, 1),
+      ("bias", 0.3, 0),
+      ("running_mean", 0.3, 0),
+      ("running_var", 0.5, 1),
+    ):
       weights[f"{name}.bn.{part}"] = draw(f"{name}.{part}", (outputs,), scale, offset)
   return weights
 
@@ -193,8 +252,10 @@ def test_features_are_those_of_pytorch(weights, pictures, features):
 
 def test_features_have_golden_values(features):
   """Made with PyTorch's network above."""
-  golden = [[16.833832, 0.14293446, 0.2247975, 10.010321, 0.60988867, 6.6191225, 8.2022276, 5.1455088],
-            [16.559273, 0.20250042, 0.21439473, 9.961237, 0.56711107, 6.4255533, 8.0246716, 5.1835284]]
+  golden = [
+    [16.833832, 0.14293446, 0.2247975, 10.010321, 0.60988867, 6.6191225, 8.2022276, 5.1455088],
+    [16.559273, 0.20250042, 0.21439473, 9.961237, 0.56711107, 6.4255533, 8.0246716, 5.1835284],
+  ]
   np.testing.assert_allclose(features[:, [5, 150, 800, 1000, 1250, 1500, 1700, 1900]], golden, rtol=2e-4)
   np.testing.assert_allclose(features.mean(1), [2.9219975, 2.9056876], rtol=1e-4)
 
@@ -204,17 +265,32 @@ def test_features_do_not_depend_on_the_company(extractor, pictures, features):
 
 
 def test_the_classifier_and_counters_may_be_there(weights):
-  more = {"fc.weight": np.zeros((1008, 2048)), "fc.bias": np.zeros(1008), "Conv2d_1a_3x3.bn.num_batches_tracked": np.zeros(())}
+  more = {
+    "fc.weight": np.zeros((1008, 2048)),
+    "fc.bias": np.zeros(1008),
+    "Conv2d_1a_3x3.bn.num_batches_tracked": np.zeros(()),
+  }
   jax.tree.map(np.testing.assert_array_equal, inception.convert(weights | more), inception.convert(weights))
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda w: {key: array for key, array in w.items() if not key.startswith("Mixed_7c.branch_pool")},
-     "missing: Mixed_7c.branch_pool.bn.bias, .* and 2 more"),
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    (
+      lambda w: {key: array for key, array in w.items() if not key.startswith("Mixed_7c.branch_pool")},
+      "missing: Mixed_7c.branch_pool.bn.bias, .* and 2 more",
+    ),
     (lambda w: w | {"AuxLogits.fc.bias": np.zeros(1000)}, "unexpected: AuxLogits.fc.bias"),
-    (lambda w: w | {"fc.weight": np.zeros((1000, 2048))}, r"misshaped: fc.weight \(1000, 2048\) \(not \(1008, 2048\)\)"),
-    (lambda w: w | {"Mixed_5b.branch1x1.conv.weight": np.zeros((64, 191, 1, 1))}, "misshaped: Mixed_5b.branch1x1.conv.weight"),
-])
+    (
+      lambda w: w | {"fc.weight": np.zeros((1000, 2048))},
+      r"misshaped: fc.weight \(1000, 2048\) \(not \(1008, 2048\)\)",
+    ),
+    (
+      lambda w: w | {"Mixed_5b.branch1x1.conv.weight": np.zeros((64, 191, 1, 1))},
+      "misshaped: Mixed_5b.branch1x1.conv.weight",
+    ),
+  ],
+)
 def test_other_weights_are_refused(weights, change, message):
   with pytest.raises(UsageError, match=message):
     inception.convert(change(weights))
@@ -229,7 +305,9 @@ def test_without_pytorch_the_user_is_told(monkeypatch, tmp_path):
 @needs_torch
 def test_a_damaged_file_is_explained(tmp_path):
   (tmp_path / "weights.pth").write_bytes(b"not weights")
-  with pytest.raises(UsageError, match="weights.pth cannot be read.*Give pytorch-fid's pt_inception-2015-12-05-6726825d.pth"):
+  with pytest.raises(
+    UsageError, match="weights.pth cannot be read.*Give pytorch-fid's pt_inception-2015-12-05-6726825d.pth"
+  ):
     inception.Extractor.load(tmp_path / "weights.pth")
 
 
@@ -238,13 +316,19 @@ def test_resizing_is_bilinear_between_pixel_centres(shape):
   pictures = np.random.default_rng(0).uniform(size=(1, *shape, 3)).astype(np.float32)
   resized = np.asarray(inception.resize(jnp.asarray(pictures)))
   if torch:
-    expected = functional.interpolate(torch.from_numpy(pictures).permute(0, 3, 1, 2), (299, 299), mode="bilinear", align_corners=False)
+    expected = functional.interpolate(
+      torch.from_numpy(pictures).permute(0, 3, 1, 2), (299, 299), mode="bilinear", align_corners=False
+    )
     np.testing.assert_allclose(resized, expected.permute(0, 2, 3, 1), atol=1e-5)
   for row, column in itertools.product((0, 1, 150, 298), (0, 77, 298)):
-    y, x = (np.clip((place + 0.5) * size / 299 - 0.5, 0, size - 1) for place, size in ((row, shape[0]), (column, shape[1])))
+    y, x = (
+      np.clip((place + 0.5) * size / 299 - 0.5, 0, size - 1) for place, size in ((row, shape[0]), (column, shape[1]))
+    )
     top, left = int(y), int(x)
     bottom, right = min(top + 1, shape[0] - 1), min(left + 1, shape[1] - 1)
-    above, below = ((1 - x + left) * line[left] + (x - left) * line[right] for line in (pictures[0, top], pictures[0, bottom]))
+    above, below = (
+      (1 - x + left) * line[left] + (x - left) * line[right] for line in (pictures[0, top], pictures[0, bottom])
+    )
     np.testing.assert_allclose(resized[0, row, column], (1 - y + top) * above + (y - top) * below, atol=1e-5)
 
 
@@ -279,10 +363,15 @@ def test_fid_of_two_correlated_features_has_a_closed_form():
 
 def test_fid_is_that_of_the_matrix_square_root():
   from scipy import linalg
+
   rng = np.random.default_rng(1)
   a, b = (rng.standard_normal((300, 40)) @ rng.standard_normal((40, 40)) + i for i in range(2))
   root = linalg.sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False))
-  expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(np.cov(a, rowvar=False) + np.cov(b, rowvar=False)) - 2 * np.trace(root.real)
+  expected = (
+    np.square(a.mean(0) - b.mean(0)).sum()
+    + np.trace(np.cov(a, rowvar=False) + np.cov(b, rowvar=False))
+    - 2 * np.trace(root.real)
+  )
   np.testing.assert_allclose(inception.fid(a, b), expected, rtol=1e-8)
 
 
@@ -304,7 +393,10 @@ def test_fid_is_larger_for_fewer_pictures():
 
 def loops_of_kid(a, b):
   kernel = lambda x, y: (float(sum(p * q for p, q in zip(x, y))) / len(x) + 1) ** 3
-  within = sum(sum(kernel(x, y) for i, x in enumerate(c) for j, y in enumerate(c) if i != j) / (len(c) * (len(c) - 1)) for c in (a, b))
+  within = sum(
+    sum(kernel(x, y) for i, x in enumerate(c) for j, y in enumerate(c) if i != j) / (len(c) * (len(c) - 1))
+    for c in (a, b)
+  )
   return within - 2 * sum(kernel(x, y) for x in a for y in b) / (len(a) * len(b))
 
 
@@ -324,7 +416,11 @@ def test_kid_is_over_random_subsets():
   mean, deviation = inception.kid(a, b, subset_size=3, subsets=4000)
   np.testing.assert_allclose(mean, np.mean(every), atol=4 * np.std(every) / 4000**0.5)
   np.testing.assert_allclose(deviation, np.std(every), rtol=0.1)
-  assert inception.kid(a, b, subset_size=3, seed=1) == inception.kid(a, b, subset_size=3, seed=1) != inception.kid(a, b, subset_size=3, seed=2)
+  assert (
+    inception.kid(a, b, subset_size=3, seed=1)
+    == inception.kid(a, b, subset_size=3, seed=1)
+    != inception.kid(a, b, subset_size=3, seed=2)
+  )
 
 
 def test_kid_is_unbiased():
@@ -345,13 +441,27 @@ def test_distances_refuse_what_has_none(distance):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
   """Of untrained networks for built-in façades."""
-  from pix2pix_jax import models, train
-  from pix2pix_jax.data import datasets, pipeline
+  from pix2pix_jax import train
+  from pix2pix_jax.data import pipeline
+  from pix2pix_jax.data import prepare as datasets
+  from pix2pix_jax.model import networks as models
+
   folder = tmp_path_factory.mktemp("untrained")
   config = procedural.get_config()
-  config.update_from_flattened_dict({
-      "data.load_size": 32, "data.crop_size": 32, "data.num_train": 4, "data.num_val": 3, "data.num_test": 1, "model.base_features": 2,
-      "model.levels": 3, "model.patch": 16, "evaluation.batch_size": 2, "evaluation.dropout": False})
+  config.update_from_flattened_dict(
+    {
+      "data.load_size": 32,
+      "data.crop_size": 32,
+      "data.num_train": 4,
+      "data.num_val": 3,
+      "data.num_test": 1,
+      "model.base_features": 2,
+      "model.levels": 3,
+      "model.patch": 16,
+      "evaluation.batch_size": 2,
+      "evaluation.dropout": False,
+    }
+  )
   config = train.resolve(config, pipeline.PreparedSource(datasets.prepare(config.data)))
   checkpoint.save_config(folder, config)
   checkpointer = checkpoint.Checkpointer(folder)
@@ -368,14 +478,20 @@ def summary(workdir, *flags):
 @needs_torch
 def test_the_evaluate_command_measures_fid_and_kid(workdir, weights, tmp_path, capsys, monkeypatch):
   from pix2pix_jax import Translator
-  from pix2pix_jax.data import datasets, pipeline
+  from pix2pix_jax.data import pipeline
+  from pix2pix_jax.data import prepare as datasets
+
   torch.save({key: torch.from_numpy(array) for key, array in weights.items()}, tmp_path / "weights.pth")
   seen, call = [], inception.Extractor.__call__
-  monkeypatch.setattr(inception.Extractor, "__call__", lambda self, pictures: seen.append((pictures, call(self, pictures))) or seen[-1][1])
+  monkeypatch.setattr(
+    inception.Extractor, "__call__", lambda self, pictures: seen.append((pictures, call(self, pictures))) or seen[-1][1]
+  )
   written = summary(workdir, f"--inception={tmp_path / 'weights.pth'}", "--baseline=none")
   # Two batches, the second filled up; of each the translations, then the targets.
   translator = Translator.load(workdir)
-  split = pipeline.load_split(pipeline.PreparedSource(datasets.prepare(translator.config.data)), "val", (32, 32), cache_gib=1)
+  split = pipeline.load_split(
+    pipeline.PreparedSource(datasets.prepare(translator.config.data)), "val", (32, 32), cache_gib=1
+  )
   for i, expected in enumerate((translator(split.arrays["input"]), split.arrays["target"])):
     pictures = np.concatenate([seen[i][0], seen[2 + i][0]])[:3]
     assert pictures.dtype == np.uint8 and np.abs(pictures.astype(int) - expected).max() <= 1 - i
@@ -394,18 +510,27 @@ def test_without_weights_there_is_no_fid_but_the_reason(workdir):
   assert written["baselines"].keys() == {"mean_target"}
 
 
-@pytest.mark.parametrize("flags, names", [
-    (["--baseline=none"], set()), (["--baseline=mean_target"], {"mean_target"}), (["--baseline=all", "--baseline=mean_target"], {"mean_target"})])
+@pytest.mark.parametrize(
+  "flags, names",
+  [
+    (["--baseline=none"], set()),
+    (["--baseline=mean_target"], {"mean_target"}),
+    (["--baseline=all", "--baseline=mean_target"], {"mean_target"}),
+  ],
+)
 def test_baselines_can_be_chosen(workdir, flags, names):
   assert summary(workdir, *flags)["baselines"].keys() == names
 
 
-@pytest.mark.parametrize("flags, message", [
+@pytest.mark.parametrize(
+  "flags, message",
+  [
     (["--baseline=nearest_valid"], "--baseline=nearest_valid does not fit: for this data there are mean_target; 'all'"),
     (["--baseline=mean_target,none"], "or alone 'none'"),
     (["--baseline="], "does not fit"),
     (["--inception=nowhere.pth"], "nowhere.pth cannot be read" if torch else r"pip install pix2pix_jax\[torch\]"),
-])
+  ],
+)
 def test_wrong_flags_are_explained(workdir, flags, message):
   with pytest.raises(UsageError, match=message):
     evaluate.main([f"--workdir={workdir}", *flags])

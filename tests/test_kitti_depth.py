@@ -5,7 +5,9 @@ from PIL import Image
 import pytest
 
 from pix2pix_jax.configs import default, kitti
-from pix2pix_jax.data import datasets, kitti_depth, pipeline
+from pix2pix_jax.data import pipeline
+from pix2pix_jax.data import prepare as datasets
+from pix2pix_jax.data.readers import kitti_depth
 from pix2pix_jax.errors import UsageError
 
 DRIVE = "2011_09_26_drive_{:04d}_sync"
@@ -13,8 +15,17 @@ DRIVE = "2011_09_26_drive_{:04d}_sync"
 
 def make_data(tmp_path, **fields):
   data = default.get_config().data
-  data.update({"name": "kitti_depth", "prepared_dir": str(tmp_path / "prepared"), "load_size": 352, "load_width": 1216,
-               "crop_size": 352, "crop_width": 1216, **fields})
+  data.update(
+    {
+      "name": "kitti_depth",
+      "prepared_dir": str(tmp_path / "prepared"),
+      "load_size": 352,
+      "load_width": 1216,
+      "crop_size": 352,
+      "crop_width": 1216,
+      **fields,
+    }
+  )
   return data
 
 
@@ -67,8 +78,10 @@ def test_few_drives_are_cut_by_time_with_both_cameras_of_a_frame_together(tmp_pa
   splits = kitti_depth.find_splits(tmp_path)
   for drive in (1, 2):
     for camera in ("image_02", "image_03"):
-      of = {split: numbers(frame for frame in frames if (frame.drive, frame.camera) == (DRIVE.format(drive), camera))
-            for split, frames in splits.items()}
+      of = {
+        split: numbers(frame for frame in frames if (frame.drive, frame.camera) == (DRIVE.format(drive), camera))
+        for split, frames in splits.items()
+      }
       assert of == {"train": list(range(5, 19)), "val": [19, 20, 21], "test": [22, 23, 24]}
 
 
@@ -84,7 +97,10 @@ def test_several_drives_are_cut_by_drive(tmp_path):
 def test_three_drives_give_one_to_each_split(tmp_path):
   touch_annotated(tmp_path, [1, 2, 3], [0])
   assert {split: frames[0].drive[17:21] for split, frames in kitti_depth.find_splits(tmp_path).items()} == {
-      "train": "0001", "val": "0002", "test": "0003"}
+    "train": "0001",
+    "val": "0002",
+    "test": "0003",
+  }
 
 
 def test_the_sets_own_val_folder_is_val(tmp_path):
@@ -95,11 +111,17 @@ def test_the_sets_own_val_folder_is_val(tmp_path):
   assert {frame.drive for frame in splits["val"]} == {DRIVE.format(5)}
 
 
-@pytest.mark.parametrize("raw, source, suffix", [
-    (".", ".", ".jpg"), ("raw", ".", ".png"), ("kitti_raw", ".", ".jpg"),  # in source_dir, source_dir/raw, source_dir/kitti_raw
-    (".", "data_depth_annotated", ".png"), ("raw", "data_depth_annotated", ".jpg"),  # beside
+@pytest.mark.parametrize(
+  "raw, source, suffix",
+  [
+    (".", ".", ".jpg"),
+    ("raw", ".", ".png"),
+    ("kitti_raw", ".", ".jpg"),  # in source_dir, source_dir/raw, source_dir/kitti_raw
+    (".", "data_depth_annotated", ".png"),
+    ("raw", "data_depth_annotated", ".jpg"),  # beside
     ("kitti_raw", "data_depth_annotated", ".png"),
-])
+  ],
+)
 def test_photographs_are_found_wherever_they_usually_lie(tmp_path, raw, source, suffix):
   touch_annotated(tmp_path, [1], range(10), raw=raw, suffix=suffix)
   splits = kitti_depth.find_splits(tmp_path / source)
@@ -146,7 +168,9 @@ def test_the_layout_is_chosen_by_the_config_or_by_the_folder(tmp_path):
   for path in (tmp_path / "raw").rglob("*.png"):  # no photograph left
     path.unlink()
   assert drive(tmp_path) == "0002"
-  with pytest.raises(UsageError, match="holds no pairs.*2 depth maps of the annotated layout have no photograph.*cvlibs.net"):
+  with pytest.raises(
+    UsageError, match="holds no pairs.*2 depth maps of the annotated layout have no photograph.*cvlibs.net"
+  ):
     kitti_depth.find_splits(tmp_path, "annotated")
   with pytest.raises(UsageError, match="data.layout is 'both'.*auto, selection, annotated"):
     kitti_depth.find_splits(tmp_path, "both")
@@ -154,14 +178,18 @@ def test_the_layout_is_chosen_by_the_config_or_by_the_folder(tmp_path):
 
 def test_nothing_there_says_what_was_looked_for(tmp_path):
   for source in (str(tmp_path), str(tmp_path / "absent"), ""):
-    with pytest.raises(UsageError, match="data_depth_annotated/.*val_selection_cropped/image.*cvlibs.net.*non-commercial.*:proc"):
+    with pytest.raises(
+      UsageError, match="data_depth_annotated/.*val_selection_cropped/image.*cvlibs.net.*non-commercial.*:proc"
+    ):
       datasets.prepare(make_data(tmp_path, source_dir=source))
 
 
 def test_photographs_beside_the_source_count_for_the_fingerprint(tmp_path):
   source = tmp_path / "set/data_depth_annotated"
   for number in (0, 1):
-    write_depth(source / "train" / DRIVE.format(1) / f"proj_depth/groundtruth/image_02/{number:010d}.png", np.ones((352, 1216)))
+    write_depth(
+      source / "train" / DRIVE.format(1) / f"proj_depth/groundtruth/image_02/{number:010d}.png", np.ones((352, 1216))
+    )
   photo = tmp_path / "set/raw/2011_09_26" / DRIVE.format(1) / "image_02/data/0000000000.png"
   write_photo(photo, np.zeros((352, 1216, 3), np.uint8))
   data = make_data(tmp_path, source_dir=str(source))
@@ -177,11 +205,26 @@ def one_frame(tmp_path, depth, photo):
   return kitti_depth.Frame("drive", "0", "image_02", tmp_path / "photo.png", tmp_path / "depth.png")
 
 
-@pytest.mark.parametrize("depth, photo, message", [
-    (np.uint8([[9]]), np.zeros((1, 1, 3), np.uint8), "depth.png should be a depth map of one 16-bit channel; it is uint8"),
-    (np.ones((352, 1216), np.uint16), np.zeros((375, 1242, 3), np.uint8), "photo.png is 1242×375 but .*depth.png is 1216×352"),
-    (np.ones((300, 1216), np.uint16), np.zeros((300, 1216, 3), np.uint8), "photo.png is 1216×300; KITTI's pictures are 1216×352"),
-])
+@pytest.mark.parametrize(
+  "depth, photo, message",
+  [
+    (
+      np.uint8([[9]]),
+      np.zeros((1, 1, 3), np.uint8),
+      "depth.png should be a depth map of one 16-bit channel; it is uint8",
+    ),
+    (
+      np.ones((352, 1216), np.uint16),
+      np.zeros((375, 1242, 3), np.uint8),
+      "photo.png is 1242×375 but .*depth.png is 1216×352",
+    ),
+    (
+      np.ones((300, 1216), np.uint16),
+      np.zeros((300, 1216, 3), np.uint8),
+      "photo.png is 1216×300; KITTI's pictures are 1216×352",
+    ),
+  ],
+)
 def test_files_that_cannot_be_right_are_named(tmp_path, depth, photo, message):
   with pytest.raises(UsageError, match=message):
     kitti_depth.read_frame(one_frame(tmp_path, depth, photo))
@@ -191,14 +234,19 @@ def test_config_and_variants():
   for variant, name in (("", "kitti_depth"), ("report", "kitti_depth"), ("report,procedural", "procedural")):
     config = kitti.get_config(variant)
     assert (config.data.name, datasets.crop_shape(config.data), config.train.num_epochs) == (name, (352, 352), 100)
-    assert datasets.load_shape(config.data) == datasets.eval_shape(config.data) == (352, 1216), "measured whole, without resampling"
+    assert datasets.load_shape(config.data) == datasets.eval_shape(config.data) == (352, 1216), (
+      "measured whole, without resampling"
+    )
   assert kitti.get_config("report").model.patch == 70 and kitti.get_config("procedural").data.task == "kitti_depth"
 
 
 def test_real_frames(real_data):
   splits = kitti_depth.find_splits(real_data / "kitti")
   assert {split: numbers(frames) for split, frames in splits.items()} == {
-      "train": list(range(5, 13)), "val": [13, 14], "test": [15, 16]}
+    "train": list(range(5, 13)),
+    "val": [13, 14],
+    "test": [15, 16],
+  }
   photo, depth = kitti_depth.read_frame(splits["train"][0])
   assert photo.shape == (352, 1216, 3) and depth.shape == (352, 1216, 1)
   assert 0.1 < (depth > 0).mean() < 0.3, "about 80 % of the whole picture is not measured"

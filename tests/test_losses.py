@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pix2pix_jax import losses, metrics
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.model import losses, metrics
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,14 @@ def test_least_squares_by_hand():
 
 def test_accuracy_threshold_lies_between_the_goals():
   values = jnp.array([0.25, 0.75]).reshape(1, 1, 2, 1)
-  assert losses.accuracy(values, values, "vanilla") == {"discriminator_accuracy_real": 1.0, "discriminator_accuracy_fake": 0.0}
-  assert losses.accuracy(values, values, "lsgan") == {"discriminator_accuracy_real": 0.5, "discriminator_accuracy_fake": 0.5}
+  assert losses.accuracy(values, values, "vanilla") == {
+    "discriminator_accuracy_real": 1.0,
+    "discriminator_accuracy_fake": 0.0,
+  }
+  assert losses.accuracy(values, values, "lsgan") == {
+    "discriminator_accuracy_real": 0.5,
+    "discriminator_accuracy_fake": 0.5,
+  }
 
 
 def test_masked_l1_counts_valid_pixels_only():
@@ -90,11 +96,19 @@ def test_ssim_against_the_definition_in_float64():
   values = []
   for row in range(x.shape[0] - 10):
     for column in range(x.shape[1] - 10):
-      a, b = x[row:row + 11, column:column + 11], y[row:row + 11, column:column + 11]
+      a, b = x[row : row + 11, column : column + 11], y[row : row + 11, column : column + 11]
       mean_a, mean_b = (window * a).sum(), (window * b).sum()
-      var_a, var_b, cov = ((window * p * q).sum() - m for p, q, m in ((a, a, mean_a**2), (b, b, mean_b**2), (a, b, mean_a * mean_b)))
-      values.append((2 * mean_a * mean_b + 0.01**2) * (2 * cov + 0.03**2) / ((mean_a**2 + mean_b**2 + 0.01**2) * (var_a + var_b + 0.03**2)))
-  np.testing.assert_allclose(metrics.image_metrics(jnp.array(prediction), jnp.array(target))["ssim"], [np.mean(values)], atol=1e-5)
+      var_a, var_b, cov = (
+        (window * p * q).sum() - m for p, q, m in ((a, a, mean_a**2), (b, b, mean_b**2), (a, b, mean_a * mean_b))
+      )
+      values.append(
+        (2 * mean_a * mean_b + 0.01**2)
+        * (2 * cov + 0.03**2)
+        / ((mean_a**2 + mean_b**2 + 0.01**2) * (var_a + var_b + 0.03**2))
+      )
+  np.testing.assert_allclose(
+    metrics.image_metrics(jnp.array(prediction), jnp.array(target))["ssim"], [np.mean(values)], atol=1e-5
+  )
 
 
 def test_masked_metrics_ignore_holes():

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pix2pix_jax import convolution, models
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.model import convolution
+from pix2pix_jax.model import networks as models
 
 
 def parameter_count(network, *args, **kwargs) -> int:
@@ -14,20 +15,26 @@ def parameter_count(network, *args, **kwargs) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
-@pytest.mark.parametrize("settings, count", [
+@pytest.mark.parametrize(
+  "settings, count",
+  [
     ({}, 54_413_955),
     ({"decoder_widths": "report"}, 129_783_683),
     ({"generator": "encoder_decoder"}, 39_075_459),
     # Convolutions get biases (encoder 3008 and decoder 2496 features), norms lose scale and bias (9856).
     ({"norm": "instance"}, 54_413_955 - 9_856 + 3_008 + 2_496),
     ({"norm": "none"}, 54_413_955 - 9_856),
-])
+  ],
+)
 def test_generator_parameter_count_at_256(settings, count):
   x = jnp.zeros((1, 256, 256, 3))
   assert parameter_count(models.Generator(**settings), x, dropout=False, norm_stats="batch") == count
 
 
-@pytest.mark.parametrize("patch, side, count", [(1, 256, 9_025), (16, 126, 139_585), (34, 62, 666_433), (70, 30, 2_768_705), (286, 6, 11_159_361)])
+@pytest.mark.parametrize(
+  "patch, side, count",
+  [(1, 256, 9_025), (16, 126, 139_585), (34, 62, 666_433), (70, 30, 2_768_705), (286, 6, 11_159_361)],
+)
 def test_discriminator_size_at_256(patch, side, count):
   x = jnp.zeros((2, 256, 256, 3))
   network = models.PatchGAN(patch)
@@ -75,7 +82,9 @@ def test_output_has_the_inputs_size_and_the_targets_channels(generator, widths):
   assert (y.shape, y.dtype) == ((2, 32, 48, 5), jnp.float32)
 
 
-@pytest.mark.parametrize("height, width, levels", [(256, 256, 8), (512, 512, 8), (128, 128, 7), (64, 256, 6), (352, 1216, 5)])
+@pytest.mark.parametrize(
+  "height, width, levels", [(256, 256, 8), (512, 512, 8), (128, 128, 7), (64, 256, 6), (352, 1216, 5)]
+)
 def test_levels_follow_from_the_size(height, width, levels):
   assert models.levels_for(height, width) == levels
 
@@ -86,13 +95,17 @@ def test_sizes_that_do_not_divide_name_the_multiple():
   with pytest.raises(UsageError, match="301×517"):
     models.levels_for(301, 517)
   with pytest.raises(UsageError, match="at least 96"):
-    models.PatchGAN(286).init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 64, 64, 3)), norm_stats="batch")
+    models.PatchGAN(286).init(
+      jax.random.key(0), jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 64, 64, 3)), norm_stats="batch"
+    )
 
 
 @pytest.mark.parametrize("setting, value", [("generator", "resnet"), ("decoder_widths", "wide"), ("norm", "layer")])
 def test_unknown_choices_list_the_known_ones(setting, value):
   with pytest.raises(UsageError, match=f"model.{setting} is '{value}'; it can be"):
-    models.Generator(levels=3, **{setting: value}).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), dropout=False, norm_stats="batch")
+    models.Generator(levels=3, **{setting: value}).init(
+      jax.random.key(0), jnp.zeros((1, 8, 8, 3)), dropout=False, norm_stats="batch"
+    )
 
 
 # --- norm ---------------------------------------------------------------------------------------------------------------
@@ -109,8 +122,15 @@ def run_norm(kind, x, norm_stats, mutable=False):
   return variables, norm.apply(variables, x, norm_stats, mutable=["batch_stats"] if mutable else False)
 
 
-@pytest.mark.parametrize("kind, norm_stats, axes", [
-    ("batch", "batch", (0, 1, 2)), ("batch", "image", (1, 2)), ("instance", "batch", (1, 2)), ("instance", "running", (1, 2))])
+@pytest.mark.parametrize(
+  "kind, norm_stats, axes",
+  [
+    ("batch", "batch", (0, 1, 2)),
+    ("batch", "image", (1, 2)),
+    ("instance", "batch", (1, 2)),
+    ("instance", "running", (1, 2)),
+  ],
+)
 def test_norm_against_float64(features, kind, norm_stats, axes):
   variables, y = run_norm(kind, features, norm_stats)
   wide = features.astype(np.float64)
@@ -130,9 +150,13 @@ def test_running_statistics_move_a_tenth_towards_the_batch_with_unbiased_varianc
 
 def test_running_statistics_are_used_when_asked_for(features):
   norm = models.Norm("batch")
-  variables = {"params": {"scale": jnp.full(7, 2.0), "bias": jnp.full(7, 0.5)},
-               "batch_stats": {"mean": jnp.full(7, 3.0), "var": jnp.full(7, 4.0)}}
-  np.testing.assert_allclose(norm.apply(variables, features, "running"), (features - 3) / np.sqrt(4 + 1e-5) * 2 + 0.5, atol=1e-5)
+  variables = {
+    "params": {"scale": jnp.full(7, 2.0), "bias": jnp.full(7, 0.5)},
+    "batch_stats": {"mean": jnp.full(7, 3.0), "var": jnp.full(7, 4.0)},
+  }
+  np.testing.assert_allclose(
+    norm.apply(variables, features, "running"), (features - 3) / np.sqrt(4 + 1e-5) * 2 + 0.5, atol=1e-5
+  )
 
 
 # --- noise and independence -------------------------------------------------------------------------------------------------
@@ -180,15 +204,16 @@ def test_dropout_is_in_the_chosen_blocks_alone_and_halves(small):
   _, variables, x, _ = small
   plain = models.Generator(base_features=4, levels=4, dropout_blocks=())
   np.testing.assert_array_equal(
-      plain.apply(variables, x, dropout=True, norm_stats="image", rngs={"dropout": jax.random.key(0)}),
-      plain.apply(variables, x, dropout=False, norm_stats="image"))
+    plain.apply(variables, x, dropout=True, norm_stats="image", rngs={"dropout": jax.random.key(0)}),
+    plain.apply(variables, x, dropout=False, norm_stats="image"),
+  )
   shapes = [(2, 2, 64), (4, 4, 64), (64, 64, 8)]
   masks = models._dropout_masks(jax.random.key(0), jnp.arange(2), shapes)
   assert [mask.shape for mask in masks] == [(2, *shape) for shape in shapes]
   for mask in masks:
     assert abs(float(mask.mean()) - 0.5) < 2.5 / mask.size**0.5  # five standard deviations
     assert np.any(mask[0] != mask[1])
-  assert np.any(masks[0].reshape(-1) != masks[1].reshape(-1)[:masks[0].size])
+  assert np.any(masks[0].reshape(-1) != masks[1].reshape(-1)[: masks[0].size])
 
   block = models._UpBlock(4, "none", jnp.float32)
   x, kept = jnp.ones((1, 2, 2, 4)), jnp.arange(64).reshape(1, 4, 4, 4) % 3 == 0
@@ -212,9 +237,15 @@ def test_remat_changes_no_value(small):
   lean = models.Generator(base_features=4, levels=4, remat=True)
 
   def loss(network, params):
-    y = network.apply({**variables, "params": params}, x, dropout=True, norm_stats="image", rngs={"dropout": jax.random.key(0)})
+    y = network.apply(
+      {**variables, "params": params}, x, dropout=True, norm_stats="image", rngs={"dropout": jax.random.key(0)}
+    )
     return jnp.square(y).sum()
 
-  plain, rematerialised = (jax.jit(jax.grad(lambda params, n=n: loss(n, params)))(variables["params"]) for n in (network, lean))
+  plain, rematerialised = (
+    jax.jit(jax.grad(lambda params, n=n: loss(n, params)))(variables["params"]) for n in (network, lean)
+  )
   # XLA fuses the two programs differently, so sums are rounded differently: 1e-5 of the largest gradient of each kernel.
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max() + 1e-5), plain, rematerialised)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max() + 1e-5), plain, rematerialised
+  )

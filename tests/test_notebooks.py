@@ -13,7 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-ABSOLUTE = re.compile(r"(?<![\w.:/~*<>})-])/[A-Za-z_][\w.-]*/|\b[A-Z]:\\\w")  # what follows a name, "~" or a {variable} is relative
+ABSOLUTE = re.compile(
+  r"(?<![\w.:/~*<>})-])/[A-Za-z_][\w.-]*/|\b[A-Z]:\\\w"
+)  # what follows a name, "~" or a {variable} is relative
 NOISE = re.compile(r"\x1b\[|\d+%\||warning|traceback", re.IGNORECASE)
 
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -27,8 +29,15 @@ def kernel_of_this_python(folder: Path) -> jupyter_client.AsyncKernelManager:
   """A kernel that runs in sys.executable, whatever kernels the machine has."""
   spec = folder / "kernels" / "this_python"
   spec.mkdir(parents=True)
-  (spec / "kernel.json").write_text(json.dumps({
-      "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "this Python", "language": "python"}))
+  (spec / "kernel.json").write_text(
+    json.dumps(
+      {
+        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "this Python",
+        "language": "python",
+      }
+    )
+  )
   specs = jupyter_client.kernelspec.KernelSpecManager(kernel_dirs=[str(folder / "kernels")])
   return jupyter_client.AsyncKernelManager(kernel_name="this_python", kernel_spec_manager=specs)
 
@@ -39,14 +48,22 @@ def test_every_cell_runs(path, tmp_path, monkeypatch):
   monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
   monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
   monkeypatch.setenv("TMPDIR", str(tmp_path))
-  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))  # the notebook's folder is another
+  monkeypatch.setenv(
+    "PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+  )  # the notebook's folder is another
   (tmp_path / "run").mkdir()
   notebook = nbformat.read(path, as_version=4)
-  probe = nbformat.v4.new_code_cell("import sys; print(sys.executable); import pix2pix_jax; print(pix2pix_jax.__file__)")
+  probe = nbformat.v4.new_code_cell(
+    "import sys; print(sys.executable); import pix2pix_jax; print(pix2pix_jax.__file__)"
+  )
   notebook.cells.append(probe)
-  client = nbclient.NotebookClient(notebook, km=kernel_of_this_python(tmp_path), timeout=600, resources={"metadata": {"path": str(tmp_path / "run")}})
+  client = nbclient.NotebookClient(
+    notebook, km=kernel_of_this_python(tmp_path), timeout=600, resources={"metadata": {"path": str(tmp_path / "run")}}
+  )
   client.execute()  # raises with the traceback of a cell that fails
-  executable, package = "".join(output.text for output in probe.outputs if output.output_type == "stream").split("\n")[:2]
+  executable, package = "".join(output.text for output in probe.outputs if output.output_type == "stream").split("\n")[
+    :2
+  ]
   assert executable == sys.executable
   assert Path(package).resolve() == ROOT / "pix2pix_jax/__init__.py"
 
@@ -70,10 +87,24 @@ def test_stored_outputs_can_be_shown(path):
     assert not NOISE.search(text), f"not to be stored: {NOISE.search(text)[0]!r}"
 
 
-@pytest.mark.parametrize("text, found", [
-    ("see /tmp/abc/x", True), ("in '/root/.cache'", True), ("(/home/someone/runs)", True), ("C:\\Users", True), ("cache /var/", True),
-    ("runs/demo/eval", False), ("~/.cache/pix2pix_jax/x", False), ("https://arxiv.org/abs/1611.07004", False), ("input / output", False),
-    ("step 2/4", False), ("y / 255", False), ("side/2", False), ("</b>", False), ("{folder}/in/x", False),
-])
+@pytest.mark.parametrize(
+  "text, found",
+  [
+    ("see /tmp/abc/x", True),
+    ("in '/root/.cache'", True),
+    ("(/home/someone/runs)", True),
+    ("C:\\Users", True),
+    ("cache /var/", True),
+    ("runs/demo/eval", False),
+    ("~/.cache/pix2pix_jax/x", False),
+    ("https://arxiv.org/abs/1611.07004", False),
+    ("input / output", False),
+    ("step 2/4", False),
+    ("y / 255", False),
+    ("side/2", False),
+    ("</b>", False),
+    ("{folder}/in/x", False),
+  ],
+)
 def test_absolute_paths_are_recognised(text, found):
   assert bool(ABSOLUTE.search(text)) == found

@@ -9,7 +9,9 @@ import pytest
 import scipy.io
 
 from pix2pix_jax.configs import default, nyu
-from pix2pix_jax.data import datasets, nyu_depth, pipeline
+from pix2pix_jax.data import pipeline
+from pix2pix_jax.data import prepare as datasets
+from pix2pix_jax.data.readers import nyu_depth
 from pix2pix_jax.errors import UsageError
 
 
@@ -33,8 +35,17 @@ def make_depth(count, height=6, width=8):
 
 def make_data(tmp_path, **fields):
   data = default.get_config().data
-  data.update({"name": "nyu_depth", "prepared_dir": str(tmp_path / "prepared"), "source_dir": str(tmp_path / "raw"),
-               "load_size": 6, "load_width": 8, "crop_size": 4, **fields})
+  data.update(
+    {
+      "name": "nyu_depth",
+      "prepared_dir": str(tmp_path / "prepared"),
+      "source_dir": str(tmp_path / "raw"),
+      "load_size": 6,
+      "load_width": 8,
+      "crop_size": 4,
+      **fields,
+    }
+  )
   return data
 
 
@@ -59,7 +70,9 @@ def test_frames_are_upright_and_exact_with_their_holes(tmp_path, options):
 def test_the_official_split_counts_from_1_and_gives_every_tenth_of_train_to_val(tmp_path):
   write_mat(tmp_path / "raw" / nyu_depth.FILE, *make_depth(30))
   train, test = [k for k in range(1, 31) if k % 3], [k for k in range(1, 31) if k % 3 == 0]
-  scipy.io.savemat(tmp_path / "raw/splits.mat", {"trainNdxs": np.uint16(train)[:, None], "testNdxs": np.uint16(test)[:, None]})
+  scipy.io.savemat(
+    tmp_path / "raw/splits.mat", {"trainNdxs": np.uint16(train)[:, None], "testNdxs": np.uint16(test)[:, None]}
+  )
   splits = nyu_depth.find_splits(tmp_path / "raw" / nyu_depth.FILE)
   assert [k + 1 for k in splits["test"]] == test
   assert [k + 1 for k in splits["val"]] == [train[9], train[19]]
@@ -82,8 +95,9 @@ def test_the_source_may_be_the_file_itself_and_a_change_of_it_is_noticed(tmp_pat
   assert count() == 7
 
 
-@pytest.mark.parametrize("count, expected", [
-    (1, (1, 0, 0)), (2, (2, 0, 0)), (3, (2, 1, 0)), (10, (8, 1, 1)), (1449, (1159, 145, 145))])
+@pytest.mark.parametrize(
+  "count, expected", [(1, (1, 0, 0)), (2, (2, 0, 0)), (3, (2, 1, 0)), (10, (8, 1, 1)), (1449, (1159, 145, 145))]
+)
 def test_any_count_is_cut_into_blocks(tmp_path, count, expected):
   write_mat(tmp_path / "x.mat", *make_depth(count, 2, 2))
   splits = nyu_depth.find_splits(tmp_path / "x.mat")
@@ -106,7 +120,7 @@ def test_frames_are_read_one_at_a_time(tmp_path):
 
 
 def truncate(path):
-  path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def damage(path):
@@ -123,13 +137,16 @@ def drop_depths(path):
     del file["depths"]
 
 
-@pytest.mark.parametrize("spoil, message", [
+@pytest.mark.parametrize(
+  "spoil, message",
+  [
     (truncate, "labeled.mat cannot be read as a MATLAB 7.3 .HDF5. file.*half downloaded"),
     (lambda path: path.write_bytes(b"<html>not found</html>"), "labeled.mat cannot be read as a MATLAB 7.3"),
     (drop_depths, "labeled.mat has no depths, only rawDepths"),
     (damage, "labeled.mat cannot be read at frame 1 of /depths"),
     (lambda path: path.unlink(), "holds no nyu_depth_v2_labeled.mat.*horatio.cs.nyu.edu.*:procedural"),
-])
+  ],
+)
 def test_a_damaged_file_is_named_and_says_where_to_get_it(tmp_path, spoil, message):
   path = tmp_path / "raw" / nyu_depth.FILE
   write_mat(path, *make_depth(4, 64, 64), compression="gzip", chunks=(1, 64, 64))
@@ -138,13 +155,16 @@ def test_a_damaged_file_is_named_and_says_where_to_get_it(tmp_path, spoil, messa
     datasets.prepare(make_data(tmp_path))
 
 
-@pytest.mark.parametrize("content, message", [
+@pytest.mark.parametrize(
+  "content, message",
+  [
     ({"trainNdxs": [1, 2, 3], "testNdxs": [3, 4]}, "has 1 frames that are both"),
     ({"trainNdxs": [1, 2, 3], "testNdxs": [6]}, "counts frames 6 to 6 in testNdxs, but there are 5"),
     ({"trainNdxs": [0, 2, 3], "testNdxs": [4]}, "counts frames 0 to 3 in trainNdxs"),
     ({"train": [1]}, "cannot be read as the official split"),
     (None, "cannot be read as the official split"),
-])
+  ],
+)
 def test_a_wrong_split_file_is_named(tmp_path, content, message):
   write_mat(tmp_path / "x.mat", *make_depth(5))
   if content is None:
@@ -159,21 +179,27 @@ def test_config_and_variants():
   config = nyu.get_config("report")
   assert (config.data.name, config.data.depth_range, config.train.num_epochs) == ("nyu_depth", (0.0, 10.0), 90)
   assert config.model.patch == 70
-  assert datasets.load_shape(config.data) == datasets.eval_shape(config.data) == (480, 640), "measured whole, without resampling"
+  assert datasets.load_shape(config.data) == datasets.eval_shape(config.data) == (480, 640), (
+    "measured whole, without resampling"
+  )
   for load, crop in zip(datasets.load_shape(config.data), datasets.crop_shape(config.data)):
     assert load > crop and load % 32 == crop % 32 == 0
   assert nyu.get_config("procedural").data.task == "nyu_depth"
 
 
 def test_real_triple_through_the_original_container(real_data, tmp_path):
-  raw, dense = (np.asarray(Image.open(real_data / "nyu" / name)).astype(np.uint16) for name in ("rawdepth.png", "depth.png"))
+  raw, dense = (
+    np.asarray(Image.open(real_data / "nyu" / name)).astype(np.uint16) for name in ("rawdepth.png", "depth.png")
+  )
   write_mat(tmp_path / "raw" / nyu_depth.FILE, np.stack([raw] * 3) / 1000, np.stack([dense] * 3) / 1000)
   builder = datasets.prepare(make_data(tmp_path))
   split = pipeline.load_split(pipeline.PreparedSource(builder), "train", (425, 560), cache_gib=1)
   assert split.ids == ["0001", "0002"]
   for name, millimetres in (("input", raw), ("target", dense)):
     np.testing.assert_array_equal(np.round(split.arrays[name][0, ..., 0] * 1000), millimetres)
-  assert abs((split.arrays["input"][0] == 0).mean() - 0.167) < 0.002 and split.arrays["mask"][0].all() == (dense > 0).all()
+  assert (
+    abs((split.arrays["input"][0] == 0).mean() - 0.167) < 0.002 and split.arrays["mask"][0].all() == (dense > 0).all()
+  )
 
 
 def test_real_split_file(real_data, tmp_path):

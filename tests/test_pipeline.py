@@ -22,9 +22,9 @@ def ramp_split(count=5, size=20):
   """Every picture tells its coordinates: input in 8 bits, target in metres, mask by parity; channel 2 is the picture's number."""
   y, x = np.mgrid[:size, :size]
   arrays = {
-      "input": np.stack([np.stack([y, x, np.full_like(y, n)], -1) for n in range(count)]).astype(np.uint8),
-      "target": np.stack([np.stack([y, x], -1)] * count).astype(np.float32),
-      "mask": np.stack([((y + x) % 2 == 0)[..., None]] * count),
+    "input": np.stack([np.stack([y, x, np.full_like(y, n)], -1) for n in range(count)]).astype(np.uint8),
+    "target": np.stack([np.stack([y, x], -1)] * count).astype(np.float32),
+    "mask": np.stack([((y + x) % 2 == 0)[..., None]] * count),
   }
   return pipeline.Split(arrays, [str(n) for n in range(count)])
 
@@ -99,11 +99,14 @@ def test_normalisation_covers_the_range_and_is_undone():
     np.testing.assert_array_equal(images.denormalise(encoded, dtype, (0, 1)), values)
   metres = np.float32([0, 10, 40, 90])
   np.testing.assert_allclose(images.normalise(metres, (0.0, 80.0)), [-1, -0.75, 0, 1])
-  np.testing.assert_allclose(images.denormalise(images.normalise(metres, (0.0, 80.0)), "float32", (0.0, 80.0)), [0, 10, 40, 80])
+  np.testing.assert_allclose(
+    images.denormalise(images.normalise(metres, (0.0, 80.0)), "float32", (0.0, 80.0)), [0, 10, 40, 80]
+  )
 
 
 def test_depth_and_masks_are_not_blended_by_resizing():
   import tensorflow as tf
+
   depth = tf.constant(np.random.default_rng(0).choice([1.0, 50.0], (9, 9, 1)), tf.float32)
   assert set(np.unique(pipeline._resize(depth, (14, 14)))) == {1.0, 50.0}
   assert pipeline._resize(depth > 2, (14, 14)).dtype == tf.bool

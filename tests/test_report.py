@@ -20,10 +20,23 @@ from pix2pix_jax.errors import UsageError
 
 EVIL = '</script><script>document.documentElement.dataset.evil = "1"</script><img src=x onerror="document.title=1">'
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0", "--virtual-time-budget=5000",
-         "--dump-dom"]
-in_browser = pytest.mark.skipif(not CHROMIUM, reason="no chromium, chromium-browser or google-chrome to open the page in")
+QUIET = [
+  "--headless",
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+  "--enable-logging=stderr",
+  "--v=0",
+  "--virtual-time-budget=5000",
+  "--dump-dom",
+]
+in_browser = pytest.mark.skipif(
+  not CHROMIUM, reason="no chromium, chromium-browser or google-chrome to open the page in"
+)
 
 
 def picture(path, color=(200, 30, 30), size=(60, 80)):
@@ -55,21 +68,47 @@ def full(tmp_path_factory):
   rows = []
   for step in range(0, 41, 10):
     if step:
-      rows.append({"step": step, "train/l1": 0.3 - step / 200, "train/generator_loss": 30.0 - step / 4,
-                   "train/discriminator_accuracy_real": 0.7, "train/discriminator_accuracy_fake": 0.6,
-                   "train/steps_per_second": 2.0})
-    rows.append({"step": step, "val/l1": 0.2 + abs(step - 20) / 100, "val/generator_loss": 31.0, "val/psnr": 12.0 + step,
-                 "val/discriminator_accuracy_real": 0.8, "val/discriminator_accuracy_fake": 0.5, "val/surprise": math.nan})
+      rows.append(
+        {
+          "step": step,
+          "train/l1": 0.3 - step / 200,
+          "train/generator_loss": 30.0 - step / 4,
+          "train/discriminator_accuracy_real": 0.7,
+          "train/discriminator_accuracy_fake": 0.6,
+          "train/steps_per_second": 2.0,
+        }
+      )
+    rows.append(
+      {
+        "step": step,
+        "val/l1": 0.2 + abs(step - 20) / 100,
+        "val/generator_loss": 31.0,
+        "val/psnr": 12.0 + step,
+        "val/discriminator_accuracy_real": 0.8,
+        "val/discriminator_accuracy_fake": 0.5,
+        "val/surprise": math.nan,
+      }
+    )
     picture(workdir / "samples" / f"step_{step:08d}.png", (5 * step, 0, 0))
   (workdir / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 50, "tra')
   for split in ("test", "val"):
     folder = workdir / "eval" / split
     picture(folder / "grid.png")
-    (folder / "metrics.json").write_text(json.dumps({
-        "step": 40, "count": 20, "metrics": {"l1": 0.25, "psnr": 15.0, "discriminator_loss": 0.6},
-        "baselines": {"mean_target": {"l1": 0.5, "psnr": 16.0}}, "protocol": {"dropout": True, "height_width": [8, 16]}}))
+    (folder / "metrics.json").write_text(
+      json.dumps(
+        {
+          "step": 40,
+          "count": 20,
+          "metrics": {"l1": 0.25, "psnr": 15.0, "discriminator_loss": 0.6},
+          "baselines": {"mean_target": {"l1": 0.5, "psnr": 16.0}},
+          "protocol": {"dropout": True, "height_width": [8, 16]},
+        }
+      )
+    )
     with (folder / "per_image.csv").open("w", newline="") as file:
-      csv.writer(file).writerows([["id", "psnr", "l1"], *([f"{i}{EVIL}", i, 0.01 * i if i else "nan"] for i in range(20))])
+      csv.writer(file).writerows(
+        [["id", "psnr", "l1"], *([f"{i}{EVIL}", i, 0.01 * i if i else "nan"] for i in range(20))]
+      )
   picture(workdir / "eval" / "test" / "best.png")
   picture(workdir / "eval" / "test" / "worst.png", (0, 0, 250))
   return workdir
@@ -110,15 +149,24 @@ def test_what_it_tells(full):
   assert test["rows"][0] == [f"0{EVIL}", 0, None] and test["summary"]["metrics"]["l1"] == 0.25
   changed = {field["field"]: field["value"] for field in data["config"] if field["changed"]}
   assert changed.pop("data.source_dir").startswith("/somewhere/private")
-  assert changed == {"data.name": "folder", "model.base_features": 2, "model.levels": 3, "model.input_channels": 3,
-                     "model.output_channels": 1, "train.num_steps": 40, "train.batch_size": 5}
+  assert changed == {
+    "data.name": "folder",
+    "model.base_features": 2,
+    "model.levels": 3,
+    "model.input_channels": 3,
+    "model.output_channels": 1,
+    "train.num_steps": 40,
+    "train.batch_size": 5,
+  }
   assert all(field["meaning"] for field in data["config"])
 
 
 def test_markup_in_values_is_text(full):
   page, data = read(full)
   assert "<img src=x" not in page and page.count("</script>") == 2
-  assert next(field for field in data["config"] if field["field"] == "data.source_dir")["value"].endswith(EVIL.replace("/", "_"))
+  assert next(field for field in data["config"] if field["field"] == "data.source_dir")["value"].endswith(
+    EVIL.replace("/", "_")
+  )
 
 
 def test_a_training_that_has_only_begun(bare):
@@ -166,7 +214,9 @@ def test_a_folder_that_is_no_workdir(tmp_path):
 
 # ---- in a browser ----
 
-LISTENER = "<script>addEventListener('error', (event) => { document.documentElement.dataset.errors = event.message; });</script>"
+LISTENER = (
+  "<script>addEventListener('error', (event) => { document.documentElement.dataset.errors = event.message; });</script>"
+)
 PROBE = """<script>
 addEventListener("load", async () => {
   const one = (selector) => document.querySelector(selector), all = (selector) => [...document.querySelectorAll(selector)];
@@ -240,9 +290,15 @@ def test_the_page_lives(full, tmp_path, width):
   assert seen["errors"] is None and seen["evil"] is None and seen["broken"] == 0
   assert seen["images"] == [8, 8] and seen["sideways"] == 0 and seen["theme"] is True
   assert seen["slider"] == [True, "Step 0, untrained"] and seen["best"] == "Step 20, best L1"
-  assert re.fullmatch("L1 near step (1[5-9]|2[0-5])", seen["readout"][0]) and seen["readout"][1:] == ["0.2000", "0.2000"]
+  assert re.fullmatch("L1 near step (1[5-9]|2[0-5])", seen["readout"][0]) and seen["readout"][1:] == [
+    "0.2000",
+    "0.2000",
+  ]
   assert seen["zoom"] == [True, True] and seen["log"] and seen["smooth"]
-  assert seen["worst"] == ["0.1900", "0.1800"] and seen["sorted"] == ["0.0100", "0.0200"]  # the one without a number comes last
+  assert seen["worst"] == ["0.1900", "0.1800"] and seen["sorted"] == [
+    "0.0100",
+    "0.0200",
+  ]  # the one without a number comes last
   assert seen["verdicts"] == ["✓ model is better", "✗ model is worse"] * 2 and seen["absent"] == []
 
 

@@ -11,8 +11,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from pix2pix_jax import losses, models, steps, train_state
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.model import losses, steps
+from pix2pix_jax.model import networks as models
+from pix2pix_jax.model import state as train_state
 
 GENERATOR = models.Generator(base_features=2, levels=3)
 DISCRIMINATOR = models.PatchGAN(16, base_features=2)
@@ -20,17 +22,31 @@ SIZE = 16
 
 
 def make_config(**loss):
-  return ml_collections.ConfigDict({
-      "seed": 0, "data": {"validity_channel": False}, "model": {"input_channels": 3, "output_channels": 3, "levels": 3}, "train": {"num_steps": 10},
+  return ml_collections.ConfigDict(
+    {
+      "seed": 0,
+      "data": {"validity_channel": False},
+      "model": {"input_channels": 3, "output_channels": 3, "levels": 3},
+      "train": {"num_steps": 10},
       "optimizer": {"learning_rate": 2e-4, "beta1": 0.5, "beta2": 0.999, "decay_fraction": 0.0},
-      "loss": {"gan": "vanilla", "l1_weight": 100.0, "halve_discriminator": True, **loss}})
+      "loss": {"gan": "vanilla", "l1_weight": 100.0, "halve_discriminator": True, **loss},
+    }
+  )
 
 
 def make_step(seed=0, **loss):
   config = make_config(**loss)
-  return jax.jit(lambda state, batch: steps.train_step(
-      state, batch, generator=GENERATOR, discriminator=DISCRIMINATOR, loss=config.loss, seed=seed,
-      optimizer=train_state.make_optimizer(config.optimizer, 10)))
+  return jax.jit(
+    lambda state, batch: steps.train_step(
+      state,
+      batch,
+      generator=GENERATOR,
+      discriminator=DISCRIMINATOR,
+      loss=config.loss,
+      seed=seed,
+      optimizer=train_state.make_optimizer(config.optimizer, 10),
+    )
+  )
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +82,18 @@ def test_first_adam_step_of_both_networks_against_numpy(state, batch, stepped):
   noise = jax.random.fold_in(jax.random.key(0), 0)
 
   def translate(params):
-    return GENERATOR.apply({"params": params, "batch_stats": state.generator.batch_stats}, x, dropout=True, norm_stats="batch",
-                           rngs={"dropout": noise})
+    return GENERATOR.apply(
+      {"params": params, "batch_stats": state.generator.batch_stats},
+      x,
+      dropout=True,
+      norm_stats="batch",
+      rngs={"dropout": noise},
+    )
 
   def logits(params, candidate):
-    return DISCRIMINATOR.apply({"params": params, "batch_stats": state.discriminator.batch_stats}, x, candidate, norm_stats="batch")
+    return DISCRIMINATOR.apply(
+      {"params": params, "batch_stats": state.discriminator.batch_stats}, x, candidate, norm_stats="batch"
+    )
 
   def d_loss(params):
     real, fake = jax.nn.sigmoid(logits(params, y)), jax.nn.sigmoid(logits(params, translate(state.generator.params)))
@@ -85,6 +108,7 @@ def test_first_adam_step_of_both_networks_against_numpy(state, batch, stepped):
 
   next_state, metrics = stepped
   discriminator = adam(state.discriminator.params, jax.jit(jax.grad(d_loss))(state.discriminator.params))
+
   # The sign of gradients near zero is a matter of rounding: those few entries are left out.
   def compare(ours, reference, grads):
     for a, b, g in zip(*map(jax.tree.leaves, (ours, reference, grads))):
@@ -95,7 +119,9 @@ def test_first_adam_step_of_both_networks_against_numpy(state, batch, stepped):
   compare(next_state.generator.params, adam(state.generator.params, grads), grads)
   np.testing.assert_allclose(metrics["generator_loss"], value, rtol=1e-5)
   before = jax.jit(g_loss)(state.generator.params, state.discriminator.params)
-  assert abs(float(before) - float(metrics["generator_loss"])) > 1e-5, "the generator was judged by the old discriminator"
+  assert abs(float(before) - float(metrics["generator_loss"])) > 1e-5, (
+    "the generator was judged by the old discriminator"
+  )
 
 
 def test_noise_is_a_function_of_seed_and_step(state, batch, stepped):
@@ -133,8 +159,20 @@ def test_linear_decay_ends_at_zero():
 
 
 def test_evaluation_of_an_image_is_independent_of_its_companions_and_agrees_with_the_losses(state, batch):
-  evaluate = jax.jit(lambda state, batch: steps.eval_step(
-      state, batch, generator=GENERATOR, discriminator=DISCRIMINATOR, loss=make_config().loss, seed=0, dropout=True, norm_stats="image", depth_range=None, input_is_depth=False))
+  evaluate = jax.jit(
+    lambda state, batch: steps.eval_step(
+      state,
+      batch,
+      generator=GENERATOR,
+      discriminator=DISCRIMINATOR,
+      loss=make_config().loss,
+      seed=0,
+      dropout=True,
+      norm_stats="image",
+      depth_range=None,
+      input_is_depth=False,
+    )
+  )
   fake, values = evaluate(state, {**batch, "index": jnp.array([4, 5])})
   alone = {name: jnp.stack([pictures[1]] * 2) for name, pictures in batch.items()} | {"index": jnp.array([5, 5])}
   fake_alone, values_alone = evaluate(state, alone)
@@ -150,7 +188,8 @@ import json, sys
 sys.path.insert(0, {tests!r})
 import jax, jax.numpy as jnp, numpy as np
 import test_steps
-from pix2pix_jax import steps, train_state
+from pix2pix_jax.model import steps
+from pix2pix_jax.model import state as train_state
 mesh = steps.make_mesh()
 config = test_steps.make_config()
 step = steps.compile_train_step(mesh, generator=test_steps.GENERATOR, discriminator=test_steps.DISCRIMINATOR, loss=config.loss, seed=0,
@@ -177,6 +216,7 @@ def test_two_devices_compute_what_one_does(stepped):
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
   class Mesh:
     size = 4
+
   with pytest.raises(UsageError, match="train.batch_size is 6, which does not divide over 4 devices"):
     steps.check_divides(6, Mesh)
 
@@ -189,7 +229,15 @@ def test_the_whole_step_is_short_to_compile():
   config.model.levels = 8
   generator, discriminator = models.Generator(), models.PatchGAN()
   picture = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
-  step = steps.compile_train_step(steps.make_mesh(), generator=generator, discriminator=discriminator, loss=config.loss, seed=0,
-                                  optimizer=train_state.make_optimizer(config.optimizer, 10))
-  lowered = step.lower(jax.eval_shape(lambda: train_state.initial(config, generator, discriminator)), {"input": picture, "target": picture})
+  step = steps.compile_train_step(
+    steps.make_mesh(),
+    generator=generator,
+    discriminator=discriminator,
+    loss=config.loss,
+    seed=0,
+    optimizer=train_state.make_optimizer(config.optimizer, 10),
+  )
+  lowered = step.lower(
+    jax.eval_shape(lambda: train_state.initial(config, generator, discriminator)), {"input": picture, "target": picture}
+  )
   assert len(lowered.as_text().splitlines()) < 9500

@@ -20,10 +20,11 @@ def digest(pair):
 def test_a_fresh_process_draws_the_same_bytes():
   here = [digest(draw(3, 1, (40, 56))) for draw in DRAWS.values()]
   code = (
-      "import hashlib; from pix2pix_jax.data.synthesis import scenes as s\n"
-      "for f in (s.draw_street, s.draw_room, s.draw_seasons):\n"
-      "  f(5, 5, (16, 16))\n"  # what was drawn before must not matter
-      "  p = f(3, 1, (40, 56)); print(hashlib.sha256(b''.join(p[k].tobytes() for k in sorted(p))).hexdigest())")
+    "import hashlib; from pix2pix_jax.data.synthesis import scenes as s\n"
+    "for f in (s.draw_street, s.draw_room, s.draw_seasons):\n"
+    "  f(5, 5, (16, 16))\n"  # what was drawn before must not matter
+    "  p = f(3, 1, (40, 56)); print(hashlib.sha256(b''.join(p[k].tobytes() for k in sorted(p))).hexdigest())"
+  )
   out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
   assert out.stdout.split() == here
 

@@ -6,12 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed; only the peer that the benchmarks compare with needs it")
+torch = pytest.importorskip(
+  "torch", reason="PyTorch is not installed; only the peer that the benchmarks compare with needs it"
+)
 
 
 @pytest.fixture(scope="module")
 def peer():
-  spec = importlib.util.spec_from_file_location("torch_peer", Path(__file__).parents[1] / "benchmarks" / "torch_peer.py")
+  spec = importlib.util.spec_from_file_location(
+    "torch_peer", Path(__file__).parents[1] / "benchmarks" / "torch_peer.py"
+  )
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   threads = torch.get_num_threads()

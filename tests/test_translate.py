@@ -11,18 +11,27 @@ from PIL import Image
 import pytest
 import tifffile
 
-from pix2pix_jax import depth, models, translate
+from pix2pix_jax import depth, translate
 from pix2pix_jax.configs import default
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.inference import Translator
+from pix2pix_jax.model import networks as models
 
 
 def make_translator(**fields):
   """An untrained translator of 3 levels and 2 features."""
   config = default.get_config()
-  config.update_from_flattened_dict({
-      "model.base_features": 2, "model.levels": 3, "model.input_channels": 3, "model.output_channels": 3, "data.input_dtype": "uint8",
-      "data.target_dtype": "uint8", **{name.replace("__", "."): value for name, value in fields.items()}})
+  config.update_from_flattened_dict(
+    {
+      "model.base_features": 2,
+      "model.levels": 3,
+      "model.input_channels": 3,
+      "model.output_channels": 3,
+      "data.input_dtype": "uint8",
+      "data.target_dtype": "uint8",
+      **{name.replace("__", "."): value for name, value in fields.items()},
+    }
+  )
   generator, _ = models.make_networks(config.model)
   x = jnp.zeros((1, 8, 8, config.model.input_channels))
   return Translator(config, jax.jit(lambda: generator.init(jax.random.key(0), x, dropout=False, norm_stats="batch"))())
@@ -36,9 +45,11 @@ def translator():
 @pytest.fixture
 def run(monkeypatch, translator):
   """The command line with an untrained translator in place of a workdir."""
+
   def call(*arguments, using=translator):
     monkeypatch.setattr(translate.Translator, "load", lambda workdir, step: using)
     translate.main(["--workdir=any", *map(str, arguments)])
+
   return call
 
 
@@ -76,7 +87,7 @@ def test_a_folder_keeps_subfolders_and_names_and_does_the_rest_when_a_file_is_br
     else:
       Image.fromarray(picture()).save(tmp_path / "in" / name)
   whole = (tmp_path / "in/a.png").read_bytes()
-  (tmp_path / "in/broken.png").write_bytes(whole[:len(whole) // 2])
+  (tmp_path / "in/broken.png").write_bytes(whole[: len(whole) // 2])
   (tmp_path / "in/notes.txt").write_text("not a picture")
   with pytest.raises(SystemExit) as stop:
     run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}")
@@ -125,7 +136,9 @@ def test_tiles_on_the_command_line(tmp_path, run):
 
 
 def test_sixteen_bit_grey_stays_sixteen_bit(tmp_path, run):
-  using = make_translator(model__input_channels=1, model__output_channels=1, data__input_dtype="uint16", data__target_dtype="uint16")
+  using = make_translator(
+    model__input_channels=1, model__output_channels=1, data__input_dtype="uint16", data__target_dtype="uint16"
+  )
   values = picture((16, 16), np.uint16)
   Image.fromarray(values).save(tmp_path / "in.png")
   np.testing.assert_array_equal(translate.read(tmp_path / "in.png", 1, False)[..., 0], values)
@@ -136,7 +149,9 @@ def test_sixteen_bit_grey_stays_sixteen_bit(tmp_path, run):
 
 
 def test_depth_in_and_out_in_kittis_encoding(tmp_path, run):
-  using = make_translator(model__input_channels=1, model__output_channels=1, data__input_dtype="float32", data__target_dtype="float32")
+  using = make_translator(
+    model__input_channels=1, model__output_channels=1, data__input_dtype="float32", data__target_dtype="float32"
+  )
   metres = np.random.default_rng(0).uniform(1, 70, (16, 16, 1)).astype(np.float32)
   depth.write_png(tmp_path / "in.png", metres)
   run(f"--input={tmp_path / 'in.png'}", f"--output={tmp_path / 'out.png'}", using=using)
@@ -157,7 +172,14 @@ def assorted(tmp_path):
 @pytest.mark.parametrize("samples", [1, 2])
 def test_pictures_of_equal_size_are_computed_together_to_the_same_answers(tmp_path, run, translator, assorted, samples):
   recorder = Recorder(translator)
-  run(f"--input={assorted}", f"--output={tmp_path / 'out'}", "--batch_size=4", "--seed=5", f"--samples={samples}", using=recorder)
+  run(
+    f"--input={assorted}",
+    f"--output={tmp_path / 'out'}",
+    "--batch_size=4",
+    "--seed=5",
+    f"--samples={samples}",
+    using=recorder,
+  )
   # 13 and 7 of two sizes; the last, short batch of each is filled up.
   assert sorted(recorder.shapes) == sorted([(4, 16, 24, 3)] * 4 + [(4, 13, 21, 3)] * 2 + [(8, 8, 3)])
   for path in assorted.iterdir():
@@ -172,7 +194,9 @@ def test_a_picture_alone_has_the_same_bits_as_ever(tmp_path, run, translator, as
   run(f"--input={assorted}", f"--output={tmp_path / 'out'}", "--batch_size=1", using=recorder)
   assert all(len(shape) == 3 for shape in recorder.shapes)
   for path in assorted.iterdir():
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / path.name)), translator(np.asarray(Image.open(path))))
+    np.testing.assert_array_equal(
+      np.asarray(Image.open(tmp_path / "out" / path.name)), translator(np.asarray(Image.open(path)))
+    )
 
 
 @pytest.mark.parametrize("flag", ["--norm_stats=batch", "--tile=16"])
@@ -199,7 +223,12 @@ def test_a_broken_file_does_not_sink_its_batch(tmp_path, run, translator, capsys
   assert stop.value.code == 1
   said = capsys.readouterr()
   assert "4 of 8 pictures" in said.out
-  for name, reason in (("2.npy", "lie in [0, 1]"), ("4.npy", "have shape"), ("7.npy", "cannot be read"), ("8.tiff", "cannot be read")):
+  for name, reason in (
+    ("2.npy", "lie in [0, 1]"),
+    ("4.npy", "have shape"),
+    ("7.npy", "cannot be read"),
+    ("8.tiff", "cannot be read"),
+  ):
     assert any(name in line and reason in line for line in said.err.splitlines()), said.err
   assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.npy", "1.npy", "3.npy", "5.npy"]
   for n in (0, 1, 3, 5):
@@ -230,11 +259,14 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path, monkeypatch, tr
   assert 4 <= most <= 50
 
 
-@pytest.mark.parametrize("arguments, message", [
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
     (["--input=nowhere", "--output=out"], "'nowhere' is no file, folder or pattern"),
     (["--input={folder}", "--output=out", "--samples=0"], "--samples is 0"),
     (["--input={folder}", "--output=out", "--batch_size=0"], "--batch_size is 0"),
-])
+  ],
+)
 def test_wrong_arguments_are_explained(tmp_path, run, arguments, message):
   with pytest.raises(UsageError, match=message):
     run(*(argument.format(folder=tmp_path) for argument in arguments))

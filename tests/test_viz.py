@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 import pytest
 
-from pix2pix_jax import viz
+from pix2pix_jax.run import viz
 
 WHITE = (255, 255, 255)
 
@@ -16,8 +16,15 @@ def sheet(columns, height=128, width=128, depth_range=(0.0, 80.0)):
   return viz.grid({name: [np.full((height, width, 3), 200, np.uint8)] for name in columns}, depth_range)
 
 
-@pytest.mark.parametrize("columns, width", [(("target",), 128), (("output", "target"), 128), (("input", "output", "target"), 128),
-                                            (("input", "output", "target"), 384)])
+@pytest.mark.parametrize(
+  "columns, width",
+  [
+    (("target",), 128),
+    (("output", "target"), 128),
+    (("input", "output", "target"), 128),
+    (("input", "output", "target"), 384),
+  ],
+)
 def test_the_scale_and_its_legend_are_whole_on_any_sheet(columns, width, monkeypatch):
   boxes = []
   text = ImageDraw.ImageDraw.text
@@ -41,8 +48,8 @@ def test_pictures_and_names_stand_where_they_belong():
   picture = sheet(("a", "b"), depth_range=None)
   assert picture.shape == (156, 268, 3)
   for left in (4, 136):
-    assert (picture[24:152, left:left + 128] == 200).all()
-    assert (picture[4:20, left:left + 128] < 100).any()
+    assert (picture[24:152, left : left + 128] == 200).all()
+    assert (picture[4:20, left : left + 128] < 100).any()
 
 
 def test_names_may_have_signs_and_accents():
@@ -60,9 +67,13 @@ def test_small_pictures_are_enlarged_by_a_whole_factor():
 
 
 def test_curves_leave_pyplot_and_its_backend_alone(tmp_path):
-  code = ("import sys, matplotlib; matplotlib.use('svg'); from pix2pix_jax import viz; from pathlib import Path;"
-          "viz.curves([{'step': n, 'train/generator_loss': n, 'val/generator_loss': n} for n in (1, 2)], Path(sys.argv[1]));"
-          "print(matplotlib.get_backend(), 'matplotlib.pyplot' in sys.modules)")
-  done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "curves.png")], capture_output=True, text=True, check=False)
+  code = (
+    "import sys, matplotlib; matplotlib.use('svg'); from pix2pix_jax import viz; from pathlib import Path;"
+    "viz.curves([{'step': n, 'train/generator_loss': n, 'val/generator_loss': n} for n in (1, 2)], Path(sys.argv[1]));"
+    "print(matplotlib.get_backend(), 'matplotlib.pyplot' in sys.modules)"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code, str(tmp_path / "curves.png")], capture_output=True, text=True, check=False
+  )
   assert done.stdout.split() == ["svg", "False"], done.stdout + done.stderr
   assert Image.open(tmp_path / "curves.png").size == (1300, 650)

@@ -4,8 +4,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from pix2pix_jax.configs import default, winter_summer as winter_summer_config
-from pix2pix_jax.data import datasets, pipeline, winter_summer
+from pix2pix_jax.configs import default
+from pix2pix_jax.configs import winter_summer as winter_summer_config
+from pix2pix_jax.data import pipeline
+from pix2pix_jax.data import prepare as datasets
+from pix2pix_jax.data.readers import winter_summer
 from pix2pix_jax.errors import UsageError
 
 NAMES = ["warm", "cold", "spring", "summer", "winter", "ice"]
@@ -15,8 +18,9 @@ def write_annotations(folder, rows):
   """`rows`: camera/file → scores by attribute; the others are 0.1. A score of 1 is written `1`, as in the original."""
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "attributes.txt").write_text("\n".join(NAMES) + "\n")
-  (folder / "annotations.tsv").write_text("".join(
-      path + "".join(f"\t{scores.get(name, 0.1):g},5" for name in NAMES) + "\n" for path, scores in rows.items()))
+  (folder / "annotations.tsv").write_text(
+    "".join(path + "".join(f"\t{scores.get(name, 0.1):g},5" for name in NAMES) + "\n" for path, scores in rows.items())
+  )
 
 
 def make_rows(cameras, winters=2, summers=3):
@@ -36,20 +40,39 @@ def write_photos(folder, rows):
 
 def make_data(tmp_path, **fields):
   data = default.get_config().data
-  data.update({"name": "winter_summer", "prepared_dir": str(tmp_path / "prepared"), "source_dir": str(tmp_path / "raw"),
-               "load_size": 12, "load_width": 16, "crop_size": 8, **fields})
+  data.update(
+    {
+      "name": "winter_summer",
+      "prepared_dir": str(tmp_path / "prepared"),
+      "source_dir": str(tmp_path / "raw"),
+      "load_size": 12,
+      "load_width": 16,
+      "crop_size": 8,
+      **fields,
+    }
+  )
   return data
 
 
 def test_seasons_are_scores_above_the_threshold_and_both_is_neither(tmp_path):
-  write_annotations(tmp_path, {
-      "007/1.jpg": {"winter": 0.9}, "007/2.jpg": {"ice": 0.81}, "007/3.jpg": {"cold": 1},  # winter
-      "007/4.jpg": {"warm": 0.9}, "007/5.jpg": {"spring": 0.9, "summer": 0.9},
-      "007/10.jpg": {"summer": 0.9}, "007/11.jpg": {"warm": 1},  # summer
+  write_annotations(
+    tmp_path,
+    {
+      "007/1.jpg": {"winter": 0.9},
+      "007/2.jpg": {"ice": 0.81},
+      "007/3.jpg": {"cold": 1},  # winter
+      "007/4.jpg": {"warm": 0.9},
+      "007/5.jpg": {"spring": 0.9, "summer": 0.9},
+      "007/10.jpg": {"summer": 0.9},
+      "007/11.jpg": {"warm": 1},  # summer
       "007/6.jpg": {"winter": 0.9, "warm": 0.9},  # both
-      "007/7.jpg": {"winter": 0.8}, "007/8.jpg": {},  # neither: not above
-      "7/1.jpg": {"winter": 0.9}, "7/2.jpg": {"summer": 0.9},  # another camera: leading zeros count
-      "8/1.jpg": {"winter": 0.9}})  # no summer
+      "007/7.jpg": {"winter": 0.8},
+      "007/8.jpg": {},  # neither: not above
+      "7/1.jpg": {"winter": 0.9},
+      "7/2.jpg": {"summer": 0.9},  # another camera: leading zeros count
+      "8/1.jpg": {"winter": 0.9},
+    },
+  )  # no summer
   found = winter_summer.pairs(tmp_path)
   of_007 = [pair for pair in found if pair.camera == "007"]
   assert len(found) == 4 and len(of_007) == 3
@@ -59,10 +82,14 @@ def test_seasons_are_scores_above_the_threshold_and_both_is_neither(tmp_path):
 
 
 def test_threshold_and_attributes_are_settings(tmp_path):
-  write_annotations(tmp_path, {
-      "1/1.jpg": {"winter": 0.6}, "1/2.jpg": {"summer": 0.6}, "1/3.jpg": {"cold": 0.9}, "1/4.jpg": {"warm": 0.9}})
+  write_annotations(
+    tmp_path,
+    {"1/1.jpg": {"winter": 0.6}, "1/2.jpg": {"summer": 0.6}, "1/3.jpg": {"cold": 0.9}, "1/4.jpg": {"warm": 0.9}},
+  )
   assert [pair.id for pair in winter_summer.pairs(tmp_path)] == ["1/3_4"]
-  assert [pair.id for pair in winter_summer.pairs(tmp_path, threshold=0.5, winter=("winter",), summer=("summer",))] == ["1/1_2"]
+  assert [pair.id for pair in winter_summer.pairs(tmp_path, threshold=0.5, winter=("winter",), summer=("summer",))] == [
+    "1/1_2"
+  ]
   with pytest.raises(UsageError, match="gives no pair of winter .*cold.*data.attribute_threshold"):
     winter_summer.pairs(tmp_path, threshold=0.95)
   with pytest.raises(UsageError, match="attributes.txt has no attribute 'sumer'; did you mean summer"):
@@ -108,7 +135,9 @@ def test_prepared_pairs_have_winter_as_input(tmp_path):
 def test_missing_photographs_are_counted_and_named(tmp_path):
   rows = make_rows(["1", "2", "3"], winters=2, summers=2)
   write_annotations(tmp_path / "raw/annotations", rows)
-  with pytest.raises(UsageError, match="none of the 12 photographs.*12 are missing.*imageAlignedLD.tar.gz from http://transattr"):
+  with pytest.raises(
+    UsageError, match="none of the 12 photographs.*12 are missing.*imageAlignedLD.tar.gz from http://transattr"
+  ):
     datasets.prepare(make_data(tmp_path))
   write_photos(tmp_path / "raw/imageAlignedLD", rows)
   (tmp_path / "raw/imageAlignedLD/2/101.jpg").unlink()
@@ -116,11 +145,14 @@ def test_missing_photographs_are_counted_and_named(tmp_path):
     datasets.prepare(make_data(tmp_path))
 
 
-@pytest.mark.parametrize("text, message", [
+@pytest.mark.parametrize(
+  "text, message",
+  [
     ("1/1.jpg\t0.9,5\n", "line 1, should be CAMERA/FILE and 6 times"),
     ("\n1/1.jpg" + "\t0.9,5" * 5 + "\tx,5\n", "line 2, should be CAMERA/FILE and 6 times"),
     ("1.jpg" + "\t0.9,5" * 6, "line 1, should be CAMERA/FILE.*begins '1.jpg"),
-])
+  ],
+)
 def test_a_wrong_line_is_named(tmp_path, text, message):
   write_annotations(tmp_path, {})
   (tmp_path / "annotations.tsv").write_text(text)
@@ -147,7 +179,12 @@ def test_a_damaged_photograph_is_named(tmp_path):
 
 def test_config_and_variants():
   config = winter_summer_config.get_config("report")
-  assert (config.data.name, config.data.load_size, config.data.crop_size, config.model.patch) == ("winter_summer", 286, 256, 70)
+  assert (config.data.name, config.data.load_size, config.data.crop_size, config.model.patch) == (
+    "winter_summer",
+    286,
+    256,
+    70,
+  )
   assert winter_summer_config.get_config("procedural").data.task == "winter_summer"
 
 
@@ -155,11 +192,15 @@ def test_real_annotations(real_data):
   annotations = real_data / "transient_attributes/annotations"
   found = winter_summer.pairs(annotations)
   assert len(found) == 568 and len({pair.camera for pair in found}) == 70
-  assert len({(pair.camera, pair.winter) for pair in found}) == len({(pair.camera, pair.summer) for pair in found}) == 568
+  assert (
+    len({(pair.camera, pair.winter) for pair in found}) == len({(pair.camera, pair.summer) for pair in found}) == 568
+  )
   assert not {(pair.camera, pair.winter) for pair in found} & {(pair.camera, pair.summer) for pair in found}
   assert len(winter_summer.pairs(annotations, seed=5)) == 568, "the count does not depend on the seed"
   listed = {line.split("\t")[0] for line in (annotations / "annotations.tsv").read_text().splitlines()}
-  assert all(f"{pair.camera}/{name}" in listed for pair in found for name in (pair.winter, pair.summer)), "leading zeros are kept"
+  assert all(f"{pair.camera}/{name}" in listed for pair in found for name in (pair.winter, pair.summer)), (
+    "leading zeros are kept"
+  )
   splits = winter_summer.split_by_camera(found, seed=0)
   cameras = {split: len({pair.camera for pair in members}) for split, members in splits.items()}
   assert cameras == {"train": 56, "val": 7, "test": 7}

@@ -21,8 +21,10 @@ def read_image(path: Path, convert=lambda image: image) -> np.ndarray:
     with Image.open(path) as image:
       return np.asarray(convert(image))
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-    raise UsageError(f"{path} cannot be read as a picture ({error}). It may be damaged or half downloaded: "
-                     "replace it, or remove it from the folder.") from error
+    raise UsageError(
+      f"{path} cannot be read as a picture ({error}). It may be damaged or half downloaded: "
+      "replace it, or remove it from the folder."
+    ) from error
 
 
 def numeric_order(paths) -> list[Path]:

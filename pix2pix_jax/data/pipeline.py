@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from pix2pix_jax.data import datasets, images
+from pix2pix_jax.data import images
+from pix2pix_jax.data import prepare as datasets
 from pix2pix_jax.errors import UsageError
 
 tf.config.set_visible_devices([], "GPU")  # TensorFlow would otherwise take the memory of every GPU
@@ -47,13 +48,20 @@ class PreparedSource:
   def __init__(self, builder: tfds.core.DatasetBuilder):
     self._builder = builder
     self.counts = {name: info.num_examples for name, info in builder.info.splits.items()}
-    self.kinds = {name: (np.dtype(feature.np_dtype), feature.shape[-1]) for name, feature in builder.info.features.items() if name != "id"}
+    self.kinds = {
+      name: (np.dtype(feature.np_dtype), feature.shape[-1])
+      for name, feature in builder.info.features.items()
+      if name != "id"
+    }
     self.folder = Path(builder.data_dir)
 
   def examples(self, split: str) -> tf.data.Dataset:
     """Every example once, in the order of the raw files: `input`, `target`, `mask` (H, W, C) and `id`."""
-    return self._builder.as_dataset(split=split, shuffle_files=False, read_config=tfds.ReadConfig(
-        interleave_cycle_length=1, try_autocache=False, add_tfds_id=False))
+    return self._builder.as_dataset(
+      split=split,
+      shuffle_files=False,
+      read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, add_tfds_id=False),
+    )
 
 
 class ArraySource:
@@ -67,25 +75,37 @@ class ArraySource:
 
   def examples(self, split: str) -> tf.data.Dataset:
     inputs, targets = self._splits[split]
-    signature = {name: tf.TensorSpec(array.shape[1:], array.dtype) for name, array in (("input", inputs), ("target", targets))}
+    signature = {
+      name: tf.TensorSpec(array.shape[1:], array.dtype) for name, array in (("input", inputs), ("target", targets))
+    }
     return tf.data.Dataset.from_generator(
-        lambda: ({"input": x, "target": y, "id": f"{split}_{i:05d}"} for i, (x, y) in enumerate(zip(inputs, targets))),
-        output_signature={**signature, "id": tf.TensorSpec((), tf.string)})
+      lambda: ({"input": x, "target": y, "id": f"{split}_{i:05d}"} for i, (x, y) in enumerate(zip(inputs, targets))),
+      output_signature={**signature, "id": tf.TensorSpec((), tf.string)},
+    )
 
 
 Source = PreparedSource | ArraySource
 
 
-def load_split(source: Source, split: str, shape: tuple[int, int], *, cache_gib: float,
-               depth_range: tuple[float, float] = (0.0, np.inf), limit: int | None = None) -> Split:
+def load_split(
+  source: Source,
+  split: str,
+  shape: tuple[int, int],
+  *,
+  cache_gib: float,
+  depth_range: tuple[float, float] = (0.0, np.inf),
+  limit: int | None = None,
+) -> Split:
   """Decodes a split, or its first `limit` examples, and resizes it to `shape` (height, width).
 
   Arrays that together exceed `cache_gib` GiB lie in memory-mapped files beside the prepared shards. Depth targets get a
   `mask`, or keep theirs, without what `depth_range` (metres) cannot express.
   """
   if split not in source.counts:
-    raise UsageError(f"There is no split {split!r} in this data; it has {', '.join(source.counts)}. "
-                     "Choose one of them, or add the raw files of the other to data.source_dir.")
+    raise UsageError(
+      f"There is no split {split!r} in this data; it has {', '.join(source.counts)}. "
+      "Choose one of them, or add the raw files of the other to data.source_dir."
+    )
   count = min(source.counts[split], limit or source.counts[split])
   kinds = dict(source.kinds)
   if kinds["target"][0] == np.float32:
@@ -101,20 +121,29 @@ def load_split(source: Source, split: str, shape: tuple[int, int], *, cache_gib:
     return {**pictures, "id": example["id"]}
 
   dataset = source.examples(split).take(count).map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  if source.folder is None or sum(np.prod(shapes[name]) * dtype.itemsize for name, (dtype, _) in kinds.items()) <= cache_gib * 2**30:
+  if (
+    source.folder is None
+    or sum(np.prod(shapes[name]) * dtype.itemsize for name, (dtype, _) in kinds.items()) <= cache_gib * 2**30
+  ):
     arrays = {name: np.empty(shapes[name], dtype) for name, (dtype, _) in kinds.items()}
     return Split(arrays, _fill(arrays, dataset))
   key = hashlib.sha256(repr((split, shapes, depth_range)).encode()).hexdigest()[:16]
   folder = source.folder / f"decoded_{key}"
   if not (folder / "ids.txt").exists():  # written last
     folder.mkdir(exist_ok=True)
-    arrays = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shapes[name]) for name, (dtype, _) in kinds.items()}
+    arrays = {
+      name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shapes[name])
+      for name, (dtype, _) in kinds.items()
+    }
     ids = _fill(arrays, dataset)
     for array in arrays.values():
       array.flush()
     (folder / "ids.part").write_text("\n".join(ids))
     (folder / "ids.part").rename(folder / "ids.txt")
-  return Split({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in kinds}, (folder / "ids.txt").read_text().split("\n"))
+  return Split(
+    {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in kinds},
+    (folder / "ids.txt").read_text().split("\n"),
+  )
 
 
 def _fill(arrays: dict[str, np.ndarray], dataset: tf.data.Dataset) -> list[str]:
@@ -134,7 +163,9 @@ def _resize(picture: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:
   return tf.cast(tf.clip_by_value(tf.round(resized), 0, picture.dtype.max), picture.dtype)
 
 
-def train_batches(split: Split, data: Any, *, batch_size: int, seed: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
+def train_batches(
+  split: Split, data: Any, *, batch_size: int, seed: int, start_step: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
   """Endless batches from `start_step` on, this process's rows of each, float32 in [-1, 1].
 
   Args:
@@ -146,14 +177,16 @@ def train_batches(split: Split, data: Any, *, batch_size: int, seed: int, start_
   crop = datasets.crop_shape(data)
   height, width = next(iter(split.arrays.values())).shape[1:3]
   if crop[0] > height or crop[1] > width:
-    raise UsageError(f"data.crop_size {crop} (height, width) is larger than data.load_size {(height, width)}; load larger pictures or crop smaller.")
+    raise UsageError(
+      f"data.crop_size {crop} (height, width) is larger than data.load_size {(height, width)}; load larger pictures or crop smaller."
+    )
   count, names = len(split), list(split.arrays)
   local = batch_size // jax.process_count()
   first_row = local * jax.process_index()
   room = tf.constant([height - crop[0] + 1, width - crop[1] + 1], tf.float32)
 
   def read(index, y, x, mirrored):
-    crops = (split.arrays[name][index, y:y + crop[0], x:x + crop[1]] for name in names)
+    crops = (split.arrays[name][index, y : y + crop[0], x : x + crop[1]] for name in names)
     crops = (picture[:, ::-1] if mirrored else picture for picture in crops)
     return tuple(images.normalise(picture, data.depth_range) for picture in crops)
 
@@ -164,12 +197,18 @@ def train_batches(split: Split, data: Any, *, batch_size: int, seed: int, start_
       index = tf.random.experimental.index_shuffle(place, tf.cast(tf.stack([seed, epoch]), tf.uint32), count - 1)
     draws = tf.random.stateless_uniform([3], tf.stack([tf.cast(seed, tf.int64), i]))
     y, x = tf.unstack(tf.cast(draws[:2] * room, tf.int64))
-    pictures = tf.numpy_function(read, [index, y, x, (draws[2] < 0.5) & data.mirror], [tf.float32] * len(names), stateful=False)
-    return {name: tf.ensure_shape(picture, (*crop, split.arrays[name].shape[-1])) for name, picture in zip(names, pictures)}
+    pictures = tf.numpy_function(
+      read, [index, y, x, (draws[2] < 0.5) & data.mirror], [tf.float32] * len(names), stateful=False
+    )
+    return {
+      name: tf.ensure_shape(picture, (*crop, split.arrays[name].shape[-1])) for name, picture in zip(names, pictures)
+    }
 
   steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
   rows = steps.flat_map(lambda step: tf.data.Dataset.range(local).map(lambda row: step * batch_size + first_row + row))
-  dataset = rows.map(make_example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(local, drop_remainder=True)
+  dataset = rows.map(make_example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(
+    local, drop_remainder=True
+  )
   return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
@@ -185,7 +224,9 @@ def eval_batches(split: Split, data: Any, *, batch_size: int) -> Iterator[tuple[
     yield {**batch, "index": index.astype(np.int32)}, rows < len(split)
 
 
-def to_devices(batches: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sharding, ahead: int = 2) -> Iterator[dict[str, jax.Array]]:
+def to_devices(
+  batches: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sharding, ahead: int = 2
+) -> Iterator[dict[str, jax.Array]]:
   """Sends batches to the devices, `ahead` of their use; each process gives its rows of the global batch."""
   queue = collections.deque()
   for batch in batches:

@@ -9,8 +9,8 @@ both come from the same intersections and depth is never averaged across an edge
 Layouts are drawn before anything that depends on the size, so a scene is the same at every size.
 """
 
+from collections.abc import Callable
 import dataclasses
-from typing import Callable
 
 import numpy as np
 from PIL import Image
@@ -59,14 +59,14 @@ ROOM_ZOOM = 519 / (425 * 560) ** 0.5  # NYU's Kinect: f = 519 px at 425 x 560, t
 # Solids in units of their half extents: rows (nx, ny, nz, d) of half-spaces n.p <= d.
 _BOX = [(1, 0, 0, 1), (-1, 0, 0, 1), (0, 1, 0, 1), (0, -1, 0, 1), (0, 0, 1, 1), (0, 0, -1, 1)]
 _SHAPES = {
-    "box": _BOX,
-    "gable": [(1, 0.5, 0, 0.5), (-1, 0.5, 0, 0.5), (0, -1, 0, 1), (0, 0, 1, 1), (0, 0, -1, 1)],  # ridge along z
-    "cabin": [(1, 0.13, 0, 0.87), (-1, 0.13, 0, 0.87), *_BOX[2:4], (0, 0.26, 1, 0.74), (0, 0.17, -1, 0.83)],
-    "spire": [(0, -1, 0, 1), *((np.cos(a), 0.5, np.sin(a), 0.5) for a in np.arange(8) * np.pi / 4)],  # eight slopes
-    "ball": [],
-    "ground": [(0, 1, 0, 1)],
-    "post": _BOX[2:4],  # a cylinder, upright
-    "axle": _BOX[:2],  # a cylinder along x
+  "box": _BOX,
+  "gable": [(1, 0.5, 0, 0.5), (-1, 0.5, 0, 0.5), (0, -1, 0, 1), (0, 0, 1, 1), (0, 0, -1, 1)],  # ridge along z
+  "cabin": [(1, 0.13, 0, 0.87), (-1, 0.13, 0, 0.87), *_BOX[2:4], (0, 0.26, 1, 0.74), (0, 0.17, -1, 0.83)],
+  "spire": [(0, -1, 0, 1), *((np.cos(a), 0.5, np.sin(a), 0.5) for a in np.arange(8) * np.pi / 4)],  # eight slopes
+  "ball": [],
+  "ground": [(0, 1, 0, 1)],
+  "post": _BOX[2:4],  # a cylinder, upright
+  "axle": _BOX[:2],  # a cylinder along x
 }
 SHAPES = {name: np.array(planes, float).reshape(-1, 4) for name, planes in _SHAPES.items()}
 _CURVED = {"ball": np.array([1, 1, 1]), "post": np.array([1, 0, 1]), "axle": np.array([0, 1, 1])}

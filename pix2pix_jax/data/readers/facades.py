@@ -14,7 +14,8 @@ import urllib.request
 import numpy as np
 import tensorflow_datasets as tfds
 
-from pix2pix_jax.data import examples, images
+from pix2pix_jax.data import images
+from pix2pix_jax.data.readers import examples
 from pix2pix_jax.data.synthesis.facades import LABEL_COLORS
 from pix2pix_jax.errors import UsageError
 
@@ -37,8 +38,11 @@ class Facades(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     picture = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
     return tfds.core.DatasetInfo(
-        builder=self, description=__doc__, disable_shuffling=True,
-        features=tfds.features.FeaturesDict({"input": picture, "target": picture, "id": tfds.features.Text()}))
+      builder=self,
+      description=__doc__,
+      disable_shuffling=True,
+      features=tfds.features.FeaturesDict({"input": picture, "target": picture, "id": tfds.features.Text()}),
+    )
 
   def _split_generators(self, dl_manager):
     source = self.builder_config.source_dir
@@ -53,34 +57,46 @@ class Facades(tfds.core.GeneratorBasedBuilder):
 
 def download(dl_manager) -> Path:
   """Fetches and unpacks the pix2pix archive, and checks its counts."""
-  advice = (f"Download {URL} yourself (a mirror will do), unpack it, and give the folder that holds train/, val/ and test/ as "
-            "--config.data.source_dir=DIR. Without any download, --config=configs/facades.py:procedural trains on built-in façades.")
+  advice = (
+    f"Download {URL} yourself (a mirror will do), unpack it, and give the folder that holds train/, val/ and test/ as "
+    "--config.data.source_dir=DIR. Without any download, --config=configs/facades.py:procedural trains on built-in façades."
+  )
   try:
     with urllib.request.urlopen(URL, timeout=20):  # TFDS would try an unreachable server again for minutes
       pass
     folder = Path(dl_manager.download_and_extract(URL)) / "facades"
   except Exception as error:  # whatever the network, a proxy or the disk may raise
-    raise UsageError(f"The façades archive could not be downloaded ({type(error).__name__}: {str(error)[:200]}). {advice}") from error
+    raise UsageError(
+      f"The façades archive could not be downloaded ({type(error).__name__}: {str(error)[:200]}). {advice}"
+    ) from error
   counts = {split: len(list((folder / split).glob("*.jpg"))) for split in ARCHIVE_COUNTS}
   if counts != ARCHIVE_COUNTS:
-    raise UsageError(f"The façades archive from {URL} holds {counts} pictures; {ARCHIVE_COUNTS} were expected. {advice}")
+    raise UsageError(
+      f"The façades archive from {URL} holds {counts} pictures; {ARCHIVE_COUNTS} were expected. {advice}"
+    )
   return folder
 
 
 def find_splits(source: Path) -> dict[str, list[Path]]:
   """The raw files of each split that is there, in numeric order."""
-  wanted = (f"train/, val/ or test/ with N.jpg of 512×256 (the pix2pix archive, {URL}), or base/cmp_bNNNN.jpg with .png "
-            "(the CMP façade database, https://cmp.felk.cvut.cz/~tylecr1/facade/)")
+  wanted = (
+    f"train/, val/ or test/ with N.jpg of 512×256 (the pix2pix archive, {URL}), or base/cmp_bNNNN.jpg with .png "
+    "(the CMP façade database, https://cmp.felk.cvut.cz/~tylecr1/facade/)"
+  )
   if not source.is_dir():
-    raise UsageError(f"data.source_dir {str(source)!r} is not a directory. For façades it should hold {wanted}; "
-                     "leave it empty to download the archive.")
+    raise UsageError(
+      f"data.source_dir {str(source)!r} is not a directory. For façades it should hold {wanted}; "
+      "leave it empty to download the archive."
+    )
   splits = {split: images.numeric_order((source / split).glob("*.jpg")) for split in ARCHIVE_COUNTS}
   base = source / "base" if (source / "base").is_dir() else source
   if not any(splits.values()):
     photos = images.numeric_order(base.glob("cmp_b*.jpg"))
     lonely = [path.name for path in photos if not path.with_suffix(".png").exists()]
     if lonely:
-      raise UsageError(f"{base} lacks the label map (.png) of {len(lonely)} photographs: {', '.join(lonely[:5])}. Restore or remove them.")
+      raise UsageError(
+        f"{base} lacks the label map (.png) of {len(lonely)} photographs: {', '.join(lonely[:5])}. Restore or remove them."
+      )
     splits = {split: [path for path in photos if _cmp_split(path) == split] for split in ARCHIVE_COUNTS}
   splits = {split: paths for split, paths in splits.items() if paths}
   if not splits:
@@ -96,7 +112,9 @@ def read_archive_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
   """(labels, photograph), each uint8 (H, W, 3), of a side-by-side file."""
   both = images.read_rgb(path)
   if both.shape[1] % 2:
-    raise UsageError(f"{path} is {both.shape[1]} pixels wide; a photograph and its labels side by side have an even width.")
+    raise UsageError(
+      f"{path} is {both.shape[1]} pixels wide; a photograph and its labels side by side have an even width."
+    )
   middle = both.shape[1] // 2
   return both[:, middle:], both[:, :middle]
 
@@ -105,7 +123,9 @@ def read_cmp_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
   """(labels in the archive's colours, photograph), each uint8 (H, W, 3). Index 0, which occurs once, is background."""
   photo, labels = images.read_rgb(path), images.read_image(path.with_suffix(".png"))
   if labels.ndim != 2 or labels.shape != photo.shape[:2] or labels.max() > len(LABEL_COLORS):
-    raise UsageError(f"{path.with_suffix('.png')} should be an indexed label map 0..{len(LABEL_COLORS)} of the size of its photograph, "
-                     f"{photo.shape[:2]}; it is {labels.shape} with values up to {labels.max()}.")
+    raise UsageError(
+      f"{path.with_suffix('.png')} should be an indexed label map 0..{len(LABEL_COLORS)} of the size of its photograph, "
+      f"{photo.shape[:2]}; it is {labels.shape} with values up to {labels.max()}."
+    )
   palette = np.array(list(LABEL_COLORS.values()), np.uint8)
   return palette[np.maximum(labels, 1) - 1], photo

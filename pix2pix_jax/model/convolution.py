@@ -49,7 +49,9 @@ def _cook_toom(outputs: int, taps: int, points: str):
   points = [Fraction(point) for point in points.split()]
 
   def values(length):
-    return [[point**k for k in range(length)] for point in points] + [[Fraction(k == length - 1) for k in range(length)]]
+    return [[point**k for k in range(length)] for point in points] + [
+      [Fraction(k == length - 1) for k in range(length)]
+    ]
 
   size = outputs + taps - 1
   rows = [[*row, *(Fraction(i == j) for j in range(size))] for i, row in enumerate(values(size))]
@@ -62,9 +64,11 @@ def _cook_toom(outputs: int, taps: int, points: str):
         rows[i] = [v - rows[i][c] * w for v, w in zip(rows[i], rows[c])]
   b, g = list(zip(*(row[size:] for row in rows))), values(taps)
   scales = [math.lcm(*(v.denominator for v in row)) for row in b]
-  return (np.array([[float(v * scale) for v in row] for row, scale in zip(b, scales)]),
-          np.array([[float(v / scale) for v in row] for row, scale in zip(g, scales)]),
-          np.array(values(outputs), float).T)
+  return (
+    np.array([[float(v * scale) for v in row] for row, scale in zip(b, scales)]),
+    np.array([[float(v / scale) for v in row] for row, scale in zip(g, scales)]),
+    np.array(values(outputs), float).T,
+  )
 
 
 # By taps: 2 for stride 2, 4 for stride 1. Rounding is 7 and 11 times that of the direct sum (2.6e-6 and 4.6e-6 rms for outputs of unit variance).
@@ -95,8 +99,14 @@ def conv(x, kernel, *, stride: int, padding: int = 1, form: str | None = None):
     (N, H', W', O) with H' = floor((H + 2 padding - k) / stride) + 1.
   """
   form = _form(form)
-  if (form == "lax" or kernel.shape[:2] != (4, 4) or padding != 1 or stride not in (1, 2)
-      or min(x.shape[1:3]) < 2 or (stride == 1 and min(x.shape[1:3]) < 3)):
+  if (
+    form == "lax"
+    or kernel.shape[:2] != (4, 4)
+    or padding != 1
+    or stride not in (1, 2)
+    or min(x.shape[1:3]) < 2
+    or (stride == 1 and min(x.shape[1:3]) < 3)
+  ):
     return _lax_conv(x, kernel, stride, padding)
   return _in_float32(lambda x, kernel: _conv(x, kernel, stride, form), x, kernel)
 
@@ -116,8 +126,9 @@ def conv_transpose(x, kernel, *, form: str | None = None):
   if kernel.shape[:2] != (4, 4):
     raise ValueError(f"kernel must be (4, 4, I, O), got {kernel.shape}")
   if form == "lax":
-    return lax.conv_general_dilated(x, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2),
-                                    dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return lax.conv_general_dilated(
+      x, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
   return _in_float32(lambda x, kernel: _transposed(x, kernel, form), x, kernel)
 
 
@@ -194,8 +205,9 @@ _transposed.defvjp(lambda x, kernel, form: (_transposed(x, kernel, form), (x, ke
 
 
 def _lax_conv(x, kernel, stride, padding=1):
-  return lax.conv_general_dilated(x, kernel, (stride, stride), ((padding, padding), (padding, padding)),
-                                  dimension_numbers=("NHWC", "HWIO", "NHWC"))
+  return lax.conv_general_dilated(
+    x, kernel, (stride, stride), ((padding, padding), (padding, padding)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
 
 
 def _bs(kernel, order):
@@ -203,7 +215,6 @@ def _bs(kernel, order):
 
 
 class _Lax:
-
   @staticmethod
   def down(big, kernel, stride, order, size):
     del size
@@ -222,7 +233,6 @@ class _Lax:
 
 
 class _Narrow(_Lax):
-
   @staticmethod
   def corr(big, small, stride, order):
     """Sixteen copies of the image of few channels are cheap; XLA takes 20 to 50 ms."""
@@ -245,7 +255,9 @@ class _Taps:
     else:
       x, kernel = _windows(big, 1, size, 4, stride).reshape(16, -1, b), kernel.reshape(16, -1, b)
       zeros = jnp.zeros((x.shape[1], kernel.shape[1]), x.dtype)
-      y, _ = lax.scan(lambda y, tap: (y + tap[0] @ tap[1].T, None), zeros, (x, kernel))  # sixteen results to add up would be slower
+      y, _ = lax.scan(
+        lambda y, tap: (y + tap[0] @ tap[1].T, None), zeros, (x, kernel)
+      )  # sixteen results to add up would be slower
     return y.reshape(-1, *size, y.shape[-1])
 
   @staticmethod
@@ -257,7 +269,7 @@ class _Taps:
     else:
       x = jnp.einsum("tps,tsb->tpb", jnp.broadcast_to(y, (16, *y.shape)), kernel.reshape(16, s, -1))
       x = x.reshape(4, 4, n, h, w, -1)
-    return _overlap(x, stride)[:, 1:1 + size[0], 1:1 + size[1]]
+    return _overlap(x, stride)[:, 1 : 1 + size[0], 1 : 1 + size[1]]
 
   @staticmethod
   def corr(big, small, stride, order):
@@ -277,14 +289,14 @@ class _Winograd:
   def down(big, kernel, stride, order, size):
     u = jnp.einsum("gpb,gbs->gps", _big_tiles(big, stride), _transform_kernel(_bs(kernel, order), stride))
     y = _transform_tiles(_WINOGRAD[4 // stride][2], u)
-    return _overlap(_untiled(y, len(big), size), _TILE)[:, :size[0], :size[1]]
+    return _overlap(_untiled(y, len(big), size), _TILE)[:, : size[0], : size[1]]
 
   @staticmethod
   def up(small, kernel, stride, order, size):
     u = jnp.einsum("gps,gbs->gpb", _small_tiles(small, stride), _transform_kernel(_bs(kernel, order), stride))
     x = _transform_tiles(_WINOGRAD[4 // stride][0].T, u)
     x = _overlap(_untiled(x, len(small), small.shape[1:3]), _TILE, phases=stride)
-    return x[:, 1:1 + size[0], 1:1 + size[1]]
+    return x[:, 1 : 1 + size[0], 1 : 1 + size[1]]
 
   @staticmethod
   def corr(big, small, stride, order):
@@ -319,7 +331,7 @@ def _big_tiles(big, stride):
   """(N, H, W, B) -> (g, p, stride^2 B)."""
   matrix = _WINOGRAD[4 // stride][0]
   x = _windows(big, 1, _tiles((v - 2) // stride + 1 for v in big.shape[1:3]), len(matrix), _TILE, phases=stride)
-  return _transform_tiles(matrix, x.reshape(len(matrix)**2, -1, x.shape[-1]))
+  return _transform_tiles(matrix, x.reshape(len(matrix) ** 2, -1, x.shape[-1]))
 
 
 def _small_tiles(small, stride):
@@ -356,7 +368,7 @@ def _windows(x, begin, count, length, step, *, phases=1, axis=0):
   x = x.reshape(len(x), h + more, step, phases, w + more, step, phases, -1).transpose(2, 5, 0, 1, 4, 3, 6, 7)
   rows = []
   for i in range(more + 1):  # `step` cells of a window at once: less to compile
-    parts = [x[:length - i * step, :length - j * step, :, i:i + h, j:j + w] for j in range(more + 1)]
+    parts = [x[: length - i * step, : length - j * step, :, i : i + h, j : j + w] for j in range(more + 1)]
     rows.append(jnp.concatenate([part.transpose(2, 3, 4, 0, 1, 5, 6, 7) if axis else part for part in parts], axis + 1))
   x = jnp.concatenate(rows, axis)
   return x.reshape(*x.shape[:5], -1)
@@ -370,7 +382,7 @@ def _overlap(windows, step, *, phases=1):
   x = None
   for i in range(more + 1):
     for j in range(more + 1):
-      part = windows[i * step:(i + 1) * step, j * step:(j + 1) * step].transpose(2, 3, 0, 5, 4, 1, 6, 7)
+      part = windows[i * step : (i + 1) * step, j * step : (j + 1) * step].transpose(2, 3, 0, 5, 4, 1, 6, 7)
       if x is None:
         x = jnp.pad(part, [(0, more if axis in (1, 4) else 0) for axis in range(8)])
       else:

@@ -12,7 +12,6 @@ those of pytorch-fid. Other Inception weights give other figures.
 """
 
 from collections.abc import Mapping
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -33,47 +32,83 @@ KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 # The graph. A chain is what follows one another: a convolution (name, features, size, stride, padding), which batch norm and ReLU follow,
 # a pooling, or a fork: a list of chains whose results are concatenated. Names are those of the weights.
 POOLINGS = {
-    "average": lambda x: nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False),
-    "maximum": lambda x: nn.max_pool(x, (3, 3), padding="SAME"),
-    "halve": lambda x: nn.max_pool(x, (3, 3), (2, 2)),
+  "average": lambda x: nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False),
+  "maximum": lambda x: nn.max_pool(x, (3, 3), padding="SAME"),
+  "halve": lambda x: nn.max_pool(x, (3, 3), (2, 2)),
 }
-STEM = [("Conv2d_1a_3x3", 32, 3, 2), ("Conv2d_2a_3x3", 32, 3, 1, "VALID"), ("Conv2d_2b_3x3", 64, 3), "halve",
-        ("Conv2d_3b_1x1", 80, 1), ("Conv2d_4a_3x3", 192, 3, 1, "VALID"), "halve"]
+STEM = [
+  ("Conv2d_1a_3x3", 32, 3, 2),
+  ("Conv2d_2a_3x3", 32, 3, 1, "VALID"),
+  ("Conv2d_2b_3x3", 64, 3),
+  "halve",
+  ("Conv2d_3b_1x1", 80, 1),
+  ("Conv2d_4a_3x3", 192, 3, 1, "VALID"),
+  "halve",
+]
 
 
 def _block_35(pooled: int):
-  return [[("branch1x1", 64, 1)],
-          [("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)],
-          [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)],
-          ["average", ("branch_pool", pooled, 1)]]
+  return [
+    [("branch1x1", 64, 1)],
+    [("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)],
+    [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)],
+    ["average", ("branch_pool", pooled, 1)],
+  ]
 
 
 def _block_17(width: int):
-  return [[("branch1x1", 192, 1)],
-          [("branch7x7_1", width, 1), ("branch7x7_2", width, (1, 7)), ("branch7x7_3", 192, (7, 1))],
-          [("branch7x7dbl_1", width, 1), ("branch7x7dbl_2", width, (7, 1)), ("branch7x7dbl_3", width, (1, 7)),
-           ("branch7x7dbl_4", width, (7, 1)), ("branch7x7dbl_5", 192, (1, 7))],
-          ["average", ("branch_pool", 192, 1)]]
+  return [
+    [("branch1x1", 192, 1)],
+    [("branch7x7_1", width, 1), ("branch7x7_2", width, (1, 7)), ("branch7x7_3", 192, (7, 1))],
+    [
+      ("branch7x7dbl_1", width, 1),
+      ("branch7x7dbl_2", width, (7, 1)),
+      ("branch7x7dbl_3", width, (1, 7)),
+      ("branch7x7dbl_4", width, (7, 1)),
+      ("branch7x7dbl_5", 192, (1, 7)),
+    ],
+    ["average", ("branch_pool", 192, 1)],
+  ]
 
 
 def _block_8(pooling: str):
-  return [[("branch1x1", 320, 1)],
-          [("branch3x3_1", 384, 1), [[("branch3x3_2a", 384, (1, 3))], [("branch3x3_2b", 384, (3, 1))]]],
-          [("branch3x3dbl_1", 448, 1), ("branch3x3dbl_2", 384, 3),
-           [[("branch3x3dbl_3a", 384, (1, 3))], [("branch3x3dbl_3b", 384, (3, 1))]]],
-          [pooling, ("branch_pool", 192, 1)]]
+  return [
+    [("branch1x1", 320, 1)],
+    [("branch3x3_1", 384, 1), [[("branch3x3_2a", 384, (1, 3))], [("branch3x3_2b", 384, (3, 1))]]],
+    [
+      ("branch3x3dbl_1", 448, 1),
+      ("branch3x3dbl_2", 384, 3),
+      [[("branch3x3dbl_3a", 384, (1, 3))], [("branch3x3dbl_3b", 384, (3, 1))]],
+    ],
+    [pooling, ("branch_pool", 192, 1)],
+  ]
 
 
 BLOCKS = {  # at 35×35, 17×17 and 8×8 pixels
-    "Mixed_5b": _block_35(32), "Mixed_5c": _block_35(64), "Mixed_5d": _block_35(64),
-    "Mixed_6a": [[("branch3x3", 384, 3, 2)],
-                 [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3, 2)],
-                 ["halve"]],
-    "Mixed_6b": _block_17(128), "Mixed_6c": _block_17(160), "Mixed_6d": _block_17(160), "Mixed_6e": _block_17(192),
-    "Mixed_7a": [[("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3, 2)],
-                 [("branch7x7x3_1", 192, 1), ("branch7x7x3_2", 192, (1, 7)), ("branch7x7x3_3", 192, (7, 1)), ("branch7x7x3_4", 192, 3, 2)],
-                 ["halve"]],
-    "Mixed_7b": _block_8("average"), "Mixed_7c": _block_8("maximum"),  # the maximum was an oversight of 2015; every FID has it
+  "Mixed_5b": _block_35(32),
+  "Mixed_5c": _block_35(64),
+  "Mixed_5d": _block_35(64),
+  "Mixed_6a": [
+    [("branch3x3", 384, 3, 2)],
+    [("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3, 2)],
+    ["halve"],
+  ],
+  "Mixed_6b": _block_17(128),
+  "Mixed_6c": _block_17(160),
+  "Mixed_6d": _block_17(160),
+  "Mixed_6e": _block_17(192),
+  "Mixed_7a": [
+    [("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3, 2)],
+    [
+      ("branch7x7x3_1", 192, 1),
+      ("branch7x7x3_2", 192, (1, 7)),
+      ("branch7x7x3_3", 192, (7, 1)),
+      ("branch7x7x3_4", 192, 3, 2),
+    ],
+    ["halve"],
+  ],
+  "Mixed_7b": _block_8("average"),
+  "Mixed_7c": _block_8("maximum"),  # the maximum was an oversight of 2015; every FID has it
 }
 
 
@@ -97,10 +132,19 @@ class Inception(nn.Module):
         x = nn.relu(self._conv(prefix, *step)(x))
     return x
 
-  def _conv(self, prefix: str, name: str, features: int, size: int | tuple[int, int], stride: int = 1, padding: str = "SAME") -> nn.Conv:
+  def _conv(
+    self, prefix: str, name: str, features: int, size: int | tuple[int, int], stride: int = 1, padding: str = "SAME"
+  ) -> nn.Conv:
     size = (size, size) if isinstance(size, int) else size
     # In full float32 on every device: figures are to be compared.
-    return nn.Conv(features, size, stride, padding if stride == 1 else "VALID", precision=jax.lax.Precision.HIGHEST, name=prefix + name)
+    return nn.Conv(
+      features,
+      size,
+      stride,
+      padding if stride == 1 else "VALID",
+      precision=jax.lax.Precision.HIGHEST,
+      name=prefix + name,
+    )
 
 
 @jax.jit
@@ -141,19 +185,32 @@ def convert(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
     shapes[f"{name}.conv.weight"] = outputs, inputs, height, width
     shapes |= {f"{name}.bn.{part}": (outputs,) for part in ("weight", "bias", "running_mean", "running_var")}
   found = {key: array for key, array in state_dict.items() if not key.endswith(".num_batches_tracked")}
-  problems = {"missing": shapes.keys() - found.keys(), "unexpected": found.keys() - shapes.keys() - classifier.keys(),
-              "misshaped": [f"{key} {found[key].shape} (not {shape})" for key, shape in (shapes | classifier).items()
-                            if key in found and found[key].shape != shape]}
+  problems = {
+    "missing": shapes.keys() - found.keys(),
+    "unexpected": found.keys() - shapes.keys() - classifier.keys(),
+    "misshaped": [
+      f"{key} {found[key].shape} (not {shape})"
+      for key, shape in (shapes | classifier).items()
+      if key in found and found[key].shape != shape
+    ],
+  }
   if any(problems.values()):
     listed = "; ".join(f"{what}: {import_torch.few(keys)}" for what, keys in problems.items() if keys)
-    raise UsageError(f"These are not the weights of the Inception-v3 that FID is defined by: {listed}. Give pytorch-fid's {WEIGHTS}; "
-                     "torchvision's and others give other figures.")
+    raise UsageError(
+      f"These are not the weights of the Inception-v3 that FID is defined by: {listed}. Give pytorch-fid's {WEIGHTS}; "
+      "torchvision's and others give other figures."
+    )
   params = {}
   for name in layers:
-    weight, scale, bias, mean, var = (np.asarray(found[f"{name}.{part}"], np.float64) for part in (
-        "conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"))
+    weight, scale, bias, mean, var = (
+      np.asarray(found[f"{name}.{part}"], np.float64)
+      for part in ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
+    )
     factor = scale / np.sqrt(var + BATCH_NORM_EPSILON)
-    params[name] = {"kernel": np.float32(weight.transpose(2, 3, 1, 0) * factor), "bias": np.float32(bias - mean * factor)}
+    params[name] = {
+      "kernel": np.float32(weight.transpose(2, 3, 1, 0) * factor),
+      "bias": np.float32(bias - mean * factor),
+    }
   return params
 
 
@@ -173,7 +230,9 @@ def fid(a: np.ndarray, b: np.ndarray) -> float:
   return float(distance - 2 * np.linalg.norm(roots[0] @ roots[1].T, "nuc"))
 
 
-def kid(a: np.ndarray, b: np.ndarray, *, subsets: int = KID_SUBSETS, subset_size: int = KID_SUBSET_SIZE, seed: int = 0) -> tuple[float, float]:
+def kid(
+  a: np.ndarray, b: np.ndarray, *, subsets: int = KID_SUBSETS, subset_size: int = KID_SUBSET_SIZE, seed: int = 0
+) -> tuple[float, float]:
   """The unbiased squared MMD of two sets of features (n, d) and (m, d) with the kernel (x·y / d + 1)³: mean and standard deviation.
 
   Over `subsets` pairs of random subsets of `subset_size` features each, or of as many as the smaller set has. Where that
@@ -185,7 +244,10 @@ def kid(a: np.ndarray, b: np.ndarray, *, subsets: int = KID_SUBSETS, subset_size
   if size == len(a) == len(b):
     return _squared_mmd(a, b), float("nan")
   rng = np.random.default_rng(seed)
-  values = [_squared_mmd(*(features[rng.choice(len(features), size, replace=False)] for features in (a, b))) for _ in range(subsets)]
+  values = [
+    _squared_mmd(*(features[rng.choice(len(features), size, replace=False)] for features in (a, b)))
+    for _ in range(subsets)
+  ]
   return float(np.mean(values)), float(np.std(values))
 
 

@@ -163,18 +163,22 @@ def apply_variants(config: ml_collections.ConfigDict, variant: str, **variants) 
 
 def report_architecture(patch: int):
   """The student report's architecture and loss; its inert norms, dense head and clipped depth are not reproduced."""
+
   def apply(config):
     config.model.decoder_widths = "report"
     config.model.patch = patch
     config.model.residual = False
     config.loss.halve_discriminator = False
+
   return apply
 
 
 def procedural_data(task: str):
   """The same experiment on built-in data."""
+
   def apply(config):
     config.data.name = "procedural"
     config.data.task = task
     config.data.source_dir = ""
+
   return apply

@@ -23,17 +23,20 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from pix2pix_jax.data import examples, images
+from pix2pix_jax.data import images
+from pix2pix_jax.data.readers import examples
 from pix2pix_jax.errors import UsageError
 
 HEIGHT, WIDTH = 352, 1216
 LAYOUTS = ("auto", "selection", "annotated")
-WANTED = ("either data_depth_annotated/{train,val}/DRIVE/proj_depth/groundtruth/image_0[23]/FRAME.png with the photographs "
-          "DATE/DRIVE/image_0[23]/data/FRAME.png in it, in raw/, in kitti_raw/ or beside it; or val_selection_cropped/image and "
-          "val_selection_cropped/groundtruth_depth. Get data_depth_annotated.zip or data_depth_selection.zip from "
-          "https://www.cvlibs.net/datasets/kitti/eval_depth.php?benchmark=depth_prediction and the photographs with its raw data "
-          "download script (registration; for non-commercial use). Without any download, --config=configs/kitti.py:procedural "
-          "trains on built-in scenes")
+WANTED = (
+  "either data_depth_annotated/{train,val}/DRIVE/proj_depth/groundtruth/image_0[23]/FRAME.png with the photographs "
+  "DATE/DRIVE/image_0[23]/data/FRAME.png in it, in raw/, in kitti_raw/ or beside it; or val_selection_cropped/image and "
+  "val_selection_cropped/groundtruth_depth. Get data_depth_annotated.zip or data_depth_selection.zip from "
+  "https://www.cvlibs.net/datasets/kitti/eval_depth.php?benchmark=depth_prediction and the photographs with its raw data "
+  "download script (registration; for non-commercial use). Without any download, --config=configs/kitti.py:procedural "
+  "trains on built-in scenes"
+)
 
 
 @dataclasses.dataclass(eq=False)
@@ -54,8 +57,18 @@ class KittiDepth(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
-        builder=self, description=__doc__, disable_shuffling=True, features=tfds.features.FeaturesDict({
-            "input": examples.picture(), "target": examples.metres(), "mask": examples.validity(), "id": tfds.features.Text()}))
+      builder=self,
+      description=__doc__,
+      disable_shuffling=True,
+      features=tfds.features.FeaturesDict(
+        {
+          "input": examples.picture(),
+          "target": examples.metres(),
+          "mask": examples.validity(),
+          "id": tfds.features.Text(),
+        }
+      ),
+    )
 
   def _split_generators(self, dl_manager):
     del dl_manager
@@ -107,8 +120,10 @@ def find_splits(source: Path, layout: str = "auto") -> dict[str, list[Frame]]:
       counts = [f"{split} {len(frames)} frames of {drives[split]} drives" for split, frames in splits.items()]
       print(f"KITTI, {name} layout: {', '.join(counts)}.", flush=True)
       return splits
-  raise UsageError(f"data.source_dir {str(source)!r} holds no pairs of KITTI (data.layout {layout!r})"
-                   f"{': ' + '; '.join(notes) if notes else ''}. Looked for {WANTED}.")
+  raise UsageError(
+    f"data.source_dir {str(source)!r} holds no pairs of KITTI (data.layout {layout!r})"
+    f"{': ' + '; '.join(notes) if notes else ''}. Looked for {WANTED}."
+  )
 
 
 def raw_folders(source: Path, layout: str = "auto") -> list[Path]:
@@ -154,7 +169,9 @@ def _annotated_frames(source: Path) -> tuple[dict[str, list[Frame]], list[Path]]
       for folder in sorted(root.glob(f"{split}/*_drive_*/proj_depth/groundtruth/image_0[23]")):
         drive, camera = folder.parents[2].name, folder.name
         photos = {}
-        for photo_folder in reversed(_photo_folders(source, drive, camera)):  # the nearest folder wins, and .png over .jpg
+        for photo_folder in reversed(
+          _photo_folders(source, drive, camera)
+        ):  # the nearest folder wins, and .png over .jpg
           for suffixes in ((".jpg", ".jpeg"), (".png",)):
             photos |= {photo.stem: photo for photo in _pictures(photo_folder, suffixes)}
         for depth in _pictures(folder):
@@ -172,8 +189,10 @@ def _selection_frames(source: Path) -> tuple[dict[str, list[Frame]], list[Path]]
     for depth in _pictures(root / "groundtruth_depth"):
       parts = re.fullmatch(r"(.+)_groundtruth_depth_(\d+)_(image_0[23])", depth.stem)
       if not parts:
-        raise UsageError(f"{depth} is not named as the selection names its files, DRIVE_groundtruth_depth_FRAME_image_02.png. "
-                         "Rename or remove it.")
+        raise UsageError(
+          f"{depth} is not named as the selection names its files, DRIVE_groundtruth_depth_FRAME_image_02.png. "
+          "Rename or remove it."
+        )
       photo = root / "image" / depth.name.replace("groundtruth_depth", "image", 1)
       if photo.exists():
         frames.append(Frame(parts[1], parts[2], parts[3], photo, depth))
@@ -206,8 +225,10 @@ def read_frame(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
   """(photograph uint8 (352, 1216, 3), depth float32 metres (352, 1216, 1))."""
   photo, depth = images.read_rgb(frame.photo), read_depth(frame.depth)
   if photo.shape[:2] != depth.shape[:2]:
-    raise UsageError(f"{frame.photo} is {_size(photo)} but its depth {frame.depth} is {_size(depth)} (width × height); "
-                     "they should be of one frame: restore or remove them.")
+    raise UsageError(
+      f"{frame.photo} is {_size(photo)} but its depth {frame.depth} is {_size(depth)} (width × height); "
+      "they should be of one frame: restore or remove them."
+    )
   return crop(photo, frame.photo), crop(depth, frame.depth)
 
 
@@ -215,8 +236,10 @@ def read_depth(path: Path) -> np.ndarray:
   """float32 metres (H, W, 1) of a 16-bit depth map; 0 where nothing was measured."""
   depth = images.read_image(path)
   if depth.ndim != 2 or depth.dtype not in (np.uint16, np.int32):  # Pillow's modes "I;16" and "I"
-    raise UsageError(f"{path} should be a depth map of one 16-bit channel; it is {depth.dtype} {depth.shape}. "
-                     "It may have been converted, which loses the depth: take the original.")
+    raise UsageError(
+      f"{path} should be a depth map of one 16-bit channel; it is {depth.dtype} {depth.shape}. "
+      "It may have been converted, which loses the depth: take the original."
+    )
   return depth.astype(np.float32)[..., None] / 256
 
 
@@ -226,7 +249,7 @@ def crop(picture: np.ndarray, path: Path) -> np.ndarray:
   if height < HEIGHT or width < WIDTH:
     raise UsageError(f"{path} is {_size(picture)}; KITTI's pictures are {WIDTH}×{HEIGHT} (width × height) or larger.")
   left = (width - WIDTH) // 2
-  return picture[height - HEIGHT:, left:left + WIDTH]
+  return picture[height - HEIGHT :, left : left + WIDTH]
 
 
 def _size(picture: np.ndarray) -> str:

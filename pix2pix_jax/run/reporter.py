@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from pix2pix_jax import history, viz
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.run import history, viz
 
 STEPS_IN_FLIGHT = 8  # the host prepares at most so many steps ahead of the devices
 
@@ -29,7 +29,9 @@ class Reporter:
     self._is_main = jax.process_index() == 0
     self._history = history.History(workdir, start) if self._is_main else None
     self._on_terminal = self._is_main and sys.stderr.isatty()
-    self._bar = tqdm(total=num_steps, initial=start, disable=not self._on_terminal, unit="step", dynamic_ncols=True, smoothing=0.05)
+    self._bar = tqdm(
+      total=num_steps, initial=start, disable=not self._on_terminal, unit="step", dynamic_ncols=True, smoothing=0.05
+    )
     self._pending = []
     self._is_first = True
     self._got_data = time.perf_counter()
@@ -76,11 +78,17 @@ class Reporter:
     if self._timed_steps:
       scalars |= {"train/steps_per_second": speed, "train/data_wait_share": self._waited / seconds}
     self._write(step, scalars)
-    shown = {name: scalars[f"train/{name}"] for name in ("generator_loss", "discriminator_loss", "l1") if f"train/{name}" in scalars}
+    shown = {
+      name: scalars[f"train/{name}"]
+      for name in ("generator_loss", "discriminator_loss", "l1")
+      if f"train/{name}" in scalars
+    }
     self._bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()})
     if not self._on_terminal:
       pace = f"  {speed:.2f} steps/s  {(self._num_steps - step) / speed / 60:.1f} min left" if self._timed_steps else ""
-      self.say(f"step {step}/{self._num_steps}  " + "  ".join(f"{name} {value:.4f}" for name, value in shown.items()) + pace)
+      self.say(
+        f"step {step}/{self._num_steps}  " + "  ".join(f"{name} {value:.4f}" for name, value in shown.items()) + pace
+      )
     self._pending = []
     self._restart_clock()
 
@@ -88,8 +96,11 @@ class Reporter:
     """Waits for the first step, tells how long it took, and starts the clock anew."""
     jax.block_until_ready(metrics)
     took, age = time.perf_counter() - self._got_data, _program_age()
-    self.say(f"first step compiled and run in {took:.1f} s" if age is None else
-             f"first step after {age:.1f} s ({took:.1f} s of it compiling and running that step)")
+    self.say(
+      f"first step compiled and run in {took:.1f} s"
+      if age is None
+      else f"first step after {age:.1f} s ({took:.1f} s of it compiling and running that step)"
+    )
     self._is_first = False
     self._bar.unpause()
     self._restart_clock()
@@ -101,8 +112,10 @@ class Reporter:
     self._writer.write_images(step, {"val/samples": grid[None]})
     if self._is_main:
       viz.save_png(self._workdir / "samples" / f"step_{step:08d}.png", grid)
-    self.say(f"step {step}/{self._num_steps}  validation  " +
-             "  ".join(f"{name} {means[name]:.4f}" for name in ("generator_loss", "l1", "psnr", "ssim") if name in means))
+    self.say(
+      f"step {step}/{self._num_steps}  validation  "
+      + "  ".join(f"{name} {means[name]:.4f}" for name in ("generator_loss", "l1", "psnr", "ssim") if name in means)
+    )
 
   def _write(self, step: int, scalars: dict[str, float]) -> None:
     self._writer.write_scalars(step, scalars)
@@ -127,7 +140,9 @@ def _program_age() -> float | None:
     return None
   _age_told = True
   try:
-    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")  # after booting
+    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf(
+      "SC_CLK_TCK"
+    )  # after booting
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
   except (OSError, AttributeError, ValueError, IndexError):
     return None
@@ -137,5 +152,7 @@ def require_finite(step: int, scalars) -> None:
   """Ends a training that has become NaN or infinite before it is saved over the last good checkpoint."""
   broken = [name for name, value in scalars.items() if not np.isfinite(value)]
   if broken:
-    raise UsageError(f"At step {step} {', '.join(broken)} became NaN or infinite. Nothing was saved since the last good checkpoint. "
-                     "Lower optimizer.learning_rate or loss.l1_weight, look for NaN in the data, or try train.dtype=float32.")
+    raise UsageError(
+      f"At step {step} {', '.join(broken)} became NaN or infinite. Nothing was saved since the last good checkpoint. "
+      "Lower optimizer.learning_rate or loss.l1_weight, look for NaN in the data, or try train.dtype=float32."
+    )

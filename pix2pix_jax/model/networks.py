@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pix2pix_jax import convolution, depth
+from pix2pix_jax import depth
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.model import convolution
 
 NORM_STATS = ("batch", "image", "running")
 MAX_LEVELS = 8
@@ -117,8 +118,10 @@ def levels_for(height: int, width: int) -> int:
   while levels < MAX_LEVELS and height % 2 ** (levels + 1) == 0 and width % 2 ** (levels + 1) == 0:
     levels += 1
   if levels < 2:
-    raise UsageError(f"Images of {height}×{width} (height × width) cannot be halved twice; use sizes that are multiples of 4, "
-                     "better of 256, 128 or 64: every further factor of two gives the network one more level.")
+    raise UsageError(
+      f"Images of {height}×{width} (height × width) cannot be halved twice; use sizes that are multiples of 4, "
+      "better of 256, 128 or 64: every further factor of two gives the network one more level."
+    )
   return levels
 
 
@@ -170,8 +173,10 @@ class Generator(nn.Module):
       raise UsageError(f"model.generator is {self.generator!r}; it can be 'unet' or 'encoder_decoder'.")
     multiple = 2**self.levels
     if x.ndim != 4 or x.shape[1] % multiple or x.shape[2] % multiple:
-      raise UsageError(f"A generator of {self.levels} levels takes images (N, H, W, C) whose height and width are multiples of {multiple}; "
-                       f"this one is {x.shape}. Resize, crop or pad it (Translator does), or set model.levels.")
+      raise UsageError(
+        f"A generator of {self.levels} levels takes images (N, H, W, C) whose height and width are multiples of {multiple}; "
+        f"this one is {x.shape}. Resize, crop or pad it (Translator does), or set model.levels."
+      )
     if noise_ids is None:
       noise_ids = jnp.arange(x.shape[0])
     if self.residual:
@@ -188,7 +193,9 @@ class Generator(nn.Module):
     encoded = []
     for level in range(self.levels):
       bare = level in (0, self.levels - 1)
-      x = down(self.encoder_width(level), first=level == 0, has_norm=not bare, name=f"down_{level}", **shared)(x, norm_stats)
+      x = down(self.encoder_width(level), first=level == 0, has_norm=not bare, name=f"down_{level}", **shared)(
+        x, norm_stats
+      )
       encoded.append(x)
     blocks = range(self.levels if report else self.levels - 1)
     kept = {}
@@ -241,7 +248,13 @@ class _UpBlock(nn.Module):
     return x if kept is None else jnp.where(kept, x / (1 - DROPOUT_RATE), 0)
 
 
-PATCH_DEPTH = {16: 1, 34: 2, 70: 3, 142: 4, 286: 5}  # receptive field → number of stride-2 convolutions; 1 is the 1×1 "pixel" network
+PATCH_DEPTH = {
+  16: 1,
+  34: 2,
+  70: 3,
+  142: 4,
+  286: 5,
+}  # receptive field → number of stride-2 convolutions; 1 is the 1×1 "pixel" network
 
 
 class PatchGAN(nn.Module):
@@ -272,12 +285,21 @@ class PatchGAN(nn.Module):
     else:
       raise UsageError(f"model.patch is {self.patch}; it can be 1, 16, 34, 70, 142 or 286.")
     if self.patch > 1 and min(h.shape[1], h.shape[2]) < 2 ** PATCH_DEPTH[self.patch] * 3:
-      raise UsageError(f"A {self.patch}×{self.patch} PatchGAN needs images of at least {2 ** PATCH_DEPTH[self.patch] * 3} pixels a side; "
-                       f"these are {h.shape[1]}×{h.shape[2]}. Take larger crops (data.crop_size) or a smaller model.patch.")
+      raise UsageError(
+        f"A {self.patch}×{self.patch} PatchGAN needs images of at least {2 ** PATCH_DEPTH[self.patch] * 3} pixels a side; "
+        f"these are {h.shape[1]}×{h.shape[2]}. Take larger crops (data.crop_size) or a smaller model.patch."
+      )
     for i, (features, size, stride) in enumerate(sizes):
       inner = 0 < i < len(sizes) - 1
-      h = Conv(features, size=size, stride=stride, padding=int(size == 4), dtype=self.dtype,
-               use_bias=not inner or self.norm == "instance", name=f"conv_{i}")(h)
+      h = Conv(
+        features,
+        size=size,
+        stride=stride,
+        padding=int(size == 4),
+        dtype=self.dtype,
+        use_bias=not inner or self.norm == "instance",
+        name=f"conv_{i}",
+      )(h)
       if inner:
         h = Norm(self.norm, name=f"norm_{i}")(h, norm_stats)
       if i < len(sizes) - 1:
@@ -290,9 +312,22 @@ def make_networks(model, *, dtype: str = "float32", remat: bool = False) -> tupl
   if dtype not in ("float32", "bfloat16"):
     raise UsageError(f"train.dtype is {dtype!r}; it can be 'float32' or 'bfloat16'.")
   generator = Generator(
-      output_channels=model.output_channels, base_features=model.base_features, levels=model.levels,
-      generator=model.generator, decoder_widths=model.decoder_widths, dropout_blocks=tuple(model.dropout_blocks),
-      norm=model.norm, residual=model.residual, dtype=jnp.dtype(dtype), remat=remat)
-  discriminator = PatchGAN(patch=model.patch, base_features=model.discriminator_features or model.base_features, conditional=model.conditional,
-                           norm=model.norm, dtype=jnp.dtype(dtype))
+    output_channels=model.output_channels,
+    base_features=model.base_features,
+    levels=model.levels,
+    generator=model.generator,
+    decoder_widths=model.decoder_widths,
+    dropout_blocks=tuple(model.dropout_blocks),
+    norm=model.norm,
+    residual=model.residual,
+    dtype=jnp.dtype(dtype),
+    remat=remat,
+  )
+  discriminator = PatchGAN(
+    patch=model.patch,
+    base_features=model.discriminator_features or model.base_features,
+    conditional=model.conditional,
+    norm=model.norm,
+    dtype=jnp.dtype(dtype),
+  )
   return generator, discriminator

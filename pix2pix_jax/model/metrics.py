@@ -21,13 +21,17 @@ def image_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array | No
   prediction, target = to_unit(prediction), to_unit(target)
   if mask is None:
     window = min(11, *target.shape[1:3])
-    return {"l1": jnp.abs(prediction - target).mean((1, 2, 3)),
-            "psnr": dm_pix.psnr(prediction, target),
-            "ssim": dm_pix.ssim(prediction, target, filter_size=window)}
+    return {
+      "l1": jnp.abs(prediction - target).mean((1, 2, 3)),
+      "psnr": dm_pix.psnr(prediction, target),
+      "ssim": dm_pix.ssim(prediction, target, filter_size=window),
+    }
   count = jnp.maximum(mask.sum((1, 2, 3)) * target.shape[-1], 1)
   squared = (jnp.square(prediction - target) * mask).sum((1, 2, 3)) / count
-  return {"l1": (jnp.abs(prediction - target) * mask).sum((1, 2, 3)) / count,
-          "psnr": -10 * jnp.log10(jnp.maximum(squared, 1e-12))}
+  return {
+    "l1": (jnp.abs(prediction - target) * mask).sum((1, 2, 3)) / count,
+    "psnr": -10 * jnp.log10(jnp.maximum(squared, 1e-12)),
+  }
 
 
 def depth_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
@@ -38,7 +42,9 @@ def depth_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> 
   the logarithmic error times 100, as on KITTI's server. Predictions count as at least a millimetre.
   """
   if not prediction.shape == target.shape == mask.shape or target.shape[-1] != 1:
-    raise ValueError(f"Expected three arrays (N, H, W, 1) of one shape, got {prediction.shape}, {target.shape} and {mask.shape}.")
+    raise ValueError(
+      f"Expected three arrays (N, H, W, 1) of one shape, got {prediction.shape}, {target.shape} and {mask.shape}."
+    )
   valid = mask > 0
   prediction, target = jnp.where(valid, jnp.maximum(prediction, 1e-3), 1), jnp.where(valid, target, 1)
   count = valid.sum((1, 2, 3))
@@ -50,13 +56,22 @@ def depth_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> 
   ratio = jnp.maximum(prediction / target, target / prediction)
   log_error = jnp.log(prediction) - jnp.log(target)
   log_mean = mean(log_error)
-  return {"rmse": jnp.sqrt(mean(jnp.square(error))), "mae": mean(jnp.abs(error)), "abs_rel": mean(jnp.abs(error) / target),
-          **{f"delta{power}": mean(ratio < 1.25**power) for power in (1, 2, 3)},
-          "silog": 100 * jnp.sqrt(mean(jnp.square(log_error - log_mean[:, None, None, None])))}
+  return {
+    "rmse": jnp.sqrt(mean(jnp.square(error))),
+    "mae": mean(jnp.abs(error)),
+    "abs_rel": mean(jnp.abs(error) / target),
+    **{f"delta{power}": mean(ratio < 1.25**power) for power in (1, 2, 3)},
+    "silog": 100 * jnp.sqrt(mean(jnp.square(log_error - log_mean[:, None, None, None]))),
+  }
 
 
-def all_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array | None = None,
-                depth_range: tuple[float, float] | None = None, holes: jax.Array | None = None) -> dict[str, jax.Array]:
+def all_metrics(
+  prediction: jax.Array,
+  target: jax.Array,
+  mask: jax.Array | None = None,
+  depth_range: tuple[float, float] | None = None,
+  holes: jax.Array | None = None,
+) -> dict[str, jax.Array]:
   """What applies to a target in [-1, 1].
 
   Image metrics always; depth metrics where `depth_range` says that the target encodes metres; and `hole_rmse`, `hole_mae` over

@@ -18,7 +18,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from pix2pix_jax.configs import default
 from pix2pix_jax.errors import UsageError
-from pix2pix_jax.train_state import TrainState
+from pix2pix_jax.model.state import TrainState
 
 BEST_METRIC = "l1"  # of the validation, lower is better
 
@@ -28,15 +28,27 @@ class Checkpointer:
 
   def __init__(self, workdir: Path, *, read_only: bool = False):
     self._folder = Path(workdir).resolve() / "checkpoints"
-    policy = preservation_policy.AnyPreservationPolicy([
+    policy = preservation_policy.AnyPreservationPolicy(
+      [
         preservation_policy.LatestN(1),
-        preservation_policy.BestN(get_metric_fn=lambda metrics: -metrics[BEST_METRIC], n=1, keep_checkpoints_without_metrics=False)])
+        preservation_policy.BestN(
+          get_metric_fn=lambda metrics: -metrics[BEST_METRIC], n=1, keep_checkpoints_without_metrics=False
+        ),
+      ]
+    )
     if read_only and not self._folder.is_dir():
-      raise UsageError(f"{self._folder.parent} holds no checkpoints/. Give the workdir of a training that has saved at least once.")
+      raise UsageError(
+        f"{self._folder.parent} holds no checkpoints/. Give the workdir of a training that has saved at least once."
+      )
     with _quiet():
       options = ocp.CheckpointManagerOptions(
-          create=not read_only, read_only=read_only, enable_async_checkpointing=not read_only, preservation_policy=policy,
-          best_fn=lambda metrics: metrics[BEST_METRIC], best_mode="min")  # without best_fn the metrics are not saved
+        create=not read_only,
+        read_only=read_only,
+        enable_async_checkpointing=not read_only,
+        preservation_policy=policy,
+        best_fn=lambda metrics: metrics[BEST_METRIC],
+        best_mode="min",
+      )  # without best_fn the metrics are not saved
       self._manager = ocp.CheckpointManager(self._folder, options=options)
 
   def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
@@ -57,14 +69,18 @@ class Checkpointer:
     """The number of a checkpoint given as `"best"`, `"latest"` or a number."""
     steps = sorted(self._manager.all_steps())
     if not steps:
-      raise UsageError(f"{self._folder} holds no finished checkpoint. Train for longer, or to the end: the final step is always saved.")
+      raise UsageError(
+        f"{self._folder} holds no finished checkpoint. Train for longer, or to the end: the final step is always saved."
+      )
     if step == "latest":
       return steps[-1]
     if step == "best":
       best = self.best()
       return best[0] if best else steps[-1]
     if not str(step).isdigit() or int(step) not in steps:
-      raise UsageError(f"{self._folder} has no checkpoint {step!r}; it has {', '.join(map(str, steps))}, 'best' and 'latest'.")
+      raise UsageError(
+        f"{self._folder} has no checkpoint {step!r}; it has {', '.join(map(str, steps))}, 'best' and 'latest'."
+      )
     return int(step)
 
   def restore(self, step: int, like: Any) -> TrainState:
@@ -72,8 +88,10 @@ class Checkpointer:
     try:
       return self._manager.restore(step, args=ocp.args.StandardRestore(like))
     except (ValueError, KeyError, FileNotFoundError) as error:
-      raise UsageError(f"The checkpoint {self._folder / str(step)} does not fit the networks of its config.json, or is damaged "
-                       f"({str(error)[:300]}). Remove that folder to go on from an earlier checkpoint, or use a new workdir.") from error
+      raise UsageError(
+        f"The checkpoint {self._folder / str(step)} does not fit the networks of its config.json, or is damaged "
+        f"({str(error)[:300]}). Remove that folder to go on from an earlier checkpoint, or use a new workdir."
+      ) from error
 
   def restore_generator(self, step: int) -> dict[str, Any]:
     """The generator's `params` and `batch_stats` alone, as numpy arrays: a third of the file is read."""
@@ -83,7 +101,9 @@ class Checkpointer:
       like = {"generator": {name: stored[name] for name in ("params", "batch_stats") if name in stored}}
       restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
       like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-      tree = checkpointer.restore(path, args=ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True))
+      tree = checkpointer.restore(
+        path, args=ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
+      )
     return tree["generator"]
 
   def close(self) -> None:
@@ -109,7 +129,9 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
   try:
     fields = json.loads(path.read_text())
   except (OSError, json.JSONDecodeError) as error:
-    raise UsageError(f"{path} cannot be read ({error}). Give the workdir of a training: main.py writes config.json there.") from error
+    raise UsageError(
+      f"{path} cannot be read ({error}). Give the workdir of a training: main.py writes config.json there."
+    ) from error
   config = default.get_config()  # gives JSON's lists their tuples back, and older files the fields that they lack
   config.update(fields)
   return config.lock()
@@ -124,10 +146,16 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
   if path.exists() and any((workdir / "checkpoints").glob("*")):
     old = load_config(workdir).model.to_dict()
     new = config.model.to_dict()
-    changed = [f"model.{name} {old.get(name)!r} → {new.get(name)!r}" for name in sorted(old | new) if old.get(name) != new.get(name)]
+    changed = [
+      f"model.{name} {old.get(name)!r} → {new.get(name)!r}"
+      for name in sorted(old | new)
+      if old.get(name) != new.get(name)
+    ]
     if changed:
-      raise UsageError(f"{workdir} holds a training of another architecture ({'; '.join(changed)}). "
-                       "Use a new --workdir, or the configuration that this one was started with.")
+      raise UsageError(
+        f"{workdir} holds a training of another architecture ({'; '.join(changed)}). "
+        "Use a new --workdir, or the configuration that this one was started with."
+      )
   try:
     workdir.mkdir(parents=True, exist_ok=True)
   except OSError as error:

@@ -18,6 +18,7 @@ HOLE = (0, 0, 0)  # no colour of the depth map, whose darkest is a violet
 def depth_colors(encoded: np.ndarray) -> np.ndarray:
   """[-1, 1] (H, W) → uint8 (H, W, 3): viridis, perceptually uniform, near yellow to far violet."""
   import matplotlib  # pylint: disable=g-import-not-at-top  (slow to import, needed for depth only)
+
   return matplotlib.colormaps["viridis_r"]((np.clip(encoded, -1, 1) + 1) / 2, bytes=True)[..., :3]
 
 
@@ -54,9 +55,13 @@ def display_example(example: dict[str, np.ndarray], data) -> dict[str, np.ndarra
   """
   channels = example["target"].shape[-1]
   output, validity = example["output"][..., :channels], example["output"][..., channels:]
-  return {"input": display(example["input"], data.input_dtype, example["input"] > -1 if data.input_dtype == "float32" else None),
-          "output": display(output, data.target_dtype, validity > 0 if validity.shape[-1] else None),
-          "target": display(example["target"], data.target_dtype, example.get("mask"))}
+  return {
+    "input": display(
+      example["input"], data.input_dtype, example["input"] > -1 if data.input_dtype == "float32" else None
+    ),
+    "output": display(output, data.target_dtype, validity > 0 if validity.shape[-1] else None),
+    "target": display(example["target"], data.target_dtype, example.get("mask")),
+  }
 
 
 def grid(columns: dict[str, Sequence[np.ndarray]], depth_range: tuple[float, float] | None = None) -> np.ndarray:
@@ -89,6 +94,7 @@ def grid(columns: dict[str, Sequence[np.ndarray]], depth_range: tuple[float, flo
 def _font() -> ImageFont.FreeTypeFont:
   """DejaVu Sans, which has ×, · and accents; Pillow's own font has not."""
   import matplotlib  # pylint: disable=g-import-not-at-top  (slow to import; brings the font along)
+
   return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 13)
 
 
@@ -104,7 +110,9 @@ def _scale_height(width: int, font: ImageFont.FreeTypeFont) -> int:
   return 40 if _fits_beside(width, font) else 60
 
 
-def _draw_scale(sheet: Image.Image, draw: ImageDraw.ImageDraw, font, depth_range: tuple[float, float], top: int) -> None:
+def _draw_scale(
+  sheet: Image.Image, draw: ImageDraw.ImageDraw, font, depth_range: tuple[float, float], top: int
+) -> None:
   """A bar of the depth colours with metres below it, and the colour of holes."""
   beside = _fits_beside(sheet.width, font)
   length = sheet.width // 2 if beside else sheet.width - 2 * MARGIN
@@ -114,7 +122,13 @@ def _draw_scale(sheet: Image.Image, draw: ImageDraw.ImageDraw, font, depth_range
   labels = {share: f"{value:g} m" if share in (0, 1) else f"{value:g}" for share, value in metres.items()}
   crowded = 6 * max(map(font.getlength, labels.values())) > length
   for share in (0, 1) if crowded else labels:
-    draw.text((MARGIN + share * length, top + 18), labels[share], fill="black", font=font, anchor={0: "la", 1: "ra"}.get(share, "ma"))
+    draw.text(
+      (MARGIN + share * length, top + 18),
+      labels[share],
+      fill="black",
+      font=font,
+      anchor={0: "la", 1: "ra"}.get(share, "ma"),
+    )
   x, y = (MARGIN + length + 40, top + 4) if beside else (MARGIN, top + 42)
   draw.rectangle((x, y, x + 12, y + 12), fill=HOLE)
   draw.text((x + 18, y - 2), LEGEND, fill="black", font=font)
@@ -128,13 +142,13 @@ def save_png(path: Path, picture: np.ndarray) -> None:
 
 
 CURVES = {  # title: the scalars in it
-    "generator loss": ("generator_loss",),
-    "discriminator loss": ("discriminator_loss",),
-    "L1 on [0, 1]": ("l1",),
-    "GAN loss of the generator": ("gan_loss",),
-    "discriminator accuracy, real and fake": ("discriminator_accuracy_real", "discriminator_accuracy_fake"),
-    "SSIM": ("ssim",),
-    "RMSE in metres": ("rmse",),  # of depth, in the place of SSIM
+  "generator loss": ("generator_loss",),
+  "discriminator loss": ("discriminator_loss",),
+  "L1 on [0, 1]": ("l1",),
+  "GAN loss of the generator": ("gan_loss",),
+  "discriminator accuracy, real and fake": ("discriminator_accuracy_real", "discriminator_accuracy_fake"),
+  "SSIM": ("ssim",),
+  "RMSE in metres": ("rmse",),  # of depth, in the place of SSIM
 }
 
 
@@ -147,7 +161,7 @@ def curves(rows: list[dict[str, float]], path: Path) -> None:
   shown = [(title, names) for title, names in CURVES.items() if present.intersection(names)]
   figure = Figure(figsize=(13, 6.5), layout="constrained")
   axes = figure.subplots(2, 3)
-  for axis in axes.flat[len(shown):]:
+  for axis in axes.flat[len(shown) :]:
     axis.set_visible(False)
   for axis, (title, names) in zip(axes.flat, shown):
     for color, name in enumerate(names):
@@ -156,8 +170,15 @@ def curves(rows: list[dict[str, float]], path: Path) -> None:
         if points:
           label = split if len(names) == 1 else f"{split}, {name.rsplit('_', 1)[1]}"
           # Two scalars share hues by split; the second is lighter.
-          axis.plot(*zip(*points), style, label=label, markersize=4 if split == "val" else 2, linewidth=1.3,
-                    color={"train": "tab:blue", "val": "tab:orange"}[split], alpha=1 - 0.55 * color)
+          axis.plot(
+            *zip(*points),
+            style,
+            label=label,
+            markersize=4 if split == "val" else 2,
+            linewidth=1.3,
+            color={"train": "tab:blue", "val": "tab:orange"}[split],
+            alpha=1 - 0.55 * color,
+          )
     axis.set_title(title)
     axis.set_xlabel("step")
     axis.set_ylim(bottom=0)

@@ -18,14 +18,16 @@ import h5py
 import numpy as np
 import tensorflow_datasets as tfds
 
-from pix2pix_jax.data import examples
+from pix2pix_jax.data.readers import examples
 from pix2pix_jax.errors import UsageError
 
 FILE = "nyu_depth_v2_labeled.mat"
-WANTED = (f"{FILE} and, for the official split, splits.mat. Get them from https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html "
-          "(http://horatio.cs.nyu.edu/mit/silberman/nyu_depth_v2/nyu_depth_v2_labeled.mat, 2.8 GB, and "
-          "http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat). Without any download, "
-          "--config=configs/nyu.py:procedural trains on built-in rooms")
+WANTED = (
+  f"{FILE} and, for the official split, splits.mat. Get them from https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html "
+  "(http://horatio.cs.nyu.edu/mit/silberman/nyu_depth_v2/nyu_depth_v2_labeled.mat, 2.8 GB, and "
+  "http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat). Without any download, "
+  "--config=configs/nyu.py:procedural trains on built-in rooms"
+)
 
 
 @dataclasses.dataclass(eq=False)
@@ -42,8 +44,18 @@ class NyuDepth(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
-        builder=self, description=__doc__, disable_shuffling=True, features=tfds.features.FeaturesDict({
-            "input": examples.metres(), "target": examples.metres(), "mask": examples.validity(), "id": tfds.features.Text()}))
+      builder=self,
+      description=__doc__,
+      disable_shuffling=True,
+      features=tfds.features.FeaturesDict(
+        {
+          "input": examples.metres(),
+          "target": examples.metres(),
+          "mask": examples.validity(),
+          "id": tfds.features.Text(),
+        }
+      ),
+    )
 
   def _split_generators(self, dl_manager):
     del dl_manager
@@ -79,8 +91,10 @@ def find_splits(path: Path) -> dict[str, list[int]]:
   if official.is_file():
     train, test = (_indices(official, name, count) for name in ("trainNdxs", "testNdxs"))
     if set(train) & set(test):
-      raise UsageError(f"{official} has {len(set(train) & set(test))} frames that are both in trainNdxs and in testNdxs. "
-                       "Replace it, or remove it for a fixed split.")
+      raise UsageError(
+        f"{official} has {len(set(train) & set(test))} frames that are both in trainNdxs and in testNdxs. "
+        "Replace it, or remove it for a fixed split."
+      )
     splits = {"train": [frame for i, frame in enumerate(train) if i % 10 != 9], "val": train[9::10], "test": test}
   else:
     splits = examples.blocks(range(count), 0.8, 0.1)
@@ -90,14 +104,19 @@ def find_splits(path: Path) -> dict[str, list[int]]:
 def _indices(path: Path, name: str, count: int) -> list[int]:
   """A list of frames of splits.mat, counted from 0."""
   import scipy.io  # 0.3 seconds that only this needs
+
   try:
     indices = np.unique(scipy.io.loadmat(path, variable_names=[name])[name].astype(int)) - 1
   except Exception as error:  # a damaged file may raise whatever scipy's parser trips over
-    raise UsageError(f"{path} cannot be read as the official split, a MATLAB 5 file with trainNdxs and testNdxs "
-                     f"({type(error).__name__}: {error}). Replace it, or remove it for a fixed split.") from error
+    raise UsageError(
+      f"{path} cannot be read as the official split, a MATLAB 5 file with trainNdxs and testNdxs "
+      f"({type(error).__name__}: {error}). Replace it, or remove it for a fixed split."
+    ) from error
   if indices.size and not 0 <= indices[0] <= indices[-1] < count:
-    raise UsageError(f"{path} counts frames {indices[0] + 1} to {indices[-1] + 1} in {name}, but there are {count} in the .mat "
-                     "beside it. They belong to different sets: replace it, or remove it for a fixed split.")
+    raise UsageError(
+      f"{path} counts frames {indices[0] + 1} to {indices[-1] + 1} in {name}, but there are {count} in the .mat "
+      "beside it. They belong to different sets: replace it, or remove it for a fixed split."
+    )
   return indices.tolist()
 
 
@@ -114,9 +133,16 @@ def open_frames(path: Path):
     if missing:
       raise UsageError(f"{path} has no {' and no '.join(missing)}, only {examples.some(list(file), 20)}. {advice}")
     raw, dense = file["rawDepths"], file["depths"]
-    if raw.ndim != 3 or raw.shape != dense.shape or not len(raw) or any(array.dtype.kind != "f" for array in (raw, dense)):
-      raise UsageError(f"{path}: rawDepths and depths should both be metres, (frames, width, height); they are {raw.dtype} "
-                       f"{raw.shape} and {dense.dtype} {dense.shape}. {advice}")
+    if (
+      raw.ndim != 3
+      or raw.shape != dense.shape
+      or not len(raw)
+      or any(array.dtype.kind != "f" for array in (raw, dense))
+    ):
+      raise UsageError(
+        f"{path}: rawDepths and depths should both be metres, (frames, width, height); they are {raw.dtype} "
+        f"{raw.shape} and {dense.dtype} {dense.shape}. {advice}"
+      )
     yield raw, dense
 
 
@@ -125,6 +151,8 @@ def read_frame(array: h5py.Dataset, frame: int, path: Path) -> np.ndarray:
   try:
     depth = array[frame].T.astype(np.float32)
   except OSError as error:
-    raise UsageError(f"{path} cannot be read at frame {frame + 1} of {array.name} ({error}). It may be damaged or half "
-                     "downloaded: get it again.") from error
+    raise UsageError(
+      f"{path} cannot be read at frame {frame + 1} of {array.name} ({error}). It may be damaged or half "
+      "downloaded: get it again."
+    ) from error
   return np.ascontiguousarray(np.where(np.isfinite(depth) & (depth > 0), depth, 0))[..., None]

@@ -5,11 +5,16 @@ import dataclasses
 import numpy as np
 import tensorflow_datasets as tfds
 
-from pix2pix_jax.data import examples
+from pix2pix_jax.data.readers import examples
 from pix2pix_jax.data.synthesis import facades, scenes
 from pix2pix_jax.errors import UsageError
 
-TASKS = {"facades": facades.draw, "winter_summer": scenes.draw_seasons, "kitti_depth": scenes.draw_street, "nyu_depth": scenes.draw_room}
+TASKS = {
+  "facades": facades.draw,
+  "winter_summer": scenes.draw_seasons,
+  "kitti_depth": scenes.draw_street,
+  "nyu_depth": scenes.draw_room,
+}
 
 
 @dataclasses.dataclass(eq=False)
@@ -32,8 +37,13 @@ class Procedural(tfds.core.GeneratorBasedBuilder):
       raise UsageError(f"data.task is {self.builder_config.task!r}; the procedural tasks are {', '.join(TASKS)}.")
     example = _draw(self.builder_config.task, 0, 0, (32, 32))
     return tfds.core.DatasetInfo(
-        builder=self, description=__doc__, disable_shuffling=True,
-        features=tfds.features.FeaturesDict({**{name: _feature(array) for name, array in example.items()}, "id": tfds.features.Text()}))
+      builder=self,
+      description=__doc__,
+      disable_shuffling=True,
+      features=tfds.features.FeaturesDict(
+        {**{name: _feature(array) for name, array in example.items()}, "id": tfds.features.Text()}
+      ),
+    )
 
   def _split_generators(self, dl_manager):
     del dl_manager

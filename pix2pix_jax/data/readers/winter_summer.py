@@ -17,13 +17,16 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from pix2pix_jax.data import examples, images
+from pix2pix_jax.data import images
+from pix2pix_jax.data.readers import examples
 from pix2pix_jax.errors import UsageError
 
 WINTER, SUMMER, THRESHOLD = ("winter", "cold", "ice"), ("summer", "warm", "spring"), 0.8
-WANTED = ("annotations/annotations.tsv, annotations/attributes.txt and imageAlignedLD/CAMERA/FILE, the Transient Attributes set. "
-          "Get annotations.tar.gz and imageAlignedLD.tar.gz from http://transattr.cs.brown.edu and unpack both there. Without "
-          "any download, --config=configs/winter_summer.py:procedural trains on built-in scenes")
+WANTED = (
+  "annotations/annotations.tsv, annotations/attributes.txt and imageAlignedLD/CAMERA/FILE, the Transient Attributes set. "
+  "Get annotations.tar.gz and imageAlignedLD.tar.gz from http://transattr.cs.brown.edu and unpack both there. Without "
+  "any download, --config=configs/winter_summer.py:procedural trains on built-in scenes"
+)
 
 
 @dataclasses.dataclass(eq=False)
@@ -44,8 +47,13 @@ class WinterSummer(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
-        builder=self, description=__doc__, disable_shuffling=True, features=tfds.features.FeaturesDict({
-            "input": examples.picture(), "target": examples.picture(), "id": tfds.features.Text()}))
+      builder=self,
+      description=__doc__,
+      disable_shuffling=True,
+      features=tfds.features.FeaturesDict(
+        {"input": examples.picture(), "target": examples.picture(), "id": tfds.features.Text()}
+      ),
+    )
 
   def _split_generators(self, dl_manager):
     del dl_manager
@@ -72,9 +80,13 @@ class Pair(NamedTuple):
     return f"{self.camera}/{Path(self.winter).stem}_{Path(self.summer).stem}"
 
 
-def find_splits(source: Path, seed: int = 0, threshold: float = THRESHOLD, winter=WINTER, summer=SUMMER) -> dict[str, list[Pair]]:
+def find_splits(
+  source: Path, seed: int = 0, threshold: float = THRESHOLD, winter=WINTER, summer=SUMMER
+) -> dict[str, list[Pair]]:
   """The pairs of each split that is there; every photograph of theirs exists."""
-  annotations = next((folder for folder in (source / "annotations", source) if (folder / "annotations.tsv").is_file()), None)
+  annotations = next(
+    (folder for folder in (source / "annotations", source) if (folder / "annotations.tsv").is_file()), None
+  )
   if annotations is None:
     raise UsageError(f"data.source_dir {str(source)!r} holds no annotations.tsv. It should hold {WANTED}.")
   found = pairs(annotations, seed, threshold, winter, summer)
@@ -83,8 +95,10 @@ def find_splits(source: Path, seed: int = 0, threshold: float = THRESHOLD, winte
   missing = [name for name in names if not (folder / name).is_file()]
   if missing:
     what = "none" if len(missing) == len(names) else f"only {len(names) - len(missing)}"
-    raise UsageError(f"{folder} holds {what} of the {len(names)} photographs that form the pairs; {len(missing)} are missing: "
-                     f"{examples.some(missing)}. data.source_dir should hold {WANTED}.")
+    raise UsageError(
+      f"{folder} holds {what} of the {len(names)} photographs that form the pairs; {len(missing)} are missing: "
+      f"{examples.some(missing)}. data.source_dir should hold {WANTED}."
+    )
   return split_by_camera(found, seed)
 
 
@@ -111,19 +125,25 @@ def pairs(annotations: Path, seed: int = 0, threshold: float = THRESHOLD, winter
     except ValueError:
       scores = np.array([])
     if not name or len(scores) != len(attributes):
-      raise UsageError(f"{annotations / 'annotations.tsv'}, line {number}, should be CAMERA/FILE and {len(attributes)} times "
-                       f"SCORE,CONFIDENCE, separated by tabs; it begins {line[:60]!r}. Get the file again.")
+      raise UsageError(
+        f"{annotations / 'annotations.tsv'}, line {number}, should be CAMERA/FILE and {len(attributes)} times "
+        f"SCORE,CONFIDENCE, separated by tabs; it begins {line[:60]!r}. Get the file again."
+      )
     is_winter, is_summer = ((scores[of_season] > threshold).any() for of_season in columns)
     if is_winter != is_summer:
       cameras.setdefault(camera, ([], []))[int(is_summer)].append(name)
   generator = np.random.default_rng(seed)
   found = []
   for camera in sorted(cameras):
-    chosen = [[names[i] for i in generator.permutation(len(names))] for names in map(images.numeric_order, cameras[camera])]
+    chosen = [
+      [names[i] for i in generator.permutation(len(names))] for names in map(images.numeric_order, cameras[camera])
+    ]
     found += [Pair(camera, str(one), str(other)) for one, other in zip(*chosen)]  # as many as the shorter has
   if not found:
-    raise UsageError(f"{annotations} gives no pair of winter (any of {', '.join(winter)} above {threshold}) and summer (any of "
-                     f"{', '.join(summer)}). Lower data.attribute_threshold, or choose other attributes.")
+    raise UsageError(
+      f"{annotations} gives no pair of winter (any of {', '.join(winter)} above {threshold}) and summer (any of "
+      f"{', '.join(summer)}). Lower data.attribute_threshold, or choose other attributes."
+    )
   return sorted(found)
 
 
@@ -131,15 +151,20 @@ def split_by_camera(found: list[Pair], seed: int) -> dict[str, list[Pair]]:
   """All pairs of a camera in one split; the cameras are drawn at random."""
   cameras = sorted({pair.camera for pair in found})
   drawn = [cameras[i] for i in np.random.default_rng([seed, 1]).permutation(len(cameras))]
-  splits = {split: [pair for pair in found if pair.camera in set(members)] for split, members in examples.held_out(drawn).items()}
+  splits = {
+    split: [pair for pair in found if pair.camera in set(members)]
+    for split, members in examples.held_out(drawn).items()
+  }
   return {split: members for split, members in splits.items() if members}
 
 
 def _column(name: str, attributes: list[str], annotations: Path) -> int:
   if name not in attributes:
     near = difflib.get_close_matches(name, attributes, n=3)
-    raise UsageError(f"{annotations / 'attributes.txt'} has no attribute {name!r}; " + (
-        f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(attributes)}."))
+    raise UsageError(
+      f"{annotations / 'attributes.txt'} has no attribute {name!r}; "
+      + (f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(attributes)}.")
+    )
   return attributes.index(name)
 
 

@@ -23,15 +23,18 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import tifffile
 
-from pix2pix_jax.data import examples, images
+from pix2pix_jax.data import images
+from pix2pix_jax.data.readers import examples
 from pix2pix_jax.errors import UsageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 SPLITS = ("train", "val", "test")
 ORDERS = ("input_target", "target_input")
 TIFF = tifffile.PHOTOMETRIC
-WANTED = ("pairs as files side by side (input left, target right) in train/, val/ and test/, or as A/NAME (input) and B/NAME "
-          f"(target) in A/train, B/train and so on, or either without split folders; files are {', '.join(SUFFIXES)}")
+WANTED = (
+  "pairs as files side by side (input left, target right) in train/, val/ and test/, or as A/NAME (input) and B/NAME "
+  f"(target) in A/train, B/train and so on, or either without split folders; files are {', '.join(SUFFIXES)}"
+)
 
 
 class Form(NamedTuple):
@@ -46,7 +49,11 @@ class Form(NamedTuple):
 
   @property
   def feature(self) -> tfds.features.FeatureConnector:
-    return examples.metres(self.channels) if self.dtype == "float32" else examples.picture(self.channels, np.dtype(self.dtype))
+    return (
+      examples.metres(self.channels)
+      if self.dtype == "float32"
+      else examples.picture(self.channels, np.dtype(self.dtype))
+    )
 
 
 @dataclasses.dataclass(eq=False)
@@ -71,8 +78,12 @@ def make_config(name: str, source_dir: str, side_by_side: str = "input_target", 
   """
   splits, _ = find_splits(examples.source_folder(source_dir, "folder", WANTED), seed)
   pair = next(iter(splits.values()))[0]
-  forms = [Form(array.shape[-1], str(array.dtype), path) for array, path in zip(read_pair(pair, side_by_side), pair.files)]
-  return FolderConfig(name=name, source_dir=source_dir, side_by_side=side_by_side, seed=seed, input=forms[0], target=forms[1])
+  forms = [
+    Form(array.shape[-1], str(array.dtype), path) for array, path in zip(read_pair(pair, side_by_side), pair.files)
+  ]
+  return FolderConfig(
+    name=name, source_dir=source_dir, side_by_side=side_by_side, seed=seed, input=forms[0], target=forms[1]
+  )
 
 
 class Folder(tfds.core.GeneratorBasedBuilder):
@@ -86,7 +97,8 @@ class Folder(tfds.core.GeneratorBasedBuilder):
     if config.target.dtype == "float32":
       features["mask"] = examples.validity()
     return tfds.core.DatasetInfo(
-        builder=self, description=__doc__, disable_shuffling=True, features=tfds.features.FeaturesDict(features))
+      builder=self, description=__doc__, disable_shuffling=True, features=tfds.features.FeaturesDict(features)
+    )
 
   def _split_generators(self, dl_manager):
     del dl_manager
@@ -104,8 +116,10 @@ class Folder(tfds.core.GeneratorBasedBuilder):
       for side, array, path, form in zip(("input", "target"), arrays, pair.files, (config.input, config.target)):
         of_file = Form(array.shape[-1], str(array.dtype), path)
         if of_file[:2] != form[:2]:
-          raise UsageError(f"{path} is {of_file}, but {form.first} is {form}. All {side}s must agree: convert or remove "
-                           "one of the two.")
+          raise UsageError(
+            f"{path} is {of_file}, but {form.first} is {form}. All {side}s must agree: convert or remove "
+            "one of the two."
+          )
         example[side] = array if form.dtype == "float32" else examples.png(array)
       if config.target.dtype == "float32":
         example["mask"] = (arrays[1] > 0).all(-1, keepdims=True)
@@ -142,14 +156,19 @@ def find_splits(source: Path, seed: int = 0) -> tuple[dict[str, list[Pair]], lis
     splits = {}
     for split in SPLITS:
       folder = source / split
-      splits[split] = (_match(folder / "A", folder / "B", report) if (folder / "A").is_dir() and (folder / "B").is_dir() else
-                       [Pair(path, None) for path in _files(folder).values()])
+      splits[split] = (
+        _match(folder / "A", folder / "B", report)
+        if (folder / "A").is_dir() and (folder / "B").is_dir()
+        else [Pair(path, None) for path in _files(folder).values()]
+      )
     rest = lambda: [Pair(path, None) for path in _files(source).values()]
   if not any(splits.values()):
     splits = _cut(rest(), seed)
   splits = {split: members for split, members in splits.items() if members}
   if not splits:
-    raise UsageError(" ".join([f"data.source_dir {str(source)!r} holds no pairs.", *report, f"It should hold {WANTED}."]))
+    raise UsageError(
+      " ".join([f"data.source_dir {str(source)!r} holds no pairs.", *report, f"It should hold {WANTED}."])
+    )
   return splits, report
 
 
@@ -159,8 +178,10 @@ def _files(folder: Path) -> dict[str, Path]:
   for path in images.numeric_order(folder.glob("*")):
     if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
       if path.stem in found:
-        raise UsageError(f"{folder} holds both {found[path.stem].name} and {path.name}; names must differ before their ending. "
-                         "Remove or rename one.")
+        raise UsageError(
+          f"{folder} holds both {found[path.stem].name} and {path.name}; names must differ before their ending. "
+          "Remove or rename one."
+        )
       found[path.stem] = path
   return found
 
@@ -170,8 +191,10 @@ def _match(inputs: Path, targets: Path, report: list[str]) -> list[Pair]:
   for here, there, mine, theirs in ((one, other, inputs, targets), (other, one, targets, inputs)):
     lonely = [path.name for stem, path in here.items() if stem not in there]
     if lonely:
-      report.append(f"{len(lonely)} of {len(here)} files in {mine} have no partner of the same name in {theirs}: "
-                    f"{examples.some(lonely, 10)}.")
+      report.append(
+        f"{len(lonely)} of {len(here)} files in {mine} have no partner of the same name in {theirs}: "
+        f"{examples.some(lonely, 10)}."
+      )
   return [Pair(path, other[stem]) for stem, path in one.items() if stem in other]
 
 
@@ -179,7 +202,10 @@ def _cut(members: list[Pair], seed: int) -> dict[str, list[Pair]]:
   """A random tenth, at least one of two, is val."""
   count = max(1, round(len(members) / 10)) if len(members) > 1 else 0
   drawn = set(np.random.default_rng(seed).permutation(len(members))[:count].tolist())
-  return {"train": [pair for i, pair in enumerate(members) if i not in drawn], "val": [members[i] for i in sorted(drawn)]}
+  return {
+    "train": [pair for i, pair in enumerate(members) if i not in drawn],
+    "val": [members[i] for i in sorted(drawn)],
+  }
 
 
 def read_pair(pair: Pair, side_by_side: str = "input_target") -> tuple[np.ndarray, np.ndarray]:
@@ -190,12 +216,18 @@ def read_pair(pair: Pair, side_by_side: str = "input_target") -> tuple[np.ndarra
   if pair.target is not None:
     second = read_file(pair.target)
     (height, width), (other_height, other_width) = first.shape[:2], second.shape[:2]
-    if abs(height * other_width - other_height * width) > max(height, other_height, width, other_width):  # beyond rounding
-      raise UsageError(f"{pair.input} is {width}×{height} but {pair.target} is {other_width}×{other_height} (width × height): "
-                       "pairs must show the same view, in the same proportions. Crop one of them.")
+    if abs(height * other_width - other_height * width) > max(
+      height, other_height, width, other_width
+    ):  # beyond rounding
+      raise UsageError(
+        f"{pair.input} is {width}×{height} but {pair.target} is {other_width}×{other_height} (width × height): "
+        "pairs must show the same view, in the same proportions. Crop one of them."
+      )
     return first, second
   if first.shape[1] % 2:
-    raise UsageError(f"{pair.input} is {first.shape[1]} pixels wide; an input and a target side by side have an even width.")
+    raise UsageError(
+      f"{pair.input} is {first.shape[1]} pixels wide; an input and a target side by side have an even width."
+    )
   left, right = np.split(first, 2, axis=1)
   return (left, right) if side_by_side == "input_target" else (right, left)
 
@@ -206,12 +238,16 @@ def read_file(path: Path) -> np.ndarray:
   array = readers.get(path.suffix.lower(), _read_png_or_jpeg)(path)
   array = array[..., None] if array.ndim == 2 else array
   if array.ndim != 3 or not 1 <= array.shape[-1] <= 4 or not array.size:
-    raise UsageError(f"{path} has the shape {array.shape}; it should be (height, width) or (height, width, 1 to 4 channels).")
+    raise UsageError(
+      f"{path} has the shape {array.shape}; it should be (height, width) or (height, width, 1 to 4 channels)."
+    )
   if array.dtype.kind == "f":
     array = array.astype(np.float32)
     array = np.where(np.isfinite(array) & (array > 0), array, np.float32(0))
   elif array.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
-    raise UsageError(f"{path} holds {array.dtype}; convert it to uint8 or uint16 (pictures) or float32 (metres of depth).")
+    raise UsageError(
+      f"{path} holds {array.dtype}; convert it to uint8 or uint16 (pictures) or float32 (metres of depth)."
+    )
   return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
 
 
@@ -219,7 +255,9 @@ def _read_npy(path: Path) -> np.ndarray:
   try:
     return np.load(path, allow_pickle=False)
   except (OSError, ValueError, EOFError) as error:
-    raise UsageError(f"{path} cannot be read as a numpy array ({error}). It may be damaged: replace it, or remove it.") from error
+    raise UsageError(
+      f"{path} cannot be read as a numpy array ({error}). It may be damaged: replace it, or remove it."
+    ) from error
 
 
 def _read_png_or_jpeg(path: Path) -> np.ndarray:
@@ -259,8 +297,10 @@ def _read_tiff(path: Path) -> np.ndarray:
         if "imagecodecs" not in str(error):
           raise
         if page.bitspersample > 8 and page.samplesperpixel > 1:
-          raise UsageError(f"{path} is compressed in a way that needs the package imagecodecs: install that, or save the file "
-                           "uncompressed.") from error
+          raise UsageError(
+            f"{path} is compressed in a way that needs the package imagecodecs: install that, or save the file "
+            "uncompressed."
+          ) from error
         return images.read_image(path, _plain)
       if page.axes.startswith("S"):  # one plane for each channel
         array = np.moveaxis(array, 0, -1)
@@ -270,5 +310,6 @@ def _read_tiff(path: Path) -> np.ndarray:
   except UsageError:
     raise
   except Exception as error:  # a damaged file may raise whatever the parser trips over
-    raise UsageError(f"{path} cannot be read as a TIFF ({type(error).__name__}: {error}). It may be damaged: replace it, or "
-                     "remove it.") from error
+    raise UsageError(
+      f"{path} cannot be read as a TIFF ({type(error).__name__}: {error}). It may be damaged: replace it, or remove it."
+    ) from error

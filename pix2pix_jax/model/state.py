@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pix2pix_jax.models import Generator, PatchGAN
+from pix2pix_jax.model.networks import Generator, PatchGAN
 
 
 @struct.dataclass
@@ -43,7 +43,8 @@ def make_optimizer(optimizer, num_steps: int) -> optax.GradientTransformation:
   rate = optimizer.learning_rate
   if decay_steps:
     rate = optax.join_schedules(
-        [optax.constant_schedule(rate), optax.linear_schedule(rate, 0.0, decay_steps)], [num_steps - decay_steps])
+      [optax.constant_schedule(rate), optax.linear_schedule(rate, 0.0, decay_steps)], [num_steps - decay_steps]
+    )
   return optax.adam(rate, b1=optimizer.beta1, b2=optimizer.beta2)
 
 
@@ -52,11 +53,15 @@ def initial(config, generator: Generator, discriminator: PatchGAN) -> TrainState
   generator_key, discriminator_key = jax.random.split(jax.random.key(config.seed))
   side = 2 ** max(config.model.levels, 7)  # any size that both networks accept: no parameter depends on it
   x = jnp.zeros((1, side, side, config.model.input_channels))
-  y = jnp.zeros((1, side, side, config.model.output_channels - config.data.validity_channel))  # the discriminator sees no validity
+  y = jnp.zeros(
+    (1, side, side, config.model.output_channels - config.data.validity_channel)
+  )  # the discriminator sees no validity
   optimizer = make_optimizer(config.optimizer, config.train.num_steps)
   networks = []
-  for variables in (generator.init(generator_key, x, dropout=False, norm_stats="batch"),
-                    discriminator.init(discriminator_key, x, y, norm_stats="batch")):
+  for variables in (
+    generator.init(generator_key, x, dropout=False, norm_stats="batch"),
+    discriminator.init(discriminator_key, x, y, norm_stats="batch"),
+  ):
     params = variables["params"]
     networks.append(NetworkState(params, variables.get("batch_stats", {}), optimizer.init(params)))
   return TrainState(jnp.zeros((), jnp.int32), *networks)

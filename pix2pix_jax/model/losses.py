@@ -36,8 +36,10 @@ def adversarial(logits: jax.Array, is_real: bool, kind: str) -> jax.Array:
 def accuracy(real_logits: jax.Array, fake_logits: jax.Array, kind: str) -> dict[str, jax.Array]:
   """(N,) shares of patches judged rightly, of real and of fake candidates: logits beyond the middle of the two goals."""
   middle = {"vanilla": 0.0, "lsgan": 0.5}[kind]
-  return {"discriminator_accuracy_real": (real_logits > middle).mean((1, 2, 3)),
-          "discriminator_accuracy_fake": (fake_logits <= middle).mean((1, 2, 3))}
+  return {
+    "discriminator_accuracy_real": (real_logits > middle).mean((1, 2, 3)),
+    "discriminator_accuracy_fake": (fake_logits <= middle).mean((1, 2, 3)),
+  }
 
 
 def discriminator(real_logits: jax.Array, fake_logits: jax.Array, kind: str, halve: bool) -> jax.Array:

@@ -14,12 +14,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from pix2pix_jax.data import facades
-from pix2pix_jax.data import folder
-from pix2pix_jax.data import kitti_depth
-from pix2pix_jax.data import nyu_depth
-from pix2pix_jax.data import procedural
-from pix2pix_jax.data import winter_summer
+from pix2pix_jax.data.readers import facades, folder, kitti_depth, nyu_depth, procedural, winter_summer
 from pix2pix_jax.errors import UsageError
 
 
@@ -53,7 +48,9 @@ def _folder(data, fingerprint):
 
 
 def _kitti_depth(data, fingerprint):
-  return kitti_depth.KittiDepth, kitti_depth.KittiDepthConfig(name=fingerprint, source_dir=_source(data), layout=data.layout)
+  return kitti_depth.KittiDepth, kitti_depth.KittiDepthConfig(
+    name=fingerprint, source_dir=_source(data), layout=data.layout
+  )
 
 
 def _nyu_depth(data, fingerprint):
@@ -62,30 +59,45 @@ def _nyu_depth(data, fingerprint):
 
 def _winter_summer(data, fingerprint):
   return winter_summer.WinterSummer, winter_summer.WinterSummerConfig(
-      name=fingerprint, source_dir=_source(data), seed=data.pair_seed, threshold=data.attribute_threshold,
-      winter=data.winter_attributes, summer=data.summer_attributes)
+    name=fingerprint,
+    source_dir=_source(data),
+    seed=data.pair_seed,
+    threshold=data.attribute_threshold,
+    winter=data.winter_attributes,
+    summer=data.summer_attributes,
+  )
 
 
 def _procedural(data, fingerprint):
   return procedural.Procedural, procedural.ProceduralConfig(
-      name=fingerprint, task=data.task, size=load_shape(data), counts=(data.num_train, data.num_val, data.num_test), seed=data.procedural_seed)
+    name=fingerprint,
+    task=data.task,
+    size=load_shape(data),
+    counts=(data.num_train, data.num_val, data.num_test),
+    seed=data.procedural_seed,
+  )
 
 
 READERS = {
-    # name: (how to build it, the settings that its prepared files depend on)
-    "facades": (_facades, ("source_dir",)),
-    "folder": (_folder, ("source_dir", "side_by_side", "pair_seed")),
-    "kitti_depth": (_kitti_depth, ("source_dir", "layout")),
-    "nyu_depth": (_nyu_depth, ("source_dir",)),
-    "procedural": (_procedural, ("task", "load_size", "load_width", "num_train", "num_val", "num_test", "procedural_seed")),
-    "winter_summer": (_winter_summer, (
-        "source_dir", "pair_seed", "attribute_threshold", "winter_attributes", "summer_attributes")),
+  # name: (how to build it, the settings that its prepared files depend on)
+  "facades": (_facades, ("source_dir",)),
+  "folder": (_folder, ("source_dir", "side_by_side", "pair_seed")),
+  "kitti_depth": (_kitti_depth, ("source_dir", "layout")),
+  "nyu_depth": (_nyu_depth, ("source_dir",)),
+  "procedural": (
+    _procedural,
+    ("task", "load_size", "load_width", "num_train", "num_val", "num_test", "procedural_seed"),
+  ),
+  "winter_summer": (
+    _winter_summer,
+    ("source_dir", "pair_seed", "attribute_threshold", "winter_attributes", "summer_attributes"),
+  ),
 }
 
 RAW_FILES = {  # what a reader reads, where that is not everything below source_dir
-    "folder": lambda source, data: folder.raw_folders(source),
-    "kitti_depth": lambda source, data: kitti_depth.raw_folders(source, data.layout),
-    "nyu_depth": lambda source, data: nyu_depth.raw_files(source),
+  "folder": lambda source, data: folder.raw_folders(source),
+  "kitti_depth": lambda source, data: kitti_depth.raw_folders(source, data.layout),
+  "nyu_depth": lambda source, data: nyu_depth.raw_files(source),
 }
 
 
@@ -112,7 +124,10 @@ def prepare(data: Any) -> tfds.core.DatasetBuilder:
     if not sys.stderr.isatty():
       tfds.disable_progress_bar()
     print(f"Preparing {data.name} in {builder.data_dir}; this happens once.", flush=True)
-    for remark in ("_log_download_bytes", "_log_download_done"):  # they speak of a download of unknown size, where there is none
+    for remark in (
+      "_log_download_bytes",
+      "_log_download_done",
+    ):  # they speak of a download of unknown size, where there is none
       setattr(builder, remark, lambda: None)
     builder.download_and_prepare()
   return builder
@@ -121,13 +136,18 @@ def prepare(data: Any) -> tfds.core.DatasetBuilder:
 def prepared_dir(data) -> Path:
   """`data.prepared_dir`, else $TFDS_DATA_DIR, else the user's cache directory."""
   cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return Path(data.prepared_dir or os.environ.get("TFDS_DATA_DIR") or f"{cache}/pix2pix_jax/datasets").expanduser().resolve()
+  return (
+    Path(data.prepared_dir or os.environ.get("TFDS_DATA_DIR") or f"{cache}/pix2pix_jax/datasets").expanduser().resolve()
+  )
 
 
 def _listing(raw: Path) -> list[tuple[str, int, int]]:
   """(name, size, modification time in ns) of a file, or of every file below a folder."""
   try:
-    return sorted((str(path.relative_to(raw)), path.stat().st_size, path.stat().st_mtime_ns)
-                  for path in ([raw] if raw.is_file() else raw.rglob("*")) if path.is_file())
+    return sorted(
+      (str(path.relative_to(raw)), path.stat().st_size, path.stat().st_mtime_ns)
+      for path in ([raw] if raw.is_file() else raw.rglob("*"))
+      if path.is_file()
+    )
   except OSError as error:
     raise UsageError(f"data.source_dir {str(raw)!r} cannot be read ({error}).") from error

@@ -57,7 +57,7 @@ def held_out(groups: Sequence[T], share: float = 0.1) -> dict[str, list[T]]:
   """The last `share` is `test`, as many before it `val`, the rest `train`; at least one each, but of two at most all `train`."""
   count = max(1, round(share * len(groups))) if len(groups) >= 3 else 0
   end = len(groups) - count
-  return {"train": list(groups[:end - count]), "val": list(groups[end - count:end]), "test": list(groups[end:])}
+  return {"train": list(groups[: end - count]), "val": list(groups[end - count : end]), "test": list(groups[end:])}
 
 
 def source_folder(source_dir: str, name: str, wanted: str) -> Path:

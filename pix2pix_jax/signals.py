@@ -1,0 +1,195 @@
+"""Signals: what the numbers on one side of a pair mean.
+
+A signal is a frozen object that knows its kind, its raw number type, its range and which pixels hold no value. It converts raw
+arrays to the networks' [-1, 1] and back, chooses how they are resized, and draws them for display. No other module looks at a
+dtype to learn a meaning.
+
+`encode`, `decode` and `valid` are pure and use only methods that NumPy and JAX arrays share, so that the input pipeline, the
+compiled programs and exported files all run the same code. Arrays are (..., H, W, C).
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pix2pix_jax import depth
+from pix2pix_jax.errors import UsageError
+
+KINDS = ("image", "depth")
+ALIASES = {"picture": "image"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+  """Intensities over the full range of their number type: photographs, label maps shown as colours, grey images.
+
+  Attributes:
+    channels: number of channels, at least 1.
+    dtype: raw number type of the data set, `"uint8"` or `"uint16"`; it decides what `decode` returns.
+  """
+
+  channels: int = 3
+  dtype: str = "uint8"
+
+  kind: ClassVar[str] = "image"
+  has_holes: ClassVar[bool] = False
+  resampling: ClassVar[str] = "bicubic"
+
+  def accept(self, array: np.ndarray, name: str) -> np.ndarray:
+    """Checks raw values and returns uint8, uint16, or float32 in [0, 1]; a bool array becomes 0 and 255.
+
+    Raises:
+      UsageError: another number type, or floats outside [0, 1]. The message starts with `name`.
+    """
+    if array.dtype == np.bool_:
+      return array.astype(np.uint8) * 255
+    if array.dtype in (np.uint8, np.uint16):
+      return array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype.kind != "f":
+      raise UsageError(f"{name} is {array.dtype}; images are uint8, uint16, bool, or float in [0, 1].")
+    if not (array.size and array.min() >= 0 and array.max() <= 1):  # also refuses NaN
+      raise UsageError(
+        f"{name} is float from {array.min():g} to {array.max():g}; float images lie in [0, 1]. "
+        "Rescale it, give uint8 or uint16, or set its kind to 'depth' if these are metres."
+      )
+    return array.astype(np.float32)
+
+  def store(self, array: np.ndarray) -> np.ndarray:
+    """Accepted values as data sets keep them: float in [0, 1] becomes uint16 (65,536 levels)."""
+    return (array * np.float32(65535)).round().astype(np.uint16) if array.dtype.kind == "f" else array
+
+  def encode(self, raw):
+    """Integers over their full range, or float in [0, 1] → float32 in [-1, 1]."""
+    largest = 1 if raw.dtype.kind == "f" else np.iinfo(raw.dtype).max
+    return raw.astype(np.float32) * np.float32(2 / largest) - 1
+
+  def decode(self, encoded):
+    """[-1, 1] → integers of `dtype`, rounded."""
+    half = np.float32(np.iinfo(self.dtype).max / 2)
+    return ((encoded.clip(-1, 1) + 1) * half).round().astype(self.dtype)
+
+  def decode_float(self, encoded):
+    """[-1, 1] → float32 in [0, 1], for callers whose own arrays are float."""
+    return (encoded.clip(-1, 1) + 1) / 2
+
+  def valid(self, raw) -> None:
+    """Every pixel of an image holds a value."""
+    return None
+
+  def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """[-1, 1] (H, W, C) → uint8 (H, W, 3). RGB as it is, one channel as grey; of any other number, the first channel."""
+    del valid
+    shown = encoded if self.channels == 3 else np.repeat(encoded[..., :1], 3, axis=-1)
+    return np.round(np.clip((np.asarray(shown, np.float32) + 1) * 127.5, 0, 255)).astype(np.uint8)
+
+  def describe(self) -> str:
+    """For example "8-bit image, 3 channels"."""
+    return f"{8 * np.dtype(self.dtype).itemsize}-bit image, {_channels(self.channels)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Depth:
+  """Distances in metres along the optical axis; zero, negative, NaN and infinite values mark pixels without a measurement.
+
+  Attributes:
+    channels: number of channels, 1 for a depth map.
+    range: nearest and farthest metres, encoded as -1 and 1. A target beyond it counts as not measured, an input is clipped.
+    scale: divisor that turns integers into metres (256 for KITTI, 1000 for millimetres); 0 if only floats are accepted.
+  """
+
+  channels: int = 1
+  range: tuple[float, float] = (0.0, 80.0)
+  scale: float = 0.0
+
+  kind: ClassVar[str] = "depth"
+  dtype: ClassVar[str] = "float32"
+  has_holes: ClassVar[bool] = True
+  resampling: ClassVar[str] = "nearest"
+
+  def accept(self, array: np.ndarray, name: str) -> np.ndarray:
+    """Checks raw values and returns float32 metres in which every pixel without a measurement is 0.
+
+    Raises:
+      UsageError: integers although no `scale` is set. The message starts with `name`.
+    """
+    if array.dtype.kind in "iu" and self.scale > 0:
+      metres = array.astype(np.float32) / np.float32(self.scale)
+    elif array.dtype.kind == "f":
+      metres = array.astype(np.float32)
+    else:
+      raise UsageError(
+        f"{name} holds {array.dtype}, but depth is float metres. For integer files set the scale that turns them into metres "
+        "(data.input_scale, data.target_scale: 256 for KITTI's PNGs, 1000 for millimetres); divide arrays by it yourself."
+      )
+    return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(0))
+
+  def store(self, array: np.ndarray) -> np.ndarray:
+    """Accepted values as data sets keep them: unchanged."""
+    return array
+
+  def encode(self, raw):
+    """Metres → float32 in [-1, 1], clipped to the range; a pixel without a measurement becomes -1."""
+    return depth.encode(raw, self.range)
+
+  def decode(self, encoded):
+    """[-1, 1] → float32 metres."""
+    return depth.decode(encoded, self.range)
+
+  decode_float = decode
+
+  def valid(self, raw):
+    """bool (..., H, W, 1): pixels that were measured, within the range, in every channel."""
+    nearest, farthest = self.range
+    return ((raw > 0) & (raw >= nearest) & (raw <= farthest)).all(-1, keepdims=True)
+
+  def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """[-1, 1] (H, W, C) → uint8 (H, W, 3): the colours of the first channel's metres; pixels that are not `valid` in black."""
+    colors = depth.colors(np.asarray(encoded[..., 0], np.float32))
+    return colors if valid is None else np.where(np.asarray(valid) > 0, colors, np.uint8(depth.HOLE_COLOR))
+
+  def describe(self) -> str:
+    """For example "depth, 0 to 80 m, 1 channel"."""
+    return f"depth, {self.range[0]:g} to {self.range[1]:g} m, {_channels(self.channels)}"
+
+
+Signal = Image | Depth
+
+
+def _channels(count: int) -> str:
+  return f"{count} channel{'s' * (count != 1)}"
+
+
+def check_kind(kind: str, field: str) -> str:
+  """The canonical name of a kind (`picture` is an older word for `image`).
+
+  Raises:
+    UsageError: an unknown kind; the message starts with `field`.
+  """
+  kind = ALIASES.get(kind, kind)
+  if kind not in KINDS:
+    raise UsageError(f"{field} is {kind!r}; the kinds are {' and '.join(KINDS)}.")
+  return kind
+
+
+def choose_kind(kind: str, dtype: np.dtype, field: str, name: str) -> str:
+  """The kind of raw data: `kind`, or for `auto` image where the numbers are unsigned integers or bool.
+
+  Raises:
+    UsageError: `auto` for other numbers, which could be anything, or an unknown kind.
+  """
+  if kind != "auto":
+    return check_kind(kind, field)
+  if dtype.kind in "ub":
+    return "image"
+  raise UsageError(
+    f"{name} holds {dtype} numbers, which could mean several things. Set {field}: 'image' for intensities in [0, 1], "
+    "'depth' for metres with 0 where nothing was measured."
+  )
+
+
+def make(kind: str, *, channels: int, dtype: Any = "uint8", depth_range: tuple[float, float] = (0.0, 80.0), scale: float = 0.0) -> Signal:
+  """A signal of `kind` for raw data of `dtype`; images keep 8 bits if the data has them, else 16."""
+  if kind == "depth":
+    return Depth(channels, tuple(depth_range), scale)
+  return Image(channels, "uint8" if np.dtype(dtype) in (np.uint8, np.bool_) else "uint16")
