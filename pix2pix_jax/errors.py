@@ -1,6 +1,6 @@
 """The one exception type that a user is meant to read, and how commands show it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import sys
 
 from absl import logging
@@ -25,3 +25,10 @@ def run_command(main: Callable[[], None]) -> None:
   except KeyboardInterrupt:
     print("interrupted", file=sys.stderr)
     sys.exit(130)
+
+
+def few(names: Iterable[object], limit: int = 3) -> str:
+  """The first few names joined by commas, and how many more there are."""
+  listed = [str(name) for name in names]
+  rest = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+  return ", ".join(listed[:limit]) + rest
