@@ -188,8 +188,19 @@ def choose_kind(kind: str, dtype: np.dtype, field: str, name: str) -> str:
   )
 
 
-def make(kind: str, *, channels: int, dtype: Any = "uint8", depth_range: tuple[float, float] = (0.0, 80.0), scale: float = 0.0) -> Signal:
+def make(
+  kind: str, *, channels: int, dtype: Any = "uint8", depth_range: tuple[float, float] = (0.0, 80.0), scale: float = 0.0
+) -> Signal:
   """A signal of `kind` for raw data of `dtype`; images keep 8 bits if the data has them, else 16."""
   if kind == "depth":
     return Depth(channels, tuple(depth_range), scale)
   return Image(channels, "uint8" if np.dtype(dtype) in (np.uint8, np.bool_) else "uint16")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+  """What a data set holds: the signals of both sides, and the number of pairs in each split."""
+
+  input: Signal
+  target: Signal
+  counts: dict[str, int]

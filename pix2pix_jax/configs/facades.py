@@ -10,14 +10,14 @@ Variants (`--config=configs/facades.py:NAME`, several joined by commas):
   procedural  the same experiment on built-in façades; no download.
 """
 
-from pix2pix_jax.configs import default
+from pix2pix_jax import config as config_lib
 
 
 def get_config(variant: str = ""):
-  config = default.get_config()
+  config = config_lib.default()
   config.data.name = "facades"
   config.train.batch_size = 10
   config.train.num_epochs = 200
-  return default.apply_variants(
-    config, variant, report=default.report_architecture(patch=286), procedural=default.procedural_data("facades")
+  return config_lib.apply_variants(
+    config, variant, report=config_lib.report_architecture(patch=286), procedural=config_lib.procedural_data("facades")
   )

@@ -11,12 +11,12 @@ Variants (`--config=configs/folder.py:NAME`):
   report      the student report's architecture and settings: wide decoder, PatchGAN 70, unhalved discriminator loss.
 """
 
-from pix2pix_jax.configs import default
+from pix2pix_jax import config as config_lib
 
 
 def get_config(variant: str = ""):
-  config = default.get_config()
+  config = config_lib.default()
   config.data.name = "folder"
   config.train.batch_size = 10
   config.train.num_epochs = 200
-  return default.apply_variants(config, variant, report=default.report_architecture(patch=70))
+  return config_lib.apply_variants(config, variant, report=config_lib.report_architecture(patch=70))

@@ -14,11 +14,11 @@ Variants (`--config=configs/kitti.py:NAME`, several joined by commas):
   procedural  the same experiment on built-in scenes; no download.
 """
 
-from pix2pix_jax.configs import default
+from pix2pix_jax import config as config_lib
 
 
 def get_config(variant: str = ""):
-  config = default.get_config()
+  config = config_lib.default()
   config.data.name = "kitti_depth"
   config.data.load_size, config.data.load_width = 352, 1216
   config.data.crop_size, config.data.crop_width = 352, 352
@@ -27,6 +27,9 @@ def get_config(variant: str = ""):
   config.data.mirror = True
   config.train.batch_size = 10
   config.train.num_epochs = 100
-  return default.apply_variants(
-    config, variant, report=default.report_architecture(patch=70), procedural=default.procedural_data("kitti_depth")
+  return config_lib.apply_variants(
+    config,
+    variant,
+    report=config_lib.report_architecture(patch=70),
+    procedural=config_lib.procedural_data("kitti_depth"),
   )

@@ -14,11 +14,11 @@ Variants (`--config=configs/nyu.py:NAME`, several joined by commas):
   procedural  the same experiment on built-in rooms; no download.
 """
 
-from pix2pix_jax.configs import default
+from pix2pix_jax import config as config_lib
 
 
 def get_config(variant: str = ""):
-  config = default.get_config()
+  config = config_lib.default()
   config.data.name = "nyu_depth"
   config.data.load_size, config.data.load_width = 480, 640
   config.data.crop_size, config.data.crop_width = 448, 608
@@ -27,6 +27,6 @@ def get_config(variant: str = ""):
   config.model.residual = True  # of metres that were measured only little is to be changed
   config.train.batch_size = 10
   config.train.num_epochs = 90
-  return default.apply_variants(
-    config, variant, report=default.report_architecture(patch=70), procedural=default.procedural_data("nyu_depth")
+  return config_lib.apply_variants(
+    config, variant, report=config_lib.report_architecture(patch=70), procedural=config_lib.procedural_data("nyu_depth")
   )

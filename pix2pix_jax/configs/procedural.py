@@ -3,11 +3,11 @@
 python main.py --config=configs/procedural.py --workdir=runs/demo
 """
 
-from pix2pix_jax.configs import default
+from pix2pix_jax import config as config_lib
 
 
 def get_config(variant: str = ""):
-  config = default.get_config()
+  config = config_lib.default()
   config.data.name = "procedural"
   config.data.task = "facades"
   config.data.load_size = 72
@@ -17,4 +17,4 @@ def get_config(variant: str = ""):
   config.model.patch = 16
   config.train.batch_size = 1
   config.train.num_epochs = 8
-  return default.apply_variants(config, variant)
+  return config_lib.apply_variants(config, variant)

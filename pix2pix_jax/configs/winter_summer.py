@@ -10,16 +10,19 @@ Variants (`--config=configs/winter_summer.py:NAME`, several joined by commas):
   procedural  the same experiment on built-in scenes; no download.
 """
 
-from pix2pix_jax.configs import default
+from pix2pix_jax import config as config_lib
 
 
 def get_config(variant: str = ""):
-  config = default.get_config()
+  config = config_lib.default()
   config.data.name = "winter_summer"
   config.data.load_size = 286
   config.data.crop_size = 256
   config.train.batch_size = 10
   config.train.num_epochs = 200
-  return default.apply_variants(
-    config, variant, report=default.report_architecture(patch=70), procedural=default.procedural_data("winter_summer")
+  return config_lib.apply_variants(
+    config,
+    variant,
+    report=config_lib.report_architecture(patch=70),
+    procedural=config_lib.procedural_data("winter_summer"),
   )

@@ -1,0 +1,661 @@
+"""Configurations: every field with its meaning and limits, variants, shapes, and how a workdir stores one.
+
+`FIELDS` is the single source: it gives the defaults, what the documentation and the report print, and the checks that run before
+anything is built. The files in configs/ change what differs. Imports no TensorFlow.
+"""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import difflib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from pix2pix_jax import signals
+from pix2pix_jax.errors import UsageError
+from pix2pix_jax.signals import DataSpec, Signal
+
+MAX_LEVELS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Limit:
+  """A condition on a field's value, and the words that follow "it has to be"."""
+
+  holds: Callable[[Any], bool]
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """A configuration field: its default, which also fixes its type, its meaning, and its limit if it has one."""
+
+  default: Any
+  meaning: str
+  limit: Limit | None = None
+
+
+def _between(low: float, high: float) -> Limit:
+  return Limit(lambda value: low <= value <= high, f"between {low:,} and {high:,}")
+
+
+def _at_least(low: float) -> Limit:
+  return Limit(lambda value: value >= low, f"at least {low}")
+
+
+def _one_of(*choices: Any) -> Limit:
+  return Limit(lambda value: value in choices, f"one of {', '.join(map(repr, choices))}")
+
+
+_SEED = _between(0, 2**31 - 1)
+_SIZE = _between(1, 65_536)
+_SIZE_OR_ZERO = _between(0, 65_536)
+_COUNT = _between(0, 10**9)
+_POSITIVE = Limit(lambda value: 0 < value < np.inf, "above 0")
+_NOT_NEGATIVE = Limit(lambda value: 0 <= value < np.inf, "at least 0")
+_DECAY_RATE = Limit(lambda value: 0 <= value < 1, "at least 0 and below 1")
+_SHARE = _between(0, 1)
+_RANGE = Limit(
+  lambda value: len(value) == 2 and 0 <= value[0] < value[1] < np.inf, "two numbers, 0 ≤ nearest < farthest"
+)
+_KIND = _one_of("auto", *signals.KINDS, *signals.ALIASES)
+_DTYPE = _one_of("", "uint8", "uint16", "float32")
+
+FIELDS: dict[str, dict[str, Field]] = {
+  "": {
+    "seed": Field(
+      0, "Seed of the initial weights, data order, jitter and dropout noise; equal seeds give equal bits.", _SEED
+    ),
+  },
+  "data": {
+    "name": Field(
+      "procedural",
+      "Reader: facades, winter_summer, kitti_depth, nyu_depth, folder or procedural.",
+      _one_of("facades", "winter_summer", "kitti_depth", "nyu_depth", "folder", "procedural", "arrays"),
+    ),
+    "source_dir": Field(
+      "", "Folder of the raw files. Empty: download them if the reader can. The procedural reader needs none."
+    ),
+    "prepared_dir": Field("", "Folder of the prepared data. Empty: $TFDS_DATA_DIR, or the user's cache directory."),
+    "input_kind": Field(
+      "auto",
+      "What the input's numbers mean: image, depth (metres, 0 where nothing was measured), or auto: unsigned integers are images, "
+      "anything else has to be said.",
+      _KIND,
+    ),
+    "target_kind": Field("auto", "What the target's numbers mean, with the same choices.", _KIND),
+    "input_scale": Field(
+      0.0,
+      "Divisor that turns integer depth into metres: 256 for KITTI, 1000 for millimetres. 0: depth is float.",
+      _NOT_NEGATIVE,
+    ),
+    "target_scale": Field(0.0, "The same for the target.", _NOT_NEGATIVE),
+    "depth_range": Field(
+      (0.0, 80.0),
+      "Nearest and farthest metres, which the networks see as -1 and 1. Targets beyond count as not measured, inputs are clipped.",
+      _RANGE,
+    ),
+    "input_dtype": Field("", "Number type of the input's raw values. Empty: taken from the data.", _DTYPE),
+    "target_dtype": Field("", "Number type of the target's raw values. Empty: taken from the data.", _DTYPE),
+    "load_size": Field(
+      286, "Height in pixels to which images are resized before the random crop; at least crop_size.", _SIZE
+    ),
+    "load_width": Field(0, "Width for the same. 0: equal to load_size.", _SIZE_OR_ZERO),
+    "crop_size": Field(256, "Height in pixels of the random crop; a multiple of 2**levels.", _SIZE),
+    "crop_width": Field(0, "Width for the same. 0: equal to crop_size.", _SIZE_OR_ZERO),
+    "eval_size": Field(
+      0,
+      "Height in pixels to which whole images are resized for validation and test; a multiple of 2**levels. 0: equal to crop_size.",
+      _SIZE_OR_ZERO,
+    ),
+    "eval_width": Field(
+      0, "Width for the same. 0: equal to eval_size if that is set, else to the crop.", _SIZE_OR_ZERO
+    ),
+    "mirror": Field(True, "Mirror training pairs left-right at random, half of them on average."),
+    "shuffle": Field(True, "Visit the training pairs in a new order every epoch."),
+    "validity_channel": Field(
+      False, "Add an output channel that predicts where the target has measurements; only for targets with holes."
+    ),
+    "cache_gib": Field(
+      4.0,
+      "Decoded images are kept in memory up to this many GiB, above it in a memory-mapped file beside the prepared data.",
+      _NOT_NEGATIVE,
+    ),
+    "layout": Field(
+      "auto",
+      "kitti_depth: annotated (the depth set with KITTI's raw data), selection (val_selection_cropped), or auto: whichever is there.",
+      _one_of("auto", "annotated", "selection"),
+    ),
+    "pair_seed": Field(
+      0,
+      "winter_summer: seed that pairs the photographs and assigns cameras to splits. folder: seed of the split if there are no split "
+      "folders.",
+      _SEED,
+    ),
+    "attribute_threshold": Field(
+      0.8, "winter_summer: a photograph has an attribute if its score is above this.", _SHARE
+    ),
+    "winter_attributes": Field(
+      ("winter", "cold", "ice"), "winter_summer: a photograph with any of these attributes is a winter photograph."
+    ),
+    "summer_attributes": Field(
+      ("summer", "warm", "spring"), "winter_summer: the same for summer. A photograph that is both is not used."
+    ),
+    "side_by_side": Field(
+      "input_target",
+      "folder: order within a side-by-side file, left first.",
+      _one_of("input_target", "target_input"),
+    ),
+    "task": Field(
+      "facades",
+      "procedural: the scenes to draw.",
+      _one_of("facades", "winter_summer", "kitti_depth", "nyu_depth"),
+    ),
+    "num_train": Field(400, "procedural: number of training pairs.", _between(1, 10**9)),
+    "num_val": Field(100, "procedural: number of validation pairs. 0: no such split.", _COUNT),
+    "num_test": Field(100, "procedural: number of test pairs. 0: no such split.", _COUNT),
+    "procedural_seed": Field(0, "procedural: seed of the drawings, independent of the seed of the run.", _SEED),
+  },
+  "model": {
+    "generator": Field(
+      "unet",
+      "unet, encoder_decoder (a U-Net without skip connections), resnet_6blocks or resnet_9blocks.",
+      _one_of("unet", "encoder_decoder", "resnet_6blocks", "resnet_9blocks"),
+    ),
+    "decoder_widths": Field(
+      "paper", "paper, or report (up to twice as wide, ends in a 3×3 convolution).", _one_of("paper", "report")
+    ),
+    "base_features": Field(
+      64, "Features of the first convolution of both networks; all other widths are multiples.", _between(1, 4096)
+    ),
+    "discriminator_features": Field(
+      0, "Features of the discriminator's first convolution. 0: equal to base_features.", _between(0, 4096)
+    ),
+    "levels": Field(
+      0,
+      "Number of stride-2 convolutions in the generator. 0: as many as the crop size allows, at most 8.",
+      _between(0, 12),
+    ),
+    "dropout_blocks": Field(
+      (0, 1, 2),
+      "Blocks with 50 % dropout, the model's only noise: up blocks of a U-Net counted from the bottleneck, residual blocks of a ResNet. "
+      "(): none.",
+    ),
+    "norm": Field("batch", "batch, instance or none.", _one_of("batch", "instance", "none")),
+    "residual": Field(
+      False, "Depth with holes → depth only: add the output to the input, whose holes are interpolated first."
+    ),
+    "patch": Field(
+      70, "Receptive field of the discriminator in pixels: 1, 16, 34, 70, 142 or 286.", _one_of(1, 16, 34, 70, 142, 286)
+    ),
+    "conditional": Field(True, "Show the input to the discriminator, next to the candidate."),
+    "input_channels": Field(0, "Channels of the input. 0: taken from the data.", _between(0, 4096)),
+    "output_channels": Field(0, "Channels of the output. 0: taken from the data.", _between(0, 4096)),
+  },
+  "loss": {
+    "gan": Field(
+      "vanilla",
+      "vanilla (cross-entropy), lsgan (least squares) or none (L1 alone).",
+      _one_of("vanilla", "lsgan", "none"),
+    ),
+    "l1_weight": Field(
+      -1.0,
+      "Weight of the mean absolute difference on [-1, 1]. Negative: 300 / output channels, which is the paper's 100 for RGB.",
+      Limit(np.isfinite, "finite"),
+    ),
+    "validity_weight": Field(
+      10.0, "Weight of the mean absolute difference of the validity channel on [-1, 1].", _NOT_NEGATIVE
+    ),
+    "halve_discriminator": Field(True, "Divide the discriminator's loss by two, as in the paper."),
+  },
+  "optimizer": {
+    "learning_rate": Field(2e-4, "Step size of Adam, for both networks.", _POSITIVE),
+    "beta1": Field(0.5, "Adam's decay rate for the mean of gradients.", _DECAY_RATE),
+    "beta2": Field(0.999, "Adam's decay rate for the mean of squared gradients.", _DECAY_RATE),
+    "decay_fraction": Field(
+      0.0, "Share of the run, at its end, over which the learning rate falls linearly to zero.", _SHARE
+    ),
+  },
+  "train": {
+    "batch_size": Field(
+      1, "Images per step, over all devices and processes; a multiple of the number of devices.", _between(1, 10**6)
+    ),
+    "num_epochs": Field(200, "Length of the run in passes through the data.", _between(0, 10**9)),
+    "num_steps": Field(0, "Length of the run in steps. 0: num_epochs decides.", _between(0, 10**12)),
+    "log_every_steps": Field(
+      100, "Steps between log lines and train/ scalars, which are means over those steps.", _between(1, 10**9)
+    ),
+    "eval_every_steps": Field(
+      0,
+      "Steps between validations, each over the whole val split and with a sample grid. 0: once an epoch. The last step is always "
+      "validated.",
+      _COUNT,
+    ),
+    "checkpoint_every_steps": Field(
+      0, "Steps between checkpoints. 0: once an epoch. The last step and the best validation are always saved.", _COUNT
+    ),
+    "dtype": Field(
+      "float32",
+      "Precision of the networks' arithmetic: float32 or bfloat16. Weights, norm statistics, losses and images stay float32.",
+      _one_of("float32", "bfloat16"),
+    ),
+    "remat": Field(False, "Recompute the generator's activations in the backward pass: less memory, more time."),
+    "compilation_cache": Field(
+      "", "Folder of compiled programs for faster starts. Empty: the user's cache directory; none: no cache."
+    ),
+  },
+  "evaluation": {
+    "dropout": Field(
+      True, "Keep dropout on for validation, samples and evaluation, as in the paper: it is the model's noise."
+    ),
+    "norm_stats": Field(
+      "image",
+      "Statistics of batch norm: image (each image its own, the paper's batch-1 test), batch or running.",
+      _one_of("image", "batch", "running"),
+    ),
+    "batch_size": Field(
+      8, "Images per batch in evaluation; affects no result, except with norm_stats=batch.", _between(1, 10**6)
+    ),
+    "num_samples": Field(4, "Rows of a sample grid (input, output, target).", _between(1, 1000)),
+  },
+}
+
+
+def each_field() -> Iterator[tuple[str, Field]]:
+  """(dotted name, field) of every field in order."""
+  for section, fields in FIELDS.items():
+    for name, field in fields.items():
+      yield (f"{section}.{name}" if section else name), field
+
+
+def default() -> ml_collections.ConfigDict:
+  """The paper's model and recipe (Isola et al. 2017, arXiv 1611.07004) with every field at its default."""
+  config = ml_collections.ConfigDict()
+  for section, fields in FIELDS.items():
+    place = config if not section else ml_collections.ConfigDict()
+    for name, field in fields.items():
+      place[name] = field.default
+    if section:
+      config[section] = place
+  return config
+
+
+def get(config: ml_collections.ConfigDict, name: str) -> Any:
+  """The value of a dotted field name."""
+  section, _, field = name.rpartition(".")
+  return config[section][field] if section else config[field]
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Checks the type and limit of every field, and that there are no others.
+
+  Raises:
+    UsageError: the first field that is wrong, with what it has to be.
+  """
+  known = {name for name, _ in each_field()}
+  for section, value in config.items():
+    names = [f"{section}.{name}" for name in value] if isinstance(value, ml_collections.ConfigDict) else [section]
+    for name in names:
+      if name not in known:
+        raise UsageError(f"There is no field {name}{_suggestion(name, known)}.")
+  for name, field in each_field():
+    value = get(config, name)
+    if not _same_type(value, field.default):
+      raise UsageError(f"{name} is {value!r}; it has to be {_type_name(field.default)}, such as {field.default!r}.")
+    if field.limit and not field.limit.holds(value):
+      raise UsageError(f"{name} is {value!r}; it has to be {field.limit.text}.")
+
+
+def _suggestion(name: str, known: set[str]) -> str:
+  nearest = difflib.get_close_matches(name, known, n=1)
+  return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def _same_type(value: Any, default: Any) -> bool:
+  if isinstance(default, bool) or isinstance(value, bool):
+    return isinstance(default, bool) and isinstance(value, bool)
+  if isinstance(default, float):
+    return isinstance(value, int | float)
+  if isinstance(default, tuple):
+    return isinstance(value, tuple | list) and all(_same_type(item, default[0]) for item in value)
+  return isinstance(value, type(default))
+
+
+def _type_name(default: Any) -> str:
+  names = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
+  if isinstance(default, tuple):
+    return "a tuple of " + {int: "integers", float: "numbers", str: "strings"}[type(default[0])]
+  return names[type(default)]
+
+
+# --- Variants and named configurations
+
+
+def apply_variants(
+  config: ml_collections.ConfigDict, variant: str, **variants: Callable[[ml_collections.ConfigDict], None]
+) -> ml_collections.ConfigDict:
+  """Applies comma-separated variants, each a function that changes the config in place."""
+  for name in filter(None, variant.split(",")):
+    if name not in variants:
+      raise UsageError(f"This config has no variant {name!r}; it has {', '.join(variants) or 'none'}.")
+    variants[name](config)
+  return config
+
+
+def report_architecture(patch: int) -> Callable[[ml_collections.ConfigDict], None]:
+  """The student report's architecture and loss, without its inert norms, dense head and clipped depth."""
+
+  def apply(config: ml_collections.ConfigDict) -> None:
+    config.model.decoder_widths = "report"
+    config.model.patch = patch
+    config.model.residual = False
+    config.loss.halve_discriminator = False
+
+  return apply
+
+
+def procedural_data(task: str) -> Callable[[ml_collections.ConfigDict], None]:
+  """The same experiment on built-in data."""
+
+  def apply(config: ml_collections.ConfigDict) -> None:
+    config.data.name = "procedural"
+    config.data.task = task
+    config.data.source_dir = ""
+
+  return apply
+
+
+def names() -> list[str]:
+  """The named configurations, which are the files of pix2pix_jax/configs."""
+  folder = Path(__file__).parent / "configs"
+  return sorted(path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "default"))
+
+
+def locate(text: str) -> tuple[Path, str]:
+  """The file and the variant of `NAME`, `NAME:variant`, `path/to/file.py` or `path/to/file.py:variant`.
+
+  Raises:
+    UsageError: neither a named configuration nor a file.
+  """
+  place, _, variant = text.rpartition(":") if ":" in text[2:] else (text, "", "")  # text[2:]: a drive letter is no name
+  if place in names():
+    return Path(__file__).parent / "configs" / f"{place}.py", variant
+  path = Path(place).expanduser()
+  if path.is_file():
+    return path, variant
+  nearest = difflib.get_close_matches(path.stem, names(), n=1)
+  raise UsageError(
+    f"--config={text}: there is no file {place!r} and no configuration of that name{f' (did you mean {nearest[0]}?)' if nearest else ''}. "
+    f"The names are {', '.join(names())}; append :VARIANT to choose a variant."
+  )
+
+
+def load(text: str) -> ml_collections.ConfigDict:
+  """The configuration of a name or path, as `locate` accepts it.
+
+  Raises:
+    UsageError: no such configuration or variant, or a file without `get_config`.
+  """
+  path, variant = locate(text)
+  module_spec = importlib.util.spec_from_file_location(f"pix2pix_jax_config_{path.stem}", path)
+  if module_spec is None or module_spec.loader is None:
+    raise UsageError(f"--config={text}: {path} is not a Python file.")
+  module = importlib.util.module_from_spec(module_spec)
+  module_spec.loader.exec_module(module)
+  if not hasattr(module, "get_config"):
+    raise UsageError(f"--config={text}: {path} defines no get_config(variant).")
+  return module.get_config(variant) if variant else module.get_config()
+
+
+# --- Shapes
+
+
+def load_shape(data: ml_collections.ConfigDict) -> tuple[int, int]:
+  """(height, width) to which every image is resized before the crop."""
+  return data.load_size, data.load_width or data.load_size
+
+
+def crop_shape(data: ml_collections.ConfigDict) -> tuple[int, int]:
+  """(height, width) of the training crops."""
+  return data.crop_size, data.crop_width or data.crop_size
+
+
+def eval_shape(data: ml_collections.ConfigDict) -> tuple[int, int]:
+  """(height, width) of validation and test images."""
+  if not data.eval_size:
+    return crop_shape(data)
+  return data.eval_size, data.eval_width or data.eval_size
+
+
+def levels_for(height: int, width: int) -> int:
+  """The number of stride-2 levels for an image size: how often both sides halve evenly, at most 8 (256×256 → 8)."""
+  levels = 0
+  while levels < MAX_LEVELS and height % 2 ** (levels + 1) == 0 and width % 2 ** (levels + 1) == 0:
+    levels += 1
+  if levels < 2:
+    raise UsageError(
+      f"Images of {height}×{width} (height × width) cannot be halved twice; use sizes that are multiples of 4, "
+      "better of 256, 128 or 64: every further factor of two gives the network one more level."
+    )
+  return levels
+
+
+def multiple(model: ml_collections.ConfigDict) -> int:
+  """Heights and widths that the generator accepts are multiples of this; `model.levels` is resolved."""
+  return 2**model.levels
+
+
+# --- From the data
+
+
+def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections.ConfigDict:
+  """A checked copy with everything filled in that depends on the data: kinds, channels, levels, L1 weight, steps.
+
+  Raises:
+    UsageError: a field beyond its limits, or one that contradicts the data or another field.
+  """
+  config = config.copy_and_resolve_references()
+  check(config)
+  data, model, loss, train = config.data, config.model, config.loss, config.train
+  if "train" not in spec.counts:
+    where = f"data.source_dir {data.source_dir!r}" if data.source_dir else f"The data set {data.name}"
+    raise UsageError(f"{where} has no train split, only {', '.join(spec.counts)}.")
+  count = spec.counts["train"]
+  for side, signal in (("input", spec.input), ("target", spec.target)):
+    _agree(
+      data,
+      f"data.{side}_kind",
+      f"{side}_kind",
+      signal.kind,
+      ("auto", *[a for a, k in signals.ALIASES.items() if k == signal.kind]),
+    )
+    _agree(data, f"data.{side}_dtype", f"{side}_dtype", signal.dtype, ("",))
+  if data.validity_channel and not spec.target.has_holes:
+    raise UsageError(
+      f"data.validity_channel is for targets with holes (depth), but the target is: {spec.target.describe()}."
+    )
+  _agree(model, "model.input_channels", "input_channels", spec.input.channels, (0,))
+  _agree(model, "model.output_channels", "output_channels", spec.target.channels + data.validity_channel, (0,))
+  depth_to_depth = all(signal.kind == "depth" and signal.channels == 1 for signal in (spec.input, spec.target))
+  if model.residual and not depth_to_depth:
+    raise UsageError(
+      "model.residual is for depth → depth, one channel each, but the input is: "
+      f"{spec.input.describe()}, and the target: {spec.target.describe()}."
+    )
+  _resolve_levels(data, model)
+  if loss.l1_weight < 0:
+    loss.l1_weight = 300.0 / spec.target.channels
+  train.num_steps = train.num_steps or train.num_epochs * count // train.batch_size
+  if train.num_steps < 1:
+    raise UsageError(
+      f"train.num_epochs={train.num_epochs} passes through {count} pairs do not fill one batch of train.batch_size="
+      f"{train.batch_size}. Train for more epochs or steps, or with smaller batches."
+    )
+  epoch = max(1, count // train.batch_size)
+  train.eval_every_steps = train.eval_every_steps or epoch
+  train.checkpoint_every_steps = train.checkpoint_every_steps or epoch
+  return config
+
+
+def _agree(
+  section: ml_collections.ConfigDict, field: str, name: str, actual: Any, open_values: tuple[Any, ...]
+) -> None:
+  """Fills in a field that is left to the data; one that is set has to agree with it."""
+  if section[name] not in (actual, *open_values):
+    raise UsageError(
+      f"{field} is {section[name]!r}, but the data has {actual!r}; set it to {open_values[0]!r} to take it from the data."
+    )
+  section[name] = actual
+
+
+def _resolve_levels(data: ml_collections.ConfigDict, model: ml_collections.ConfigDict) -> None:
+  if model.generator.startswith("resnet"):
+    if model.levels not in (0, 2):
+      raise UsageError(f"model.levels is {model.levels}, but a {model.generator} always has 2; leave it 0.")
+    model.levels = 2
+  model.levels = model.levels or levels_for(*crop_shape(data))
+  if model.levels < 2:
+    raise UsageError(f"model.levels is {model.levels}; it has to be 0 or at least 2.")
+  for field, (height, width) in (("crop", crop_shape(data)), ("eval", eval_shape(data))):
+    if height % multiple(model) or width % multiple(model):
+      raise UsageError(
+        f"data.{field}_size gives images of {height}×{width} (height × width), but a generator of {model.levels} levels needs "
+        f"multiples of {multiple(model)}. Change data.{field}_size (and data.{field}_width), or model.levels."
+      )
+  blocks = num_blocks(model)
+  if wrong := [block for block in model.dropout_blocks if not 0 <= block < blocks]:
+    # The default (0, 1, 2) stays valid for small networks, which have fewer up blocks.
+    if tuple(model.dropout_blocks) != FIELDS["model"]["dropout_blocks"].default:
+      raise UsageError(f"model.dropout_blocks names block {wrong[0]}; this generator has blocks 0 to {blocks - 1}.")
+
+
+def num_blocks(model: ml_collections.ConfigDict) -> int:
+  """The number of blocks that `model.dropout_blocks` counts."""
+  if model.generator.startswith("resnet"):
+    return int(model.generator.removeprefix("resnet_").removesuffix("blocks"))
+  return model.levels if model.decoder_widths == "report" else model.levels - 1
+
+
+def signals_of(config: ml_collections.ConfigDict) -> tuple[Signal, Signal]:
+  """The signals of input and target of a resolved config."""
+  data, model = config.data, config.model
+  channels = {"input": model.input_channels, "target": model.output_channels - data.validity_channel}
+  made = [
+    signals.make(
+      signals.check_kind(data[f"{side}_kind"], f"data.{side}_kind"),
+      channels=channels[side],
+      dtype=data[f"{side}_dtype"] or "uint8",
+      depth_range=data.depth_range,
+      scale=data[f"{side}_scale"],
+    )
+    for side in ("input", "target")
+  ]
+  return made[0], made[1]
+
+
+# --- Workdirs
+
+
+def read(workdir: Path) -> ml_collections.ConfigDict:
+  """The resolved configuration of a workdir, locked.
+
+  Raises:
+    UsageError: no config.json, or one that is damaged or does not hold a configuration of this package.
+  """
+  path = Path(workdir) / "config.json"
+  try:
+    fields = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError, RecursionError) as error:
+    raise UsageError(
+      f"{path} cannot be read ({error}). Give the workdir of a trained model: training writes config.json there."
+    ) from error
+  config = default()
+  try:
+    _update(config, _migrate(fields))
+    check(config)
+  except UsageError as error:
+    raise UsageError(f"{path} is not a configuration of this version: {error}") from error
+  return config.lock()
+
+
+def _update(config: ml_collections.ConfigDict, fields: Any) -> None:
+  """Sets fields read from JSON, which has lists where configurations have tuples."""
+  if not isinstance(fields, dict):
+    raise UsageError(f"it holds {type(fields).__name__} where a section of fields should be.")
+  known = {name for name, _ in each_field()}
+  for name, value in fields.items():
+    if isinstance(config.get(name), ml_collections.ConfigDict):
+      if not isinstance(value, dict):
+        raise UsageError(f"{name} is {value!r}; it has to be a section of fields.")
+      for field, inner in value.items():
+        if f"{name}.{field}" not in known:
+          raise UsageError(f"There is no field {name}.{field}{_suggestion(f'{name}.{field}', known)}.")
+        _set(config[name], f"{name}.{field}", field, inner)
+    elif name in known:
+      _set(config, name, name, value)
+    else:
+      raise UsageError(f"There is no field {name}{_suggestion(name, known)}.")
+
+
+def _set(section: ml_collections.ConfigDict, name: str, field: str, value: Any) -> None:
+  value = tuple(value) if isinstance(value, list) else value
+  if not _same_type(value, section[field]):
+    raise UsageError(f"{name} is {value!r}; it has to be {_type_name(section[field])}.")
+  section[field] = float(value) if isinstance(section[field], float) else value
+
+
+def _migrate(fields: Any) -> Any:
+  """Adds what version 0.1 left implicit: it had no kinds, and stored depth, and nothing else, as float32."""
+  if isinstance(fields, dict) and isinstance(fields.get("data"), dict) and "input_kind" not in fields["data"]:
+    data = fields["data"]
+    for side in ("input", "target"):
+      data[f"{side}_kind"] = "depth" if data.get(f"{side}_dtype") == signals.Depth.dtype else "image"
+  return fields
+
+
+def require_same_model(workdir: Path, config: ml_collections.ConfigDict) -> None:
+  """Refuses to continue a workdir with another architecture or other signals.
+
+  Other fields may change between runs: a longer run, another learning rate, another location of the data.
+
+  Raises:
+    UsageError: the fields that differ.
+  """
+  if not (Path(workdir) / "config.json").exists():
+    return
+  old = read(workdir)
+  changed = [
+    f"{name} {get(old, name)!r} → {get(config, name)!r}"
+    for name, _ in each_field()
+    if (name.startswith("model.") or name in ("data.input_kind", "data.target_kind", "data.validity_channel"))
+    and get(old, name) != get(config, name)
+  ]
+  if changed:
+    raise UsageError(
+      f"{workdir} holds a model of another architecture ({'; '.join(changed)}). "
+      "Use a new --workdir, or the configuration that this one was started with."
+    )
+
+
+def write(workdir: Path, config: ml_collections.ConfigDict) -> None:
+  """Writes config.json atomically."""
+  path = Path(workdir) / "config.json"
+  part = path.with_suffix(".part")
+  part.write_text(config.to_json_best_effort(indent=2) + "\n", encoding="utf-8")
+  part.replace(path)
+
+
+def make_workdir(workdir: Path) -> None:
+  """Creates the folder of a run.
+
+  Raises:
+    UsageError: the path cannot be a folder.
+  """
+  try:
+    Path(workdir).mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UsageError(f"--workdir {workdir} cannot be created as a folder: {error.strerror}.") from error
