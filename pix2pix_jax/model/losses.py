@@ -63,6 +63,6 @@ def l1(prediction: jax.Array, target: jax.Array, mask: jax.Array | None = None) 
   return (difference * mask).sum((1, 2, 3)) / jnp.maximum(mask.sum((1, 2, 3)) * target.shape[-1], 1)
 
 
-def show_holes(candidate: jax.Array, mask: jax.Array | None) -> jax.Array:
-  """The candidate with the target's holes, filled with −1: otherwise a discriminator learns to see holes, not depth."""
+def apply_holes(candidate: jax.Array, mask: jax.Array | None) -> jax.Array:
+  """The candidate with the target's holes set to −1: otherwise the discriminator would just detect holes."""
   return candidate if mask is None else jnp.where(mask > 0, candidate, -1.0)

@@ -4,7 +4,7 @@ import dm_pix
 import jax
 import jax.numpy as jnp
 
-from pix2pix_jax import depth
+from pix2pix_jax.signals import Signal
 
 
 def to_unit(image: jax.Array) -> jax.Array:
@@ -16,7 +16,7 @@ def image_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array | No
   """`l1`, `psnr` (dB) and `ssim` of images (N, H, W, C) in [-1, 1], each (N,), on the [0, 1] scale.
 
   SSIM (Wang et al. 2004) has an 11×11 Gaussian window, σ 1.5. Where a `mask` (N, H, W, 1) is given, L1 and PSNR count
-  its valid pixels only, and SSIM, which needs whole windows, is left out.
+  its valid pixels only (NaN where there is none), and SSIM, which needs whole windows, is left out.
   """
   prediction, target = to_unit(prediction), to_unit(target)
   if mask is None:
@@ -26,7 +26,7 @@ def image_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array | No
       "psnr": dm_pix.psnr(prediction, target),
       "ssim": dm_pix.ssim(prediction, target, filter_size=window),
     }
-  count = jnp.maximum(mask.sum((1, 2, 3)) * target.shape[-1], 1)
+  count = mask.sum((1, 2, 3)) * target.shape[-1]  # 0 / 0 gives NaN where no pixel is valid
   squared = (jnp.square(prediction - target) * mask).sum((1, 2, 3)) / count
   return {
     "l1": (jnp.abs(prediction - target) * mask).sum((1, 2, 3)) / count,
@@ -65,23 +65,26 @@ def depth_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> 
   }
 
 
-def all_metrics(
+def measure(
   prediction: jax.Array,
+  x: jax.Array,
   target: jax.Array,
-  mask: jax.Array | None = None,
-  depth_range: tuple[float, float] | None = None,
-  holes: jax.Array | None = None,
+  mask: jax.Array | None,
+  input_signal: Signal,
+  target_signal: Signal,
 ) -> dict[str, jax.Array]:
-  """What applies to a target in [-1, 1].
+  """Every metric that applies to the target's signal, each (N,), for arrays in [-1, 1].
 
-  Image metrics always; depth metrics where `depth_range` says that the target encodes metres; and `hole_rmse`, `hole_mae` over
-  the pixels where `holes` (N, H, W, 1) says that the input had no measurement, if given.
+  Image metrics always; depth metrics for one-channel depth; and, where the input is depth too, `hole_rmse` and `hole_mae` over
+  the pixels that the input does not measure. A metric of an image without any pixel to count is NaN.
   """
   values = image_metrics(prediction, target, mask)
-  if depth_range is not None and target.shape[-1] == 1:
-    metres = depth.decode(prediction, depth_range), depth.decode(target, depth_range)
+  if target_signal.kind == "depth" and target.shape[-1] == 1:
+    assert mask is not None
+    metres = target_signal.decode(prediction), target_signal.decode(target)
     values |= depth_metrics(*metres, mask)
-    if holes is not None:
-      filled = depth_metrics(*metres, mask * holes)
-      values |= {f"hole_{name}": filled[name] for name in ("rmse", "mae")}
+    measured = input_signal.measured(x)
+    if measured is not None:
+      holes = depth_metrics(*metres, mask * ~measured)
+      values |= {f"hole_{name}": holes[name] for name in ("rmse", "mae")}
   return values

@@ -1,4 +1,4 @@
-"""What a training run is at one moment: the step, and for each network its parameters, statistics and optimizer state."""
+"""The state of a run at one moment: the step, and for each network its parameters, statistics and optimizer state."""
 
 from typing import Any
 
@@ -6,8 +6,6 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 import optax
-
-from pix2pix_jax.model.networks import Generator, PatchGAN
 
 
 @struct.dataclass
@@ -25,50 +23,39 @@ class NetworkState:
 
 @struct.dataclass
 class TrainState:
-  """The whole state of training. Nothing else changes between steps: keys and data follow from (seed, step)."""
+  """Everything that changes between steps: random keys and data follow from (seed, step)."""
 
   step: jax.Array
   generator: NetworkState
   discriminator: NetworkState
 
+  @property
+  def variables(self) -> dict[str, dict[str, Any]]:
+    """Parameters and statistics of both networks, which is all that evaluation needs."""
+    return {"generator": self.generator.variables, "discriminator": self.discriminator.variables}
 
-def make_optimizer(optimizer, num_steps: int) -> optax.GradientTransformation:
-  """Adam with a constant learning rate that optionally falls linearly to zero over the last `decay_fraction` of training.
+
+def make_optimizer(settings: Any) -> optax.GradientTransformation:
+  """Adam without a learning rate, which `learning_rate` gives step by step.
+
+  Because the rate is not part of the optimizer, its state has one tree whatever the schedule is: a learning rate, its decay or
+  the length of a run may change at a resume.
 
   Args:
-    optimizer: config section with `learning_rate`, `beta1`, `beta2`, `decay_fraction` in [0, 1].
-    num_steps: length of the training, for the decay.
+    settings: config section with `beta1` and `beta2`.
   """
-  decay_steps = int(round(optimizer.decay_fraction * num_steps))
-  rate = optimizer.learning_rate
-  if decay_steps:
-    rate = optax.join_schedules(
-      [optax.constant_schedule(rate), optax.linear_schedule(rate, 0.0, decay_steps)], [num_steps - decay_steps]
-    )
-  return optax.adam(rate, b1=optimizer.beta1, b2=optimizer.beta2)
+  return optax.chain(optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2), optax.scale(-1.0))
 
 
-def initial(config, generator: Generator, discriminator: PatchGAN) -> TrainState:
-  """A fresh state for a resolved config: weights N(0, 0.02), norm scales N(1, 0.02)."""
-  generator_key, discriminator_key = jax.random.split(jax.random.key(config.seed))
-  side = 2 ** max(config.model.levels, 7)  # any size that both networks accept: no parameter depends on it
-  x = jnp.zeros((1, side, side, config.model.input_channels))
-  y = jnp.zeros(
-    (1, side, side, config.model.output_channels - config.data.validity_channel)
-  )  # the discriminator sees no validity
-  optimizer = make_optimizer(config.optimizer, config.train.num_steps)
-  networks = []
-  for variables in (
-    generator.init(generator_key, x, dropout=False, norm_stats="batch"),
-    discriminator.init(discriminator_key, x, y, norm_stats="batch"),
-  ):
-    params = variables["params"]
-    networks.append(NetworkState(params, variables.get("batch_stats", {}), optimizer.init(params)))
-  return TrainState(jnp.zeros((), jnp.int32), *networks)
+def learning_rate(settings: Any, num_steps: int, step: jax.Array) -> jax.Array:
+  """The learning rate of the update after `step` steps: constant, then falling linearly to zero.
 
-
-def abstract(config, generator: Generator, discriminator: PatchGAN, mesh: jax.sharding.Mesh) -> TrainState:
-  """The shapes of the state that `config` (resolved) describes, replicated over `mesh`, to restore a checkpoint into."""
-  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  shapes = jax.eval_shape(lambda: initial(config, generator, discriminator))
-  return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
+  Args:
+    settings: config section with `learning_rate`, and `decay_fraction` in [0, 1]: the share of the run that the decay takes.
+    num_steps: length of the run.
+    step: number of updates made so far.
+  """
+  decay_steps = int(round(settings.decay_fraction * num_steps))
+  if not decay_steps:
+    return jnp.float32(settings.learning_rate)
+  return jnp.float32(settings.learning_rate) * jnp.clip((num_steps - step) / jnp.float32(decay_steps), 0.0, 1.0)

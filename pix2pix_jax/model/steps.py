@@ -1,33 +1,34 @@
-"""One step of training and one of evaluation, as pure functions of (state, batch), and their compilation over a mesh.
+"""One step of training and one of evaluation, as pure functions of (state, batch).
 
-A batch is a dict of float32 arrays: `input` (N, H, W, C) and `target` (N, H, W, C') in [-1, 1], optionally `mask`
-(N, H, W, 1) with 1 where the target is valid; for evaluation also `index` (N,), the image's number in its split.
+A batch is a dict of float32 arrays: `input` (N, H, W, C) and `target` (N, H, W, C') in [-1, 1], optionally `mask` (N, H, W, 1)
+with 1 where the target is valid; for evaluation also `index` (N,), the image's number in its split, and `is_real` (N,), False
+for rows that only fill the last batch.
 """
 
-import functools
-import os
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-import numpy as np
 import optax
 
-from pix2pix_jax.errors import UsageError
+from pix2pix_jax import prng
 from pix2pix_jax.model import losses
 from pix2pix_jax.model import metrics as metrics_lib
 from pix2pix_jax.model.networks import Generator, PatchGAN
 from pix2pix_jax.model.state import NetworkState, TrainState
+from pix2pix_jax.signals import Signal
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-def _apply_gradients(network: NetworkState, grads, batch_stats, optimizer) -> NetworkState:
+def _apply_gradients(
+  network: NetworkState, grads: Any, batch_stats: Any, optimizer: optax.GradientTransformation, rate: jax.Array
+) -> NetworkState:
   updates, opt_state = optimizer.update(grads, network.opt_state, network.params)
-  return NetworkState(optax.apply_updates(network.params, updates), batch_stats, opt_state)
+  params = jax.tree.map(lambda p, u: p + rate * u, network.params, updates)
+  return NetworkState(params, batch_stats, opt_state)
 
 
 def train_step(
@@ -37,23 +38,31 @@ def train_step(
   generator: Generator,
   discriminator: PatchGAN,
   optimizer: optax.GradientTransformation,
+  learning_rate: Callable[[jax.Array], jax.Array],
   loss: Any,
   seed: int,
 ) -> tuple[TrainState, Metrics]:
   """Updates the discriminator, then the generator through the *updated* discriminator (arXiv 1611.07004, section 3.3).
 
   Args:
-    loss: config section with `gan`, `l1_weight`, `halve_discriminator`.
-    seed: of the dropout noise; step n draws it from `fold_in(key(seed), n)`.
+    state: before the step; step n has made n updates.
+    batch: see the module's docstring.
+    generator, discriminator: the modules whose parameters the state holds.
+    optimizer: of both networks, without a learning rate.
+    learning_rate: number of updates made → learning rate of the next one.
+    loss: config section with `gan`, `l1_weight`, `halve_discriminator`, `validity_weight`.
+    seed: of the dropout noise, whose key at step n is the "dropout" stream folded with n.
 
   Returns:
-    The next state, and scalars: the losses as trained, `l1` on [0, 1], and the share of patches that the
-    discriminator, before its update, judged rightly.
+    The next state, and scalars: the losses, `l1` on [0, 1], the fraction of patches that the discriminator classified correctly
+    before its update, the learning rate, and the global norm of each network's gradient.
   """
   x, target, mask = batch["input"], batch["target"], batch.get("mask")
-  key = jax.random.fold_in(jax.random.key(seed), state.step)
+  key = jax.random.fold_in(prng.key(seed, "dropout"), state.step)
+  rate = learning_rate(state.step)
+  channels = target.shape[-1]  # the generator's further channels are its validity channel
 
-  def translate(params):
+  def generate(params):
     return generator.apply(
       {"params": params, "batch_stats": state.generator.batch_stats},
       x,
@@ -63,59 +72,57 @@ def train_step(
       mutable=["batch_stats"],
     )
 
-  channels = target.shape[-1]  # what the generator gives beyond them is its validity channel
-
   # One forward pass serves both updates: the discriminator's loss does not reach back through it, the generator's does.
-  fake, generator_gradient, generator_updates = jax.vjp(translate, state.generator.params, has_aux=True)
+  fake, generator_gradient, generator_updates = jax.vjp(generate, state.generator.params, has_aux=True)
 
-  def judge(params, batch_stats, candidate):
+  def classify(params, batch_stats, candidate):
     logits, updates = discriminator.apply(
       {"params": params, "batch_stats": batch_stats},
       x,
-      losses.show_holes(candidate, mask),
+      losses.apply_holes(candidate, mask),
       norm_stats="batch",
       mutable=["batch_stats"],
     )
     return logits, updates.get("batch_stats", {})
 
   def discriminator_loss(params):
-    real_logits, batch_stats = judge(params, state.discriminator.batch_stats, target)
-    fake_logits, batch_stats = judge(params, batch_stats, fake[..., :channels])
+    real_logits, batch_stats = classify(params, state.discriminator.batch_stats, target)
+    fake_logits, batch_stats = classify(params, batch_stats, fake[..., :channels])
     value = losses.discriminator(real_logits, fake_logits, loss.gan, loss.halve_discriminator).mean()
     return value, (batch_stats, jax.tree.map(jnp.mean, losses.accuracy(real_logits, fake_logits, loss.gan)))
 
-  metrics = {}
+  metrics = {"learning_rate": rate}
   next_discriminator = state.discriminator
   if loss.gan != "none":
     (value, (batch_stats, accuracy)), grads = jax.value_and_grad(discriminator_loss, has_aux=True)(
       state.discriminator.params
     )
-    next_discriminator = _apply_gradients(state.discriminator, grads, batch_stats, optimizer)
-    metrics |= {"discriminator_loss": value, **accuracy}
+    next_discriminator = _apply_gradients(state.discriminator, grads, batch_stats, optimizer, rate)
+    metrics |= {"discriminator_loss": value, "discriminator_gradient_norm": optax.global_norm(grads), **accuracy}
 
   def generator_loss(output):
     candidate, validity = output[..., :channels], output[..., channels:]
     l1 = losses.l1(candidate, target, mask).mean()
     total, parts = loss.l1_weight * l1, {"l1_loss": l1, "l1": l1 / 2}
     if loss.gan != "none":
-      parts["gan_loss"] = losses.adversarial(
-        judge(next_discriminator.params, next_discriminator.batch_stats, candidate)[0], True, loss.gan
-      ).mean()
+      logits, _ = classify(next_discriminator.params, next_discriminator.batch_stats, candidate)
+      parts["gan_loss"] = losses.adversarial(logits, True, loss.gan).mean()
       total += parts["gan_loss"]
     if validity.shape[-1]:
       parts["validity_loss"] = losses.l1(validity, 2 * mask - 1).mean()
       total += loss.validity_weight * parts["validity_loss"]
     return total, parts
 
-  (value, parts), candidate_gradient = jax.value_and_grad(generator_loss, has_aux=True)(fake)
-  (grads,) = generator_gradient(candidate_gradient)
-  next_generator = _apply_gradients(state.generator, grads, generator_updates.get("batch_stats", {}), optimizer)
-  metrics |= {"generator_loss": value, **parts}
+  (value, parts), output_gradient = jax.value_and_grad(generator_loss, has_aux=True)(fake)
+  (grads,) = generator_gradient(output_gradient)
+  batch_stats = generator_updates.get("batch_stats", {})
+  next_generator = _apply_gradients(state.generator, grads, batch_stats, optimizer, rate)
+  metrics |= {"generator_loss": value, "generator_gradient_norm": optax.global_norm(grads), **parts}
   return TrainState(state.step + 1, next_generator, next_discriminator), metrics
 
 
 def eval_step(
-  state: TrainState,
+  variables: dict[str, Any],
   batch: Batch,
   *,
   generator: Generator,
@@ -124,41 +131,50 @@ def eval_step(
   seed: int,
   dropout: bool,
   norm_stats: str,
-  depth_range: tuple[float, float] | None,
-  input_is_depth: bool,
+  input_signal: Signal,
+  target_signal: Signal,
 ) -> tuple[jax.Array, Metrics]:
-  """Translates a batch and measures it, an image at a time: no value depends on the image's batch companions.
+  """Translates a batch and measures every image; each image's result is independent of the rest of the batch.
+
+  With `norm_stats="batch"` the batch's real rows share their statistics, so results then depend on the batch.
 
   Args:
-    depth_range: in metres, if the target encodes depth.
-    input_is_depth: then -1 in the input is a hole, and how well holes are filled is measured too.
+    variables: `generator` and `discriminator`, each with `params` and `batch_stats`.
+    batch: see the module's docstring.
+    generator, discriminator: the modules.
+    loss: config section, as for `train_step`.
+    seed: of the dropout noise.
+    dropout, norm_stats: the two switches of the networks.
+    input_signal, target_signal: they decide which metrics apply.
 
   Returns:
-    The translations in [-1, 1], validity channel included, and per-image metrics, each (N,).
+    The translations in [-1, 1], validity channel included, and per-image metrics, each (N,). A metric of an image without any
+    valid pixel is NaN.
   """
-  x, target, mask = batch["input"], batch["target"], batch.get("mask")
+  x, target, mask, is_real = batch["input"], batch["target"], batch.get("mask"), batch["is_real"]
+  rows = is_real if norm_stats == "batch" else None
   output = generator.apply(
-    state.generator.variables,
+    variables["generator"],
     x,
     dropout=dropout,
     norm_stats=norm_stats,
     noise_ids=batch["index"],
-    rngs={"dropout": jax.random.key(seed)},
+    is_real=rows,
+    rngs={"dropout": prng.key(seed, "evaluation")},
   )
   fake, validity = output[..., : target.shape[-1]], output[..., target.shape[-1] :]
-  l1 = losses.l1(fake, target, mask)
-  values = {
-    "l1_loss": l1,
-    "generator_loss": loss.l1_weight * l1,
-    **metrics_lib.all_metrics(fake, target, mask, depth_range, (x <= -1) if input_is_depth else None),
-  }
+  values = metrics_lib.measure(fake, x, target, mask, input_signal, target_signal)
+  values["l1_loss"] = jnp.where(jnp.isnan(values["l1"]), jnp.nan, losses.l1(fake, target, mask))
+  values["generator_loss"] = loss.l1_weight * values["l1_loss"]
   if validity.shape[-1]:
     values["validity_loss"] = losses.l1(validity, 2 * mask - 1)
     values["generator_loss"] += loss.validity_weight * values["validity_loss"]
     values["validity_accuracy"] = ((validity > 0) == (mask > 0)).mean((1, 2, 3))
   if loss.gan != "none":
     real_logits, fake_logits = (
-      discriminator.apply(state.discriminator.variables, x, losses.show_holes(candidate, mask), norm_stats=norm_stats)
+      discriminator.apply(
+        variables["discriminator"], x, losses.apply_holes(candidate, mask), norm_stats=norm_stats, is_real=rows
+      )
       for candidate in (target, fake)
     )
     values["gan_loss"] = losses.adversarial(fake_logits, True, loss.gan)
@@ -166,55 +182,3 @@ def eval_step(
     values["discriminator_loss"] = losses.discriminator(real_logits, fake_logits, loss.gan, loss.halve_discriminator)
     values |= losses.accuracy(real_logits, fake_logits, loss.gan)
   return output, values
-
-
-def evaluation_settings(config) -> dict[str, Any]:
-  """The static arguments of `eval_step` that a config decides."""
-  return {
-    "loss": config.loss,
-    "seed": config.seed,
-    "dropout": config.evaluation.dropout,
-    "norm_stats": config.evaluation.norm_stats,
-    "depth_range": config.data.depth_range if config.data.target_dtype == "float32" else None,
-    "input_is_depth": config.data.input_dtype == "float32",
-  }
-
-
-def use_compilation_cache(folder: str) -> None:
-  """Keeps compiled programs for the next start in `folder`; empty: the user's cache directory; "none": nowhere.
-
-  A cache that is set already (JAX_COMPILATION_CACHE_DIR) stays.
-  """
-  if folder != "none" and not jax.config.jax_compilation_cache_dir:
-    user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder or f"{user}/pix2pix_jax/xla").expanduser()))
-
-
-def make_mesh() -> Mesh:
-  """All devices of all processes along one `data` axis."""
-  return Mesh(np.asarray(jax.devices()), ("data",))
-
-
-def check_divides(batch_size: int, mesh: Mesh) -> None:
-  if batch_size % mesh.size:
-    raise UsageError(
-      f"train.batch_size is {batch_size}, which does not divide over {mesh.size} devices; "
-      f"use a multiple of {mesh.size}, or show fewer devices (CUDA_VISIBLE_DEVICES)."
-    )
-
-
-def compile_train_step(mesh: Mesh, **static):
-  """`train_step` under jit: batch split along `data`, state on every device and donated. Batch norm sees the whole batch."""
-  replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-  return jax.jit(
-    functools.partial(train_step, **static),
-    in_shardings=(replicated, split),
-    out_shardings=(replicated, replicated),
-    donate_argnums=0,
-  )
-
-
-def compile_eval_step(mesh: Mesh, **static):
-  """`eval_step` under jit, outputs on every device (so that process 0 can read all of them)."""
-  replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-  return jax.jit(functools.partial(eval_step, **static), in_shardings=(replicated, split), out_shardings=replicated)

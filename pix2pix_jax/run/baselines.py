@@ -1,0 +1,106 @@
+"""Baselines: answers that need no network, which a model has to beat."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import ml_collections
+import numpy as np
+
+from pix2pix_jax import config as config_lib
+from pix2pix_jax import depth
+from pix2pix_jax.data import pipeline
+from pix2pix_jax.errors import UsageError
+from pix2pix_jax.model import metrics
+from pix2pix_jax.run import evaluation
+from pix2pix_jax.signals import DataSpec
+
+MEAN_TARGET, NEAREST_VALID, INTERPOLATED = "mean_target", "nearest_valid", "interpolated"
+MAX_TRAINING_PAIRS = 1000  # for the mean target
+
+
+def names(spec: DataSpec) -> tuple[str, ...]:
+  """The baselines that apply to this data."""
+  depth_to_depth = spec.input.kind == spec.target.kind == "depth"
+  return (MEAN_TARGET, *((NEAREST_VALID, INTERPOLATED) if depth_to_depth else ()))
+
+
+def choose(asked: Sequence[str], spec: DataSpec) -> tuple[str, ...]:
+  """The baselines that a user asked for, in order.
+
+  Args:
+    asked: names, `"all"` or `"none"`; each may be several joined by commas.
+    spec: of the data.
+
+  Raises:
+    UsageError: a name that does not apply to this data.
+  """
+  flat, known = [name for text in asked for name in text.split(",") if name], names(spec)
+  unknown = [name for name in flat if name not in (*known, "all", "none")]
+  if unknown or not flat:
+    raise UsageError(f"--baseline={','.join(flat)}: unknown baseline; choose {', '.join(known)}, all or none.")
+  if "none" in flat and set(flat) != {"none"}:
+    raise UsageError(f"--baseline={','.join(flat)}: 'none' excludes all others.")
+  return tuple(name for name in known if name in flat or "all" in flat)
+
+
+def measure(
+  source: pipeline.Source,
+  split: pipeline.Split,
+  config: ml_collections.ConfigDict,
+  chosen: Sequence[str] | None = None,
+) -> dict[str, dict[str, float]]:
+  """The metrics of each baseline over a split: name → metric → mean.
+
+  `mean_target` is the mean training target (of up to the first 1000 pairs; for depth over the valid pixels), the same answer
+  for every input. `nearest_valid` fills the holes of an input depth with the nearest measurement. `interpolated` fills them
+  smoothly with `depth.interpolate`, which is also where a generator with `model.residual` starts.
+
+  Args:
+    source: of the data; `mean_target` is left out if it has no train split.
+    split: at the evaluation shape.
+    config: resolved.
+    chosen: names to measure; None: all that apply.
+  """
+  spec = split.spec
+  chosen = names(spec) if chosen is None else chosen
+
+  @jax.jit
+  def compute(answer, batch):
+    return metrics.measure(answer, batch["input"], batch["target"], batch.get("mask"), spec.input, spec.target)
+
+  answers: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
+    NEAREST_VALID: lambda batch: _fill_with_nearest(batch["input"], spec),
+    INTERPOLATED: jax.jit(lambda batch: depth.interpolate(batch["input"], spec.input.measured(batch["input"]))),
+  }
+  if MEAN_TARGET in chosen and "train" in source.spec.counts:
+    mean = _mean_target(source, config)
+    answers[MEAN_TARGET] = lambda batch: np.broadcast_to(mean, batch["target"].shape)
+  chosen = [name for name in chosen if name in answers]
+  per_image: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in chosen}
+  for batch in pipeline.eval_batches(split, batch_size=min(8, len(split))) if chosen else ():
+    for name in chosen:
+      values = jax.device_get(compute(answers[name](batch), batch))
+      per_image[name].append({metric: value[batch["is_real"]] for metric, value in values.items()})
+  return {
+    name: evaluation.means({metric: np.concatenate([row[metric] for row in rows]) for metric in rows[0]})
+    for name, rows in per_image.items()
+  }
+
+
+def _fill_with_nearest(encoded: np.ndarray, spec: DataSpec) -> np.ndarray:
+  metres = spec.input.decode(encoded) * spec.input.measured(encoded)
+  return spec.target.encode(np.stack([depth.fill_with_nearest(image) for image in metres]))
+
+
+def _mean_target(source: pipeline.Source, config: ml_collections.ConfigDict) -> np.ndarray:
+  """The mean of the training targets, (H, W, C) in [-1, 1]."""
+  shape = config_lib.eval_shape(config.data)
+  train = pipeline.load_split(source, "train", shape, cache_gib=config.data.cache_gib, limit=MAX_TRAINING_PAIRS)
+  total, weight = np.zeros(1), np.zeros(1)
+  for i in range(len(train)):
+    mask = train.arrays["mask"][i].astype(np.float64) if "mask" in train.arrays else np.ones(1)
+    total = total + train.spec.target.encode(train.arrays["target"][i]) * mask
+    weight = weight + mask
+  if weight.min() == 0:  # pixels that no training image measured get the mean of all that were
+    total, weight = np.where(weight > 0, total, total.sum() / max(weight.sum(), 1)), np.maximum(weight, 1)
+  return np.float32(total / weight)

@@ -1,0 +1,179 @@
+"""One experiment: what a resolved configuration and a data spec determine, in one place.
+
+Training, evaluation, `fit` and import all get their mesh, networks, optimizer, states and compiled steps from here.
+"""
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from pix2pix_jax import config as config_lib
+from pix2pix_jax import prng
+from pix2pix_jax.errors import UsageError
+from pix2pix_jax.model import networks, steps
+from pix2pix_jax.model import state as state_lib
+from pix2pix_jax.model.state import NetworkState, TrainState
+from pix2pix_jax.signals import DataSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Networks, optimizer, mesh and compiled steps of one configuration. Everything is built on first use.
+
+  Attributes:
+    config: resolved (`config.resolve`, or read from a workdir).
+    spec: signals of both sides; the counts are not used.
+  """
+
+  config: ml_collections.ConfigDict
+  spec: DataSpec
+
+  @classmethod
+  def read(cls, workdir: Path) -> "Experiment":
+    """The experiment of a workdir, from its config.json."""
+    config = config_lib.read(workdir)
+    return cls(config, DataSpec(*config_lib.signals_of(config), counts={}))
+
+  @functools.cached_property
+  def mesh(self) -> Mesh:
+    """All devices of all processes along one `data` axis."""
+    return make_mesh()
+
+  @property
+  def replicated(self) -> NamedSharding:
+    return NamedSharding(self.mesh, PartitionSpec())
+
+  @property
+  def split_rows(self) -> NamedSharding:
+    return NamedSharding(self.mesh, PartitionSpec("data"))
+
+  @functools.cached_property
+  def networks(self) -> dict[str, Any]:
+    """The `generator` and `discriminator` modules."""
+    generator, discriminator = networks.make_networks(
+      self.config.model, dtype=self.config.train.dtype, remat=self.config.train.remat
+    )
+    return {"generator": generator, "discriminator": discriminator}
+
+  @functools.cached_property
+  def optimizer(self) -> optax.GradientTransformation:
+    return state_lib.make_optimizer(self.config.optimizer)
+
+  def learning_rate(self, step: jax.Array) -> jax.Array:
+    """The learning rate of the update after `step` steps."""
+    return state_lib.learning_rate(self.config.optimizer, self.config.train.num_steps, step)
+
+  def _init(self) -> TrainState:
+    side = 2 ** max(self.config.model.levels, 7)  # any size that both networks accept: no parameter depends on it
+    x = jnp.zeros((1, side, side, self.spec.input.channels))
+    y = jnp.zeros((1, side, side, self.spec.target.channels))  # the discriminator does not see the validity channel
+    keys = jax.random.split(prng.key(self.config.seed, "init"))
+    variables = (
+      self.networks["generator"].init(keys[0], x, dropout=False, norm_stats="batch"),
+      self.networks["discriminator"].init(keys[1], x, y, norm_stats="batch"),
+    )
+    states = [
+      NetworkState(each["params"], each.get("batch_stats", {}), self.optimizer.init(each["params"]))
+      for each in variables
+    ]
+    return TrainState(jnp.zeros((), jnp.int32), *states)
+
+  def init(self) -> TrainState:
+    """A fresh state on every device: weights N(0, 0.02), norm scales N(1, 0.02)."""
+    # It runs once, so fast compilation is what counts.
+    options = {"xla_backend_optimization_level": 1}
+    return jax.jit(self._init, out_shardings=self.replicated, compiler_options=options)()
+
+  def abstract(self) -> TrainState:
+    """The shapes and shardings of the state, into which a checkpoint is restored."""
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated), jax.eval_shape(self._init)
+    )
+
+  def count_parameters(self) -> dict[str, int]:
+    """Parameters of each network, from shapes alone."""
+    state = jax.eval_shape(self._init)
+    return {
+      name: sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+      for name, variables in state.variables.items()
+    }
+
+  @functools.cached_property
+  def train_step(self):
+    """`steps.train_step` under jit: batch split along `data`, state replicated and donated. Batch norm sees the whole batch."""
+    step = functools.partial(
+      steps.train_step,
+      **self.networks,
+      optimizer=self.optimizer,
+      learning_rate=self.learning_rate,
+      loss=self.config.loss,
+      seed=self.config.seed,
+    )
+    return jax.jit(
+      step,
+      in_shardings=(self.replicated, self.split_rows),
+      out_shardings=(self.replicated, self.replicated),
+      donate_argnums=0,
+    )
+
+  @functools.cached_property
+  def eval_step(self):
+    """`steps.eval_step` under jit, with outputs on every device, so that process 0 can read all of them."""
+    step = functools.partial(
+      steps.eval_step,
+      **self.networks,
+      loss=self.config.loss,
+      seed=self.config.seed,
+      dropout=self.config.evaluation.dropout,
+      norm_stats=self.config.evaluation.norm_stats,
+      input_signal=self.spec.input,
+      target_signal=self.spec.target,
+    )
+    return jax.jit(step, in_shardings=(self.replicated, self.split_rows), out_shardings=self.replicated)
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+  """Whether every floating-point number in a tree is finite."""
+  leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+  # The sum of x - x is 0, or NaN as soon as one x is not finite. It vectorises well and needs no boolean array.
+  return jnp.stack([jnp.sum(leaf - leaf) for leaf in leaves]).sum() == 0
+
+
+def make_mesh() -> Mesh:
+  """All devices of all processes along one `data` axis."""
+  return Mesh(np.asarray(jax.devices()), ("data",))
+
+
+def check_batch_size(batch_size: int) -> None:
+  """Refuses a training batch that does not divide over the devices.
+
+  Raises:
+    UsageError: with the batch sizes and device counts that fit.
+  """
+  devices = jax.device_count()
+  if batch_size % devices:
+    divisors = [n for n in range(1, devices + 1) if batch_size % n == 0]
+    raise UsageError(
+      f"train.batch_size is {batch_size}, which does not divide over {devices} devices. Use a multiple of {devices}, or "
+      f"{' or '.join(map(str, divisors))} device(s) (CUDA_VISIBLE_DEVICES)."
+    )
+
+
+def use_compilation_cache(folder: str) -> None:
+  """Keeps compiled programs for the next start in `folder`; empty: the user's cache directory; "none": nowhere.
+
+  A cache that is set already (JAX_COMPILATION_CACHE_DIR) stays.
+  """
+  if folder != "none" and not jax.config.jax_compilation_cache_dir:
+    user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    jax.config.update("jax_compilation_cache_dir", str(Path(folder or f"{user}/pix2pix_jax/xla").expanduser()))
