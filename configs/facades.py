@@ -1,6 +1,7 @@
-"""Façades: architectural labels → photograph (Isola et al. 2017, section 6.2; 200 epochs).
+"""Façades: architectural label maps → photographs (Isola et al. 2017, section 6.2); 200 epochs.
 
-The full description, with commands and variants, is in pix2pix_jax/configs/facades.py. Copy this file to make an experiment of your own.
+Commands, variants and the expected result are described in pix2pix_jax/configs/facades.py.
+Copy this file to make an experiment of your own.
 """
 
 from pix2pix_jax.configs import facades

@@ -1,6 +1,7 @@
-"""Your own pairs, from a folder (200 epochs).
+"""Your own pairs, read from a folder; 200 epochs.
 
-The full description, with commands and variants, is in pix2pix_jax/configs/folder.py. Copy this file to make an experiment of your own.
+Commands, variants and the expected result are described in pix2pix_jax/configs/folder.py.
+Copy this file to make an experiment of your own.
 """
 
 from pix2pix_jax.configs import folder

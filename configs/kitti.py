@@ -1,6 +1,7 @@
-"""KITTI: photograph → sparse LiDAR depth in metres (Uhrig et al. 2017; 100 epochs).
+"""KITTI: street photographs → sparse LiDAR depth in metres (Uhrig et al. 2017); 100 epochs.
 
-The full description, with commands and variants, is in pix2pix_jax/configs/kitti.py. Copy this file to make an experiment of your own.
+Commands, variants and the expected result are described in pix2pix_jax/configs/kitti.py.
+Copy this file to make an experiment of your own.
 """
 
 from pix2pix_jax.configs import kitti

@@ -1,6 +1,7 @@
-"""NYU Depth v2: a Kinect's depth with holes → dense depth in metres (Silberman et al. 2012; 90 epochs).
+"""NYU Depth v2: Kinect depth with holes → dense depth in metres (Silberman et al. 2012); 90 epochs.
 
-The full description, with commands and variants, is in pix2pix_jax/configs/nyu.py. Copy this file to make an experiment of your own.
+Commands, variants and the expected result are described in pix2pix_jax/configs/nyu.py.
+Copy this file to make an experiment of your own.
 """
 
 from pix2pix_jax.configs import nyu

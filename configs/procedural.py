@@ -1,6 +1,7 @@
-"""Built-in façades, small: what `make demo` trains. Nothing to download, minutes on a laptop's CPU.
+"""Small built-in façades, as in `make demo`: nothing to download, minutes on a laptop's CPU; 8 epochs.
 
-The full description, with commands and variants, is in pix2pix_jax/configs/procedural.py. Copy this file to make an experiment of your own.
+Commands, variants and the expected result are described in pix2pix_jax/configs/procedural.py.
+Copy this file to make an experiment of your own.
 """
 
 from pix2pix_jax.configs import procedural

@@ -1,6 +1,7 @@
-"""Winter → summer, webcams (Transient Attributes, Laffont et al. 2014; 568 pairs of 70 cameras, split by camera; 200 epochs).
+"""Webcams: winter → summer (Transient Attributes, Laffont et al. 2014); 200 epochs.
 
-The full description, with commands and variants, is in pix2pix_jax/configs/winter_summer.py. Copy this file to make an experiment of your own.
+Commands, variants and the expected result are described in pix2pix_jax/configs/winter_summer.py.
+Copy this file to make an experiment of your own.
 """
 
 from pix2pix_jax.configs import winter_summer

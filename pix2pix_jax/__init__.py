@@ -6,9 +6,9 @@ translator = p2p.Translator.load("runs/facades")
 """
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Translator", "UsageError", "fit"]
 
 _HOMES = {"Translator": "inference", "UsageError": "errors", "fit": "fitting"}
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
   from pix2pix_jax.inference import Translator
 
 
-def __getattr__(name: str):
-  """Imports on first use: `fit` needs TensorFlow, which takes seconds to load, `Translator` does not."""
+def __getattr__(name: str) -> Any:
+  """Imports on first use: `fit` needs TensorFlow, which takes seconds to load; `Translator` does not."""
   if name not in _HOMES:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
   return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__})

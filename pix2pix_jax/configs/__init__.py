@@ -1,1 +1,1 @@
-"""Configurations: `default` comments every field, the others hold differences only."""
+"""The named configurations. Each holds its differences from `default`; pix2pix_jax/config.py explains every field."""

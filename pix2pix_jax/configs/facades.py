@@ -1,19 +1,32 @@
-"""Façades: architectural labels → photograph (Isola et al. 2017, section 6.2; 200 epochs).
+r"""Façades: architectural label maps → photographs (Isola et al. 2017, section 6.2); 200 epochs.
 
     python main.py --config=configs/facades.py --workdir=runs/facades
 
-downloads the pix2pix archive (400 + 100 + 106 pairs); `--config.data.source_dir=DIR` reads a folder that is
-already there, in the archive's layout or CMP's own. Batch 10 is the report's; the paper's is `--config.train.batch_size=1`.
+With the installed package: pix2pix_jax train --config=facades --workdir=runs/facades
 
-Variants (`--config=configs/facades.py:NAME`, several joined by commas):
-  report      the student report's architecture and settings: wide decoder, PatchGAN 286, unhalved discriminator loss.
+Downloads the pix2pix archive (400 training, 100 validation and 106 test pairs). `--config.data.source_dir=DIR` reads a
+folder that you already have, in the archive's layout or in that of CMP's base set. The batch size of 10 is the student
+report's; the paper uses 1 (`--config.train.batch_size=1`).
+
+Expected result: the full 200 epochs have not been run. A small model (128×128, 32 features, 10 epochs) reached L1 0.172
+(lower is better), PSNR 13.3 and SSIM 0.24 on the 100 validation pairs, where the mean training photograph has L1 0.171,
+PSNR 13.7 and SSIM 0.19:
+
+    python main.py --config=configs/facades.py --workdir=runs/facades128 --config.data.load_size=143 \
+      --config.data.crop_size=128 --config.model.base_features=32 --config.train.batch_size=1 \
+      --config.train.num_epochs=10
+
+Variants (`--config=configs/facades.py:VARIANT`, several joined by commas):
+  report      the student report's architecture: wide decoder, PatchGAN 286, discriminator loss not halved.
   procedural  the same experiment on built-in façades; no download.
 """
+
+import ml_collections
 
 from pix2pix_jax import config as config_lib
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
   config = config_lib.default()
   config.data.name = "facades"
   config.train.batch_size = 10

@@ -1,20 +1,33 @@
-"""Your own pairs, from a folder (200 epochs).
+"""Your own pairs, read from a folder; 200 epochs.
 
     python main.py --config=configs/folder.py --workdir=runs/mine --config.data.source_dir=DIR
 
-DIR holds either train/, val/ and test/ of pictures side by side (input left, target right; the other way round with
-`--config.data.side_by_side=target_input`), or inputs in A/ and targets in B/ under the same names (A/train, B/train and so on).
-Without split folders a random tenth is for validation. Files are png, jpg, tiff or npy, of 8 or 16 bits and 1 to 4 channels;
-floating-point numbers are metres of depth, for which set `--config.data.depth_range="(0.0, 10.0)"`.
+With the installed package: pix2pix_jax train --config=folder --workdir=runs/mine --config.data.source_dir=DIR
 
-Variants (`--config=configs/folder.py:NAME`):
-  report      the student report's architecture and settings: wide decoder, PatchGAN 70, unhalved discriminator loss.
+DIR has one of two layouts. Either train/, val/ and test/ hold side-by-side images, input left and target right
+(`--config.data.side_by_side=target_input` for the other order). Or A/ holds the inputs and B/ the targets under the
+same names, with or without split folders inside (A/train, B/train and so on). Without split folders a random tenth of
+the pairs is used for validation. Files are PNG, JPEG, TIFF or .npy.
+
+`data.input_kind` and `data.target_kind` say what the numbers mean:
+  image  intensities: 8 or 16-bit integers, or floats in [0, 1].
+  depth  metres, with 0, NaN or infinity where nothing was measured. Set `--config.data.depth_range="(0, 10)"` to the
+         nearest and farthest metres, and for integer files the divisor that turns them into metres, for example
+         `--config.data.target_scale=1000` for millimetres or 256 for KITTI's PNGs.
+  auto   (the default) unsigned integers are images; floating-point files need one of the kinds above.
+
+Expected result: it depends on your data. Compare the metrics in WORKDIR/eval/val/metrics.json with the baselines there.
+
+Variants (`--config=configs/folder.py:VARIANT`):
+  report      the student report's architecture: wide decoder, PatchGAN 70, discriminator loss not halved.
 """
+
+import ml_collections
 
 from pix2pix_jax import config as config_lib
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
   config = config_lib.default()
   config.data.name = "folder"
   config.train.batch_size = 10

@@ -1,23 +1,38 @@
-"""KITTI: photograph → sparse LiDAR depth in metres (Uhrig et al. 2017; 100 epochs).
+r"""KITTI: street photographs → sparse LiDAR depth in metres (Uhrig et al. 2017); 100 epochs.
 
     python main.py --config=configs/kitti.py --workdir=runs/kitti --config.data.source_dir=DIR
 
-DIR holds either val_selection_cropped/ (1000 pairs, of data_depth_selection.zip, 2 GB), or data_depth_annotated/ (of
-data_depth_annotated.zip, 14 GB) and raw/ with the photographs of KITTI's raw data (raw data download script, 175 GB). All from
-https://www.cvlibs.net/datasets/kitti/eval_depth.php?benchmark=depth_prediction (registration; for non-commercial use).
+With the installed package: pix2pix_jax train --config=kitti --workdir=runs/kitti --config.data.source_dir=DIR
 
-Pictures are 352×1216 (height × width) and are not resized; training takes random crops of full height, 352×352, validation whole
-pictures. 352 halves five times, so that the generator has five levels.
+DIR holds either val_selection_cropped/ (1000 pairs, from data_depth_selection.zip, 2 GB), or data_depth_annotated/
+(from data_depth_annotated.zip, 14 GB) and raw/ with the photographs of KITTI's raw data (fetched with its download
+script, 175 GB). Both are on https://www.cvlibs.net/datasets/kitti/eval_depth.php?benchmark=depth_prediction
+(registration required; non-commercial use).
 
-Variants (`--config=configs/kitti.py:NAME`, several joined by commas):
-  report      the student report's architecture and settings: wide decoder, PatchGAN 70, unhalved discriminator loss.
-  procedural  the same experiment on built-in scenes; no download.
+Images are 352×1216 (height × width) and are not resized. Training uses random 352×352 crops, validation whole images.
+352 halves five times, so the generator has five levels.
+
+Expected result: the full 100 epochs have not been run. 2000 steps with 32 features on the built-in scenes (128×384,
+30 validation pairs) reached RMSE 3.84 m, MAE 1.65 m and δ₁ 0.895, where the mean training depth has 5.87 m, 2.80 m and
+0.772:
+
+    python main.py --config=configs/kitti.py:procedural --workdir=runs/street --config.model.base_features=32 \
+      --config.train.batch_size=1 --config.train.eval_every_steps=1000 --config.train.num_steps=2000 \
+      --config.data.num_train=300 --config.data.num_val=30 --config.data.num_test=30 --config.data.load_size=128 \
+      --config.data.load_width=416 --config.data.crop_size=128 --config.data.crop_width=128 \
+      --config.data.eval_size=128 --config.data.eval_width=384
+
+Variants (`--config=configs/kitti.py:VARIANT`, several joined by commas):
+  report      the student report's architecture: wide decoder, PatchGAN 70, discriminator loss not halved.
+  procedural  the same experiment on built-in street scenes; no download.
 """
+
+import ml_collections
 
 from pix2pix_jax import config as config_lib
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
   config = config_lib.default()
   config.data.name = "kitti_depth"
   config.data.load_size, config.data.load_width = 352, 1216

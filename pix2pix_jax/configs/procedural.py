@@ -1,12 +1,19 @@
-"""Built-in façades, small: what `make demo` trains. Nothing to download, minutes on a laptop's CPU.
+"""Small built-in façades, as in `make demo`: nothing to download, minutes on a laptop's CPU; 8 epochs.
 
-python main.py --config=configs/procedural.py --workdir=runs/demo
+    python main.py --config=configs/procedural.py --workdir=runs/demo
+
+With the installed package: pix2pix_jax train --config=procedural --workdir=runs/demo
+
+Expected result: on the 50 validation pairs L1 0.100, PSNR 17.5 and SSIM 0.564 after 3200 steps, where the mean training
+façade has 0.130, 15.5 and 0.135. The run takes about 2.5 minutes on two CPU cores.
 """
+
+import ml_collections
 
 from pix2pix_jax import config as config_lib
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
   config = config_lib.default()
   config.data.name = "procedural"
   config.data.task = "facades"

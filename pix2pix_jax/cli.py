@@ -1,0 +1,277 @@
+"""The command `pix2pix_jax`: dispatches to the subcommands, and parses the flags of `train`.
+
+JAX and TensorFlow take seconds to import. Each command imports its own modules, so that help and flag errors appear
+at once.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable
+import difflib
+import importlib
+import io
+from pathlib import Path
+import re
+import shutil
+import sys
+import textwrap
+import traceback
+from typing import TYPE_CHECKING
+
+from pix2pix_jax import __version__, launch
+from pix2pix_jax.errors import UsageError, run_command
+
+if TYPE_CHECKING:
+  import ml_collections
+
+COMMANDS = {
+  "train": "Train a model on a named configuration or one of your own; rerun the same command to resume.",
+  "evaluate": "Compute metrics and baselines over every image of a split.",
+  "translate": "Translate image and depth files with a trained model.",
+  "export": "Write a trained generator to a single file: StableHLO, SavedModel, TFLite or ONNX.",
+  "import-torch": "Turn PyTorch weights of pytorch-CycleGAN-and-pix2pix into a workdir.",
+  "report": "Write one self-contained HTML page about a run.",
+  "fields": "List the configuration fields with their defaults, meanings and limits.",
+}
+_KEEP_MEMORY = ("train", "translate")  # the commands that compute much on a CPU
+
+_HELP = """\
+usage: pix2pix_jax COMMAND [--FLAG=VALUE ...]
+
+Paired image-to-image translation with conditional adversarial networks (pix2pix).
+
+commands:
+{commands}
+
+"pix2pix_jax COMMAND --help" lists the flags of a command.
+"""
+
+_TRAIN_HELP = """\
+usage: pix2pix_jax train --config=NAME[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...] [--distributed]
+
+Trains a model. If the workdir holds an interrupted run, training resumes from its newest checkpoint.
+"python main.py" in a clone of the repository accepts the same flags.
+
+flags:
+  --config=NAME           a configuration listed below, or the path of a Python file that defines get_config(variant);
+                          append :VARIANT to choose a variant, and join several with commas
+  --workdir=DIR           folder for checkpoints, samples and logs
+  --config.FIELD=VALUE    overrides a field, for example --config.data.load_size=143; tuples are quoted, "(1, 2)".
+                          "pix2pix_jax fields" explains every field; so does {config_file}
+  --distributed           this is one process of many hosts, which jax.distributed.initialize() connects
+
+configurations:
+{configurations}
+
+example:
+  pix2pix_jax train --config=kitti:procedural --workdir=runs/kitti --config.train.num_steps=2000
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command that `argv` (default: the program's arguments) names; user errors exit with status 2."""
+  arguments = sys.argv[1:] if argv is None else argv
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="replace")  # help has characters that some Windows code pages lack
+  run_command(lambda: _dispatch(arguments, can_restart=argv is None))
+
+
+def _dispatch(arguments: list[str], can_restart: bool) -> None:
+  if not arguments:
+    raise UsageError(f'Name a command: {", ".join(COMMANDS)}. "pix2pix_jax --help" describes them.')
+  name, *rest = arguments
+  if name in ("-h", "--help"):
+    print(_HELP.format(commands="\n".join(f"  {command:<14}{line}" for command, line in COMMANDS.items())), end="")
+  elif name == "--version":
+    print(f"pix2pix_jax {__version__}")
+  elif name not in COMMANDS:
+    raise UsageError(f"There is no command {name!r}{_nearest(name, COMMANDS)} The commands are {', '.join(COMMANDS)}.")
+  else:
+    if can_restart and name in _KEEP_MEMORY and not {"-h", "--help"} & set(rest):
+      launch.keep_memory()
+    _find(name)(rest)
+
+
+def _find(name: str) -> Callable[[list[str]], None]:
+  """The function of a command."""
+  if name == "train":
+    return train
+  if name == "fields":
+    return fields
+  return importlib.import_module(f"pix2pix_jax.{name.replace('-', '_')}").main
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+  """The end of a sentence about a misspelt name: a suggestion if a known name is close, else a full stop."""
+  found = difflib.get_close_matches(name, known, n=1)
+  return f"; did you mean {found[0]}?" if found else "."
+
+
+# --- fields
+
+
+def fields(argv: list[str] | None = None) -> None:
+  """Prints every configuration field, or those whose name contains a text."""
+  from pix2pix_jax import config as config_lib  # imports JAX
+
+  parser = argparse.ArgumentParser(prog="pix2pix_jax fields", description=COMMANDS["fields"])
+  parser.add_argument(
+    "pattern", nargs="?", default="", help='list only fields whose name contains this, such as "data."'
+  )
+  pattern = parser.parse_args(argv).pattern
+  known = dict(config_lib.each_field())
+  chosen = {name: field for name, field in known.items() if pattern.lower() in name}
+  if not chosen:
+    raise UsageError(f"No field has {pattern!r} in its name{_nearest(pattern, known)}")
+  width = min(shutil.get_terminal_size((120, 24)).columns, 120)
+  for name, field in chosen.items():
+    limit = f"  ({field.limit.text})" if field.limit else ""
+    print(textwrap.fill(f"{name} = {field.default!r}{limit}", width, subsequent_indent=" " * 6))
+    print(textwrap.fill(field.meaning, width, initial_indent=" " * 4, subsequent_indent=" " * 4))
+
+
+# --- train
+
+
+def train(argv: list[str] | None = None) -> None:
+  """Trains as the flags say; see `pix2pix_jax train --help`.
+
+  Raises:
+    UsageError: a flag, a field or a value that is wrong; nothing has been read or written then.
+  """
+  arguments = sys.argv[1:] if argv is None else argv
+  if {"-h", "--help"} & set(arguments):
+    print(_train_help(), end="")
+    return
+  config, workdir, distributed = parse_train(arguments)
+  if distributed:
+    import jax
+
+    jax.distributed.initialize()
+  from pix2pix_jax.train import train_and_evaluate  # imports TensorFlow, which takes seconds: flags are checked first
+
+  train_and_evaluate(config, workdir)
+
+
+def parse_train(arguments: list[str]) -> tuple["ml_collections.ConfigDict", Path, bool]:
+  """Parses the flags of `train`.
+
+  Returns:
+    The locked configuration, checked, with overrides applied; the workdir; and whether this is one of many processes.
+
+  Raises:
+    UsageError: one paragraph about the first flag that is wrong or missing.
+  """
+  from pix2pix_jax import config as config_lib  # imports JAX
+
+  parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+  parser.add_argument("--config")
+  parser.add_argument("--workdir", type=Path)
+  parser.add_argument("--distributed", action="store_true")
+  try:
+    options, overrides = parser.parse_known_args(arguments)
+  except argparse.ArgumentError as error:
+    raise UsageError(f"{error.argument_name}: {error.message}.") from error
+  _check_names(overrides)
+  for flag in ("config", "workdir"):
+    if not getattr(options, flag):
+      raise UsageError(
+        f"--{flag} is missing. Training needs --config=NAME and --workdir=DIR, where NAME is one of "
+        f"{', '.join(config_lib.names())}, or the path of a configuration file. "
+        '"pix2pix_jax train --help" describes them.'
+      )
+  config = _override(_load(options.config), overrides)
+  config_lib.check(config)
+  return config, options.workdir, options.distributed
+
+
+def _check_names(arguments: list[str]) -> None:
+  """Checks that every flag is `--config.FIELD` with an existing field; values may follow as arguments of their own."""
+  from pix2pix_jax import config as config_lib
+
+  known = dict(config_lib.each_field())
+  for argument in arguments:
+    override = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+    if override and override[1] not in known:
+      listed = '"pix2pix_jax fields" lists all fields.'
+      raise UsageError(f"There is no field {override[1]}{_nearest(override[1], known)} {listed}")
+    if not override and re.match(r"-+[a-zA-Z]", argument):
+      flag = argument.partition("=")[0]
+      raise UsageError(f"There is no flag {flag}{_nearest(flag, ('--config', '--workdir', '--distributed'))}")
+
+
+def _load(text: str) -> "ml_collections.ConfigDict":
+  """The configuration of a name or path; a Python error in the file becomes a UsageError with its line."""
+  from pix2pix_jax import config as config_lib
+
+  try:
+    return config_lib.load(text)
+  except UsageError:
+    raise
+  except Exception as error:
+    path = str(config_lib.locate(text)[0])
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    where = f"{path}, line {line}" if line else path
+    raise UsageError(f"--config={text}: {where}: {type(error).__name__}: {_one_line(error)}") from error
+
+
+def _override(config: "ml_collections.ConfigDict", arguments: list[str]) -> "ml_collections.ConfigDict":
+  """Applies `--config.FIELD=VALUE` arguments and locks the configuration.
+
+  The flags are defined in a private FlagValues, so that neither absl's global flags nor sys.argv are involved.
+
+  Raises:
+    UsageError: a value of another type, or an argument that is not a flag.
+  """
+  from absl import flags
+  from ml_collections import config_flags
+
+  values = flags.FlagValues()
+  command_line = ["pix2pix_jax train", *arguments]
+  try:
+    holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=command_line)
+    unexpected = values(command_line)[1:]
+  except flags.IllegalFlagValueError as error:
+    wrong = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.DOTALL)
+    if wrong:
+      _refuse(wrong[1], wrong[2])
+    raise UsageError(_one_line(error)) from error
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    raise UsageError(_one_line(error)) from error
+  if unexpected:
+    raise UsageError(f"Unexpected argument {unexpected[0]!r}; flags are written --workdir=DIR or --config.FIELD=VALUE.")
+  return holder.value
+
+
+def _refuse(name: str, text: str) -> None:
+  """Raises the error of `config.check` for a field that was given text of the wrong type."""
+  from pix2pix_jax import config as config_lib
+
+  config = config_lib.default()
+  section, _, field = name.rpartition(".")
+  with config.ignore_type():
+    (config[section] if section else config)[field] = text
+  config_lib.check(config)
+
+
+def _one_line(error: Exception) -> str:
+  """An exception's own words as one line; str() of a KeyError would escape them."""
+  return " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+
+
+def _train_help() -> str:
+  from pix2pix_jax import config as config_lib  # imports JAX
+
+  lines = []
+  for name in config_lib.names():
+    documentation = importlib.import_module(f"pix2pix_jax.configs.{name}").__doc__ or ""
+    lines.append(f"  {name:<16}{documentation.splitlines()[0] if documentation else ''}")
+    if variants := documented_variants(documentation):
+      lines.append(f"  {'':<16}variants: {', '.join(variants)}")
+  return _TRAIN_HELP.format(configurations="\n".join(lines), config_file="pix2pix_jax/config.py")
+
+
+def documented_variants(documentation: str) -> list[str]:
+  """The names that a configuration's docstring explains, one a line, below the line that starts with "Variants"."""
+  _, _, listed = documentation.partition("\nVariants")
+  return re.findall(r"^ {2}(\w+) +\S", listed, re.MULTILINE)

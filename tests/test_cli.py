@@ -1,0 +1,255 @@
+"""The command line: dispatch, help, and the flags of `train`."""
+
+import importlib
+from pathlib import Path
+import platform
+import resource
+import subprocess
+import sys
+
+from absl import flags
+import pytest
+
+from pix2pix_jax import cli, launch
+from pix2pix_jax import config as config_lib
+from pix2pix_jax.errors import UsageError
+
+ROOT = Path(__file__).parent.parent
+TRAIN = ["--config=procedural", "--workdir=w"]
+
+
+def run(*command, **settings):
+  return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, timeout=120, **settings)
+
+
+def environment(**variables):
+  """A small environment in which the package of this tree is found."""
+  return {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PYTHONUTF8": "1", "GLIBC_TUNABLES": ""} | variables
+
+
+@pytest.mark.parametrize(
+  "arguments, name, value",
+  [
+    (["--config.data.load_size=143"], "data.load_size", 143),
+    (["--config.data.load_size", "143"], "data.load_size", 143),
+    (["--config.seed=7"], "seed", 7),
+    (["--config.model.dropout_blocks=(1,2,3)"], "model.dropout_blocks", (1, 2, 3)),
+    (["--config.model.dropout_blocks=(1, 2)"], "model.dropout_blocks", (1, 2)),
+    (["--config.model.dropout_blocks=()"], "model.dropout_blocks", ()),
+    (["--config.model.dropout_blocks=0", "--config.model.dropout_blocks=2"], "model.dropout_blocks", (0, 2)),
+    (["--config.data.depth_range=(0, 10)"], "data.depth_range", (0, 10)),
+    (["--config.data.summer_attributes=('hot','dry')"], "data.summer_attributes", ("hot", "dry")),
+    (["--config.data.mirror=False"], "data.mirror", False),
+    (["--config.data.mirror=true"], "data.mirror", True),
+    (["--noconfig.data.mirror"], "data.mirror", False),
+    (["--config.model.residual"], "model.residual", True),
+    (["--config.optimizer.learning_rate=1e-3"], "optimizer.learning_rate", 0.001),
+    (["--config.loss.l1_weight", "-1.5"], "loss.l1_weight", -1.5),
+    (["--config.data.source_dir=my pairs/=1"], "data.source_dir", "my pairs/=1"),
+    (["--config.train.num_steps=5", "--config.train.num_steps=6"], "train.num_steps", 6),
+  ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_overrides(arguments, name, value, first):
+  config, workdir, distributed = cli.parse_train([*arguments, *TRAIN] if first else [*TRAIN, *arguments])
+  expected = config_lib.load("procedural")
+  section, _, field = name.rpartition(".")
+  (expected[section] if section else expected)[field] = value
+  assert config.to_dict() == expected.to_dict()
+  assert (workdir, distributed) == (Path("w"), False)
+  assert config.is_locked
+
+
+def test_flags_may_follow_as_separate_arguments_and_variants_apply():
+  config, workdir, distributed = cli.parse_train(
+    ["--distributed", "--config", "kitti:report,procedural", "--workdir", "runs/a b"]
+  )
+  assert (config.model.decoder_widths, config.data.name, config.data.task) == ("report", "procedural", "kitti_depth")
+  assert (workdir, distributed) == (Path("runs/a b"), True)
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    ([], r"--config is missing.*facades, folder, kitti, nyu, procedural, winter_summer"),
+    (["--config=kitti"], r"--workdir is missing.*facades, folder, kitti"),
+    (["--config=kiti", "--workdir=w"], r"no file 'kiti'.*did you mean kitti\?"),
+    (["--config=kitti:raport", "--workdir=w"], "no variant 'raport'; it has report, procedural"),
+    (["--config"], r"--config: expected one argument"),
+    (["--wrokdir=w", "--config=kitti"], r"no flag --wrokdir; did you mean --workdir\?"),
+    ([*TRAIN, "--config.data.load_sise=143"], r"no field data.load_sise; did you mean data.load_size\?"),
+    ([*TRAIN, "--config.trian.batch_size=2"], r"no field trian.batch_size; did you mean train.batch_size\?"),
+    ([*TRAIN, "--config.batch_size=2"], r"no field batch_size; did you mean train.batch_size\?"),
+    ([*TRAIN, "--noconfig.data.miror"], r"no field data.miror; did you mean data.mirror\?"),
+    ([*TRAIN, "--config.train.batch_size=many"], "train.batch_size is 'many'; it has to be an integer"),
+    ([*TRAIN, "--config.train.batch_size=2.5"], "train.batch_size is '2.5'; it has to be an integer"),
+    ([*TRAIN, "--config.seed=x"], "seed is 'x'; it has to be an integer"),
+    ([*TRAIN, "--config.optimizer.beta1=half"], "optimizer.beta1 is 'half'; it has to be a number"),
+    ([*TRAIN, "--config.data.mirror=maybe"], "data.mirror is 'maybe'; it has to be True or False"),
+    ([*TRAIN, "--config.model.dropout_blocks=(1,x)"], "model.dropout_blocks is .*a tuple of integers"),
+    ([*TRAIN, "--config.model.dropout_blocks=(1, 2"], "model.dropout_blocks is .*a tuple of integers"),
+    ([*TRAIN, "--config.model.dropout_blocks=(1,0.5)"], "model.dropout_blocks is .*a tuple of integers"),
+    ([*TRAIN, "--config.train.batch_size=0"], "train.batch_size is 0; it has to be between 1 and"),
+    ([*TRAIN, "--config.loss.gan=wgan"], "loss.gan is 'wgan'; it has to be one of 'vanilla', 'lsgan', 'none'"),
+    ([*TRAIN, "--config.seed"], "Missing value for flag --config.seed"),
+    ([*TRAIN, "facades"], "Unexpected argument 'facades'"),
+  ],
+)
+def test_wrong_flags_name_the_thing_its_value_and_the_remedy(arguments, message):
+  with pytest.raises(UsageError, match=message) as caught:
+    cli.parse_train(arguments)
+  text = str(caught.value)
+  assert len(text.splitlines()) == 1 and "\\" not in text and "Traceback" not in text
+
+
+def test_a_configuration_file_of_ones_own(tmp_path):
+  path = tmp_path / "my experiment.py"
+  path.write_text(
+    "from pix2pix_jax.configs import kitti\n\n\ndef get_config(variant=''):\n  config = kitti.get_config(variant)\n"
+    "  config.train.num_epochs = 3\n  return config\n",
+  )
+  config, _, _ = cli.parse_train([f"--config={path}:procedural", "--workdir=w", "--config.train.batch_size=2"])
+  assert (config.train.num_epochs, config.data.task, config.train.batch_size) == (3, "kitti_depth", 2)
+
+
+@pytest.mark.parametrize(
+  "source, message",
+  [
+    ("def get_config(variant=''):\n  return nothing\n", "line 2: NameError: name 'nothing' is not defined"),
+    ("\n\ndef get_config(:\n", "line 3: SyntaxError"),
+    ("import json\n\njson.loads('{')\n", "line 3: JSONDecodeError"),
+    ("settings = 3\n", r"defines no get_config"),
+    (
+      "from pix2pix_jax.configs import kitti\n\ndef get_config():\n  c = kitti.get_config()\n"
+      "  c.train.num_epoch = 3\n  return c\n",
+      r"no field train.num_epoch; did you mean train.num_epochs\?",
+    ),
+  ],
+)
+def test_errors_in_a_configuration_file_name_its_line(tmp_path, source, message):
+  path = tmp_path / "mine.py"
+  path.write_text(source)
+  with pytest.raises(UsageError, match=message):
+    cli.parse_train([f"--config={path}", "--workdir=w"])
+
+
+def test_parsing_leaves_global_flags_and_arguments_alone(monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["pytest", "--config.seed=5", "--config=elsewhere"])
+  before = set(flags.FLAGS)
+  assert cli.parse_train([*TRAIN, "--config.seed=1"])[0].seed == 1
+  assert cli.parse_train([*TRAIN, "--config.seed=2"])[0].seed == 2
+  assert set(flags.FLAGS) == before
+
+
+@pytest.mark.parametrize("program", [["-m", "pix2pix_jax", "train"], [str(ROOT / "main.py")]])
+def test_a_wrong_flag_ends_both_programs_with_one_paragraph_and_status_2(program, tmp_path):
+  done = run(
+    sys.executable, *program, *TRAIN, "--config.train.batchsize=2", cwd=tmp_path, env=environment(HOME=str(tmp_path))
+  )
+  assert (done.returncode, done.stdout) == (2, "")
+  (line,) = done.stderr.splitlines()
+  assert line.startswith("error: There is no field train.batchsize; did you mean train.batch_size?")
+  assert not (tmp_path / "w").exists()
+
+
+def test_an_unknown_command_suggests_the_nearest(capsys):
+  with pytest.raises(SystemExit, match="2"):
+    cli.main(["evalute"])
+  assert "There is no command 'evalute'; did you mean evaluate?" in capsys.readouterr().err
+  with pytest.raises(SystemExit, match="2"):
+    cli.main([])
+  assert "Name a command: train, evaluate" in capsys.readouterr().err
+
+
+def test_help_lists_every_command(capsys):
+  cli.main(["--help"])
+  output = capsys.readouterr().out
+  for command, line in cli.COMMANDS.items():
+    assert f"  {command} " in output and line in output
+  for command in cli.COMMANDS:
+    assert callable(cli._find(command))
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in cli.COMMANDS)], ids=" ".join)
+def test_help_is_fast_and_imports_no_tensorflow(command, tmp_path):
+  (tmp_path / "tensorflow").mkdir()
+  (tmp_path / "tensorflow/__init__.py").write_text("raise SystemExit('TensorFlow was imported')")
+  before = resource.getrusage(resource.RUSAGE_CHILDREN)
+  done = run(sys.executable, "-m", "pix2pix_jax", *command, "--help", env=environment(PYTHONPATH=f"{tmp_path}:{ROOT}"))
+  after = resource.getrusage(resource.RUSAGE_CHILDREN)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.startswith("usage: ") and "--" in done.stdout
+  seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+  assert seconds < 3, f"{seconds:.1f} s of CPU time"
+
+
+def test_train_help_lists_configurations_flags_and_where_fields_are_explained(capsys):
+  cli.main(["train", "--help"])
+  output = capsys.readouterr().out
+  for text in ("--config", "--workdir", "--config.FIELD=VALUE", "--distributed", "pix2pix_jax fields", "example:"):
+    assert text in output
+  assert config_lib.names() == ["facades", "folder", "kitti", "nyu", "procedural", "winter_summer"]
+  for name in config_lib.names():
+    (line,) = [line for line in output.splitlines() if line.startswith(f"  {name} ")]
+    assert len(line.split(maxsplit=1)[1]) > 20
+  assert max(map(len, output.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", config_lib.names())
+def test_the_documented_variants_are_those_that_exist(name):
+  documented = cli.documented_variants(importlib.import_module(f"pix2pix_jax.configs.{name}").__doc__)
+  for variant in documented:
+    config_lib.check(config_lib.load(f"{name}:{variant}"))
+  with pytest.raises(UsageError, match=f"it has {', '.join(documented) or 'none'}\\."):
+    config_lib.load(f"{name}:no_such")
+
+
+def test_fields_lists_each_with_default_meaning_and_limit(capsys):
+  cli.main(["fields"])
+  output = " ".join(capsys.readouterr().out.split())
+  for name, field in config_lib.each_field():
+    assert f"{name} = {field.default!r}" in output
+    assert " ".join(field.meaning.split()) in output
+  assert "train.batch_size = 1 (between 1 and 1,000,000) Images per step" in output
+
+
+def test_fields_can_be_narrowed(capsys):
+  cli.main(["fields", "num_e"])
+  assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if " = " in line] == ["train.num_epochs"]
+  with pytest.raises(SystemExit, match="2"):
+    cli.main(["fields", "train.num_epoks"])
+  assert "did you mean train.num_epochs?" in capsys.readouterr().err
+
+
+def test_only_programs_that_compute_restart_and_never_inside_a_callers_program(monkeypatch):
+  kept = []
+  monkeypatch.setattr(launch, "keep_memory", lambda: kept.append("kept"))
+  monkeypatch.setattr(cli, "_find", lambda name: lambda rest: kept.append(name))
+  for command in (["train"], ["translate", "-h"], ["report"], ["translate"]):
+    monkeypatch.setattr(sys, "argv", ["pix2pix_jax", *command])
+    cli.main()
+  assert kept == ["kept", "train", "translate", "report", "kept", "translate"]
+  kept.clear()
+  cli.main(["train"])
+  assert kept == ["train"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can keep memory")
+@pytest.mark.parametrize("start", ["script", "module", "main.py"])
+def test_train_restarts_once_with_kept_memory_whatever_the_paths(start, tmp_path):
+  folder = tmp_path / "a folder"
+  folder.mkdir()
+  config = folder / "my config.py"
+  config.write_text(
+    "import os, sys\nprint('read', os.environ.get('GLIBC_TUNABLES'), sys.flags.utf8_mode)\nraise OSError('stop here')\n"
+  )
+  script = folder / "pix2pix_jax"
+  script.write_text("import sys\nfrom pix2pix_jax.cli import main\n\nif __name__ == '__main__':\n  sys.exit(main())\n")
+  programs = {"script": [script, "train"], "module": ["-m", "pix2pix_jax", "train"], "main.py": [ROOT / "main.py"]}
+  variables = environment()
+  del variables["GLIBC_TUNABLES"], variables["PYTHONUTF8"]
+  done = run(
+    sys.executable, "-X", "utf8", *programs[start], f"--config={config}", "--workdir", folder, cwd=folder, env=variables
+  )
+  assert done.stdout == f"read {launch.KEEP_MEMORY} 1\n", done.stderr
+  assert done.stderr == f"error: --config={config}: {config}, line 3: OSError: stop here\n"
