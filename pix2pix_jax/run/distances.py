@@ -1,14 +1,15 @@
-"""Distances between two sets of pictures, in the features of Inception-v3: FID and KID.
+"""FID and KID: distances between two sets of images in the feature space of Inception-v3.
 
-FID: Heusel et al. 2017 (arXiv 1706.08500), the Fréchet distance between two Gaussians that have the features' means and covariances.
-KID: Bińkowski et al. 2018 (arXiv 1801.01401), the squared maximum mean discrepancy under a cubic kernel. 0 for equal distributions.
+FID: Heusel et al. 2017 (arXiv 1706.08500), the Fréchet distance between two Gaussians with the features' means and
+covariances. KID: Bińkowski et al. 2018 (arXiv 1801.01401), the squared maximum mean discrepancy with a cubic kernel.
+Both are 0 for equal distributions.
 
-FID is biased: of few pictures it comes out too large, by more the fewer there are (2048 features need thousands of pictures
-for their covariance). Compare it at equal numbers only. KID is unbiased, and can be below 0.
+FID is biased: it is too large for few images, and more so the fewer there are, because the covariance of 2048 features
+needs thousands of images. Only compare FIDs computed from equally many images. KID is unbiased and can be negative.
 
-The network is the one that both papers took, TensorFlow's graph of 2015-12-05, with the weights that pytorch-fid converted
-(https://github.com/mseitzer/pytorch-fid, `pt_inception-2015-12-05-6726825d.pth`) and its resizing to 299×299, so that figures are
-those of pytorch-fid. Other Inception weights give other figures.
+The network is the one of both papers, TensorFlow's graph of 2015-12-05, with the weights that pytorch-fid converted
+(https://github.com/mseitzer/pytorch-fid, `pt_inception-2015-12-05-6726825d.pth`) and its resizing to 299×299, so
+results match those of pytorch-fid. Other Inception weights give other values.
 """
 
 from collections.abc import Mapping
@@ -20,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pix2pix_jax import import_torch
-from pix2pix_jax.errors import UsageError
+from pix2pix_jax import torch_weights
+from pix2pix_jax.errors import UsageError, few
 
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
 FEATURES = 2048
@@ -29,8 +30,9 @@ SIDE = 299
 BATCH_NORM_EPSILON = 1e-3
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 
-# The graph. A chain is what follows one another: a convolution (name, features, size, stride, padding), which batch norm and ReLU follow,
-# a pooling, or a fork: a list of chains whose results are concatenated. Names are those of the weights.
+# The graph. A chain is a list of steps: a convolution (name, features, size, stride, padding) followed by batch norm
+# and ReLU, a pooling, or a fork, which is a list of chains whose results are concatenated. Names are those in the
+# weights file.
 POOLINGS = {
   "average": lambda x: nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False),
   "maximum": lambda x: nn.max_pool(x, (3, 3), padding="SAME"),
@@ -108,12 +110,12 @@ BLOCKS = {  # at 35×35, 17×17 and 8×8 pixels
     ["halve"],
   ],
   "Mixed_7b": _block_8("average"),
-  "Mixed_7c": _block_8("maximum"),  # the maximum was an oversight of 2015; every FID has it
+  "Mixed_7c": _block_8("maximum"),  # maximum pooling was an oversight in 2015, but it is part of the definition of FID
 }
 
 
 class Inception(nn.Module):
-  """(N, 299, 299, 3) in [-1, 1] → (N, 2048), what its last pooling gives. Batch norms are part of the convolutions' weights."""
+  """(N, 299, 299, 3) in [-1, 1] → (N, 2048), the output of the last pooling. Kernels and biases include batch norm."""
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -136,7 +138,7 @@ class Inception(nn.Module):
     self, prefix: str, name: str, features: int, size: int | tuple[int, int], stride: int = 1, padding: str = "SAME"
   ) -> nn.Conv:
     size = (size, size) if isinstance(size, int) else size
-    # In full float32 on every device: figures are to be compared.
+    # Full float32 on every device, so that results are comparable.
     return nn.Conv(
       features,
       size,
@@ -148,38 +150,45 @@ class Inception(nn.Module):
 
 
 @jax.jit
-def resize(pictures: jax.Array) -> jax.Array:
-  """(N, H, W, C) → (N, 299, 299, C) as pytorch-fid resizes: bilinear between pixel centres, without anti-aliasing."""
-  return jax.image.resize(pictures, (len(pictures), SIDE, SIDE, pictures.shape[-1]), "bilinear", antialias=False)
+def resize(images: jax.Array) -> jax.Array:
+  """(N, H, W, C) → (N, 299, 299, C) as pytorch-fid does: bilinear between pixel centres, without anti-aliasing."""
+  return jax.image.resize(images, (len(images), SIDE, SIDE, images.shape[-1]), "bilinear", antialias=False)
 
 
 class Extractor:
-  """The features of pictures. Compiles once for each batch size, and quickly for each shape."""
+  """Computes the features of images. Compiles the network once per batch size, and a small resizing once per shape."""
 
   def __init__(self, params: Mapping[str, Any]):
     self._params = jax.device_put(params)
-    self._apply = jax.jit(lambda params, pictures: Inception().apply({"params": params}, 2 * pictures - 1))
+    self._apply = jax.jit(lambda params, images: Inception().apply({"params": params}, 2 * images - 1))
 
   @classmethod
   def load(cls, path: Path) -> "Extractor":
-    """With the weights of pytorch-fid's file; a UsageError where it is missing or of another network, or without PyTorch."""
-    return cls(convert(import_torch.read_state_dict(path, expected=f"pytorch-fid's {WEIGHTS}")))
+    """Reads pytorch-fid's weights.
 
-  def __call__(self, pictures: np.ndarray) -> np.ndarray:
+    Raises:
+      UsageError: the file is missing, damaged, or holds another network.
+    """
+    return cls(convert(torch_weights.read_state_dict(path, expected=f"pytorch-fid's {WEIGHTS}")))
+
+  def __call__(self, images: np.ndarray) -> np.ndarray:
     """uint8 (N, H, W, 3) → float32 (N, 2048)."""
-    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
-      raise ValueError(f"Expected uint8 (N, H, W, 3), got {pictures.dtype} {pictures.shape}.")
-    return np.asarray(self._apply(self._params, resize(pictures / np.float32(255))))
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+      raise ValueError(f"Expected uint8 (N, H, W, 3), got {images.dtype} {images.shape}.")
+    return np.asarray(self._apply(self._params, resize(images / np.float32(255))))
 
 
 def convert(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """The parameters of `Inception` from pytorch-fid's state dict; batch norm's running statistics go into kernels and biases.
+  """The parameters of `Inception` from pytorch-fid's state dict, with batch norm folded into kernels and biases.
+
+  The classifier `fc.*` and `num_batches_tracked` are ignored.
 
   Raises:
-    UsageError: keys or shapes other than this network's. The classifier `fc.*` and `num_batches_tracked` may be there.
+    UsageError: the keys or shapes are not this network's.
   """
   layers = jax.eval_shape(Inception().init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))["params"]
-  shapes, classifier = {}, {"fc.weight": (1008, FEATURES), "fc.bias": (1008,)}
+  shapes: dict[str, tuple[int, ...]] = {}
+  classifier = {"fc.weight": (1008, FEATURES), "fc.bias": (1008,)}
   for name, layer in layers.items():
     height, width, inputs, outputs = layer["kernel"].shape
     shapes[f"{name}.conv.weight"] = outputs, inputs, height, width
@@ -195,10 +204,10 @@ def convert(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
     ],
   }
   if any(problems.values()):
-    listed = "; ".join(f"{what}: {import_torch.few(keys)}" for what, keys in problems.items() if keys)
+    listed = "; ".join(f"{what}: {few(sorted(keys))}" for what, keys in problems.items() if keys)
     raise UsageError(
-      f"These are not the weights of the Inception-v3 that FID is defined by: {listed}. Give pytorch-fid's {WEIGHTS}; "
-      "torchvision's and others give other figures."
+      f"These weights do not belong to the Inception-v3 that defines FID: {listed}. Give pytorch-fid's {WEIGHTS}; "
+      "torchvision's and other weights give different values."
     )
   params = {}
   for name in layers:
@@ -215,10 +224,11 @@ def convert(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def fid(a: np.ndarray, b: np.ndarray) -> float:
-  """The Fréchet distance of two sets of features (n, d) and (m, d), n and m ≥ 2, in float64.
+  """The Fréchet distance between two sets of features (n, d) and (m, d), n and m ≥ 2, computed in float64.
 
-  |μa − μb|² + tr Σa + tr Σb − 2 tr (Σa Σb)^½, with covariances over n − 1. The last trace is the sum of the singular values of
-  Ra Rbᵀ where Σ = RᵀR, so that covariances without full rank, as of fewer pictures than features, need no ε on their diagonals.
+  |μa − μb|² + tr Σa + tr Σb − 2 tr (Σa Σb)^½, with covariances over n − 1. The last trace equals the sum of the
+  singular values of Ra Rbᵀ, where Σ = RᵀR. Singular covariances (fewer images than features) therefore need no ε on
+  the diagonal.
   """
   _check(a, b)
   means, roots = [], []
@@ -233,10 +243,11 @@ def fid(a: np.ndarray, b: np.ndarray) -> float:
 def kid(
   a: np.ndarray, b: np.ndarray, *, subsets: int = KID_SUBSETS, subset_size: int = KID_SUBSET_SIZE, seed: int = 0
 ) -> tuple[float, float]:
-  """The unbiased squared MMD of two sets of features (n, d) and (m, d) with the kernel (x·y / d + 1)³: mean and standard deviation.
+  """The unbiased squared MMD between two sets of features (n, d) and (m, d) with the kernel (x·y / d + 1)³.
 
-  Over `subsets` pairs of random subsets of `subset_size` features each, or of as many as the smaller set has. Where that
-  is all of both sets there is but one such pair, and the deviation is NaN.
+  Returns:
+    Mean and standard deviation over `subsets` pairs of random subsets, each of `subset_size` features or of the size
+    of the smaller set. If a subset would be the whole of both sets, there is only one pair, and the deviation is NaN.
   """
   _check(a, b)
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
@@ -262,22 +273,24 @@ def _squared_mmd(a: np.ndarray, b: np.ndarray) -> float:
 
 def _check(a: np.ndarray, b: np.ndarray) -> None:
   if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-    raise ValueError(f"Expected features (n, d) and (m, d) of at least two pictures each, got {a.shape} and {b.shape}.")
+    raise ValueError(f"Expected features (n, d) and (m, d) of at least two images each, got {a.shape} and {b.shape}.")
 
 
 class Comparison:
-  """Gathers the features of answers and targets, a batch at a time."""
+  """Collects the features of outputs and targets, batch by batch."""
 
   def __init__(self, extractor: Extractor):
-    self._extract, self._answers, self._targets = extractor, [], []
+    self._extract = extractor
+    self._outputs: list[np.ndarray] = []
+    self._targets: list[np.ndarray] = []
 
-  def add(self, answers: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> None:
-    """uint8 (N, H, W, 3) each; `counts` (N,) says which rows count."""
-    self._answers.append(self._extract(answers)[counts])
-    self._targets.append(self._extract(targets)[counts])
+  def add(self, outputs: np.ndarray, targets: np.ndarray, is_real: np.ndarray) -> None:
+    """uint8 (N, H, W, 3) each; `is_real` (N,) is False for rows that only fill the batch."""
+    self._outputs.append(self._extract(outputs)[is_real])
+    self._targets.append(self._extract(targets)[is_real])
 
   def distances(self) -> dict[str, float]:
-    """`fid`, `kid` and, where there are more than 1000 pictures, the `kid_std` of its subsets."""
-    features = np.concatenate(self._answers), np.concatenate(self._targets)
+    """`fid`, `kid` and, for more than 1000 images, `kid_std`, the deviation over its subsets."""
+    features = np.concatenate(self._outputs), np.concatenate(self._targets)
     mean, deviation = kid(*features)
     return {"fid": fid(*features), "kid": mean, **({"kid_std": deviation} if np.isfinite(deviation) else {})}

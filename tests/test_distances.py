@@ -1,7 +1,8 @@
-"""FID and KID: the network against PyTorch, the distances against closed forms and loops, and the evaluate command with both."""
+"""FID and KID: the network against PyTorch, the distances against closed forms and loops, and the evaluate command."""
 
 import itertools
 import json
+import struct
 import sys
 
 import jax
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 
 from pix2pix_jax import UsageError, evaluate
+from pix2pix_jax import config as config_lib
 from pix2pix_jax.configs import procedural
-from pix2pix_jax.model import state as train_state
-from pix2pix_jax.run import checkpoint
-from pix2pix_jax.run import distances as inception
+from pix2pix_jax.run import checkpoint, distances
+from pix2pix_jax.run.experiment import Experiment
 
 try:
   import torch
@@ -25,7 +26,7 @@ needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is not installed
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-  """OpenMP threads that wait for each other are slow beside parallel tests."""
+  """PyTorch's threads slow each other down when tests run in parallel."""
   if torch:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -34,11 +35,11 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-# --- The network as PyTorch writes it --------------------------------------------------------------------------------------
+# --- The network as PyTorch writes it ---------------------------------------------------------------------------------
 
 
 def torch_inception():
-  """Inception-v3 of 2015-12-05 with the names of torchvision, in which the weights are published."""
+  """Inception-v3 of 2015-12-05 with torchvision's names, which the published weights use."""
   nn = torch.nn
 
   class Conv(nn.Module):
@@ -179,9 +180,9 @@ def torch_inception():
       self.Mixed_7c = E(2048, lambda x: functional.max_pool2d(x, 3, 1, 1))
       self.fc = nn.Linear(2048, 1008)
 
-    def forward(self, pictures):
+    def forward(self, images):
       """uint8 (N, 3, H, W) → (N, 2048)."""
-      x = 2 * functional.interpolate(pictures / 255.0, (299, 299), mode="bilinear", align_corners=False) - 1
+      x = 2 * functional.interpolate(images / 255.0, (299, 299), mode="bilinear", align_corners=False) - 1
       x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
       x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(functional.max_pool2d(x, 3, 2)))
       x = self.Mixed_6a(self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(functional.max_pool2d(x, 3, 2)))))
@@ -192,14 +193,14 @@ def torch_inception():
 
 
 def random_weights():
-  """A state dict as pytorch-fid's, each array from the key's own stream of numbers, which is the same for every NumPy."""
+  """A state dict like pytorch-fid's. Each key seeds its own array, with a generator that is the same in every NumPy."""
 
   def draw(key, shape, scale, offset=0.0):
     random = np.random.RandomState(np.frombuffer(key.encode(), np.uint8).astype(np.uint32))
     return np.float32(offset + scale * random.uniform(-1, 1, shape))
 
   weights = {}
-  layers = jax.eval_shape(inception.Inception().init, jax.random.key(0), jnp.zeros((1, 299, 299, 3)))[
+  layers = jax.eval_shape(distances.Inception().init, jax.random.key(0), jnp.zeros((1, 299, 299, 3)))[
     "params"
   ]  # names and shapes
   for name, layer in layers.items():
@@ -223,35 +224,35 @@ def weights():
 
 
 @pytest.fixture(scope="module")
-def pictures():
-  """Two, wider than high and smaller than 299."""
+def images():
+  """Two images, wider than high and smaller than 299."""
   return np.random.RandomState(0).randint(0, 256, (2, 40, 56, 3)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def extractor(weights):
-  return inception.Extractor(inception.convert(weights))
+  return distances.Extractor(distances.convert(weights))
 
 
 @pytest.fixture(scope="module")
-def features(extractor, pictures):
-  return extractor(pictures)
+def features(extractor, images):
+  return extractor(images)
 
 
 @needs_torch
-def test_features_are_those_of_pytorch(weights, pictures, features):
+def test_features_match_pytorch(weights, images, features):
   network = torch_inception()
   tensors = {key: torch.from_numpy(array) for key, array in weights.items()}
   missing = network.load_state_dict(tensors, strict=False)
   assert missing.missing_keys == ["fc.weight", "fc.bias"] and not missing.unexpected_keys
   with torch.no_grad():
-    expected = network(torch.from_numpy(pictures.transpose(0, 3, 1, 2))).numpy()
+    expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
   assert expected.shape == features.shape == (2, 2048) and 0.1 < expected.std()
   np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4 * expected.std())
 
 
 def test_features_have_golden_values(features):
-  """Made with PyTorch's network above."""
+  """Computed with the PyTorch network above."""
   golden = [
     [16.833832, 0.14293446, 0.2247975, 10.010321, 0.60988867, 6.6191225, 8.2022276, 5.1455088],
     [16.559273, 0.20250042, 0.21439473, 9.961237, 0.56711107, 6.4255533, 8.0246716, 5.1835284],
@@ -260,17 +261,17 @@ def test_features_have_golden_values(features):
   np.testing.assert_allclose(features.mean(1), [2.9219975, 2.9056876], rtol=1e-4)
 
 
-def test_features_do_not_depend_on_the_company(extractor, pictures, features):
-  np.testing.assert_allclose(extractor(pictures[::-1]), features[::-1], rtol=1e-5, atol=1e-5)
+def test_features_do_not_depend_on_the_rest_of_the_batch(extractor, images, features):
+  np.testing.assert_allclose(extractor(images[::-1]), features[::-1], rtol=1e-5, atol=1e-5)
 
 
-def test_the_classifier_and_counters_may_be_there(weights):
+def test_classifier_and_counters_are_ignored(weights):
   more = {
     "fc.weight": np.zeros((1008, 2048)),
     "fc.bias": np.zeros(1008),
     "Conv2d_1a_3x3.bn.num_batches_tracked": np.zeros(()),
   }
-  jax.tree.map(np.testing.assert_array_equal, inception.convert(weights | more), inception.convert(weights))
+  jax.tree.map(np.testing.assert_array_equal, distances.convert(weights | more), distances.convert(weights))
 
 
 @pytest.mark.parametrize(
@@ -293,31 +294,43 @@ def test_the_classifier_and_counters_may_be_there(weights):
 )
 def test_other_weights_are_refused(weights, change, message):
   with pytest.raises(UsageError, match=message):
-    inception.convert(change(weights))
+    distances.convert(change(weights))
 
 
-def test_without_pytorch_the_user_is_told(monkeypatch, tmp_path):
+def test_weights_are_loaded_without_pytorch(weights, images, features, monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, "torch", None)
-  with pytest.raises(UsageError, match=r"pip install pix2pix_jax\[torch\]"):
-    inception.Extractor.load(tmp_path / "weights.pth")
+  write_weights(tmp_path / "weights.safetensors", weights)
+  np.testing.assert_array_equal(distances.Extractor.load(tmp_path / "weights.safetensors")(images), features)
 
 
-@needs_torch
+def write_weights(path, arrays):
+  """A .safetensors file of float32 arrays."""
+  header, place = {}, 0
+  for key, array in arrays.items():
+    header[key] = {"dtype": "F32", "shape": array.shape, "data_offsets": (place, place + 4 * array.size)}
+    place += 4 * array.size
+  text = json.dumps(header).encode()
+  with path.open("wb") as file:
+    file.write(struct.pack("<Q", len(text)) + text)
+    for array in arrays.values():
+      file.write(array.astype("<f4").tobytes())
+
+
 def test_a_damaged_file_is_explained(tmp_path):
   (tmp_path / "weights.pth").write_bytes(b"not weights")
   with pytest.raises(
     UsageError, match="weights.pth cannot be read.*Give pytorch-fid's pt_inception-2015-12-05-6726825d.pth"
   ):
-    inception.Extractor.load(tmp_path / "weights.pth")
+    distances.Extractor.load(tmp_path / "weights.pth")
 
 
 @pytest.mark.parametrize("shape", [(40, 56), (299, 299), (400, 310)])
 def test_resizing_is_bilinear_between_pixel_centres(shape):
-  pictures = np.random.default_rng(0).uniform(size=(1, *shape, 3)).astype(np.float32)
-  resized = np.asarray(inception.resize(jnp.asarray(pictures)))
+  images = np.random.default_rng(0).uniform(size=(1, *shape, 3)).astype(np.float32)
+  resized = np.asarray(distances.resize(jnp.asarray(images)))
   if torch:
     expected = functional.interpolate(
-      torch.from_numpy(pictures).permute(0, 3, 1, 2), (299, 299), mode="bilinear", align_corners=False
+      torch.from_numpy(images).permute(0, 3, 1, 2), (299, 299), mode="bilinear", align_corners=False
     )
     np.testing.assert_allclose(resized, expected.permute(0, 2, 3, 1), atol=1e-5)
   for row, column in itertools.product((0, 1, 150, 298), (0, 77, 298)):
@@ -327,12 +340,12 @@ def test_resizing_is_bilinear_between_pixel_centres(shape):
     top, left = int(y), int(x)
     bottom, right = min(top + 1, shape[0] - 1), min(left + 1, shape[1] - 1)
     above, below = (
-      (1 - x + left) * line[left] + (x - left) * line[right] for line in (pictures[0, top], pictures[0, bottom])
+      (1 - x + left) * line[left] + (x - left) * line[right] for line in (images[0, top], images[0, bottom])
     )
     np.testing.assert_allclose(resized[0, row, column], (1 - y + top) * above + (y - top) * below, atol=1e-5)
 
 
-# --- The distances ---------------------------------------------------------------------------------------------------------
+# --- The distances ----------------------------------------------------------------------------------------------------
 
 
 def gaussian(count, mean, root, seed):
@@ -348,8 +361,8 @@ def test_fid_of_independent_features_has_a_closed_form():
   means, deviations = rng.standard_normal((2, 12)), rng.uniform(0.1, 3, (2, 12))
   a, b = (gaussian(200 + 50 * i, means[i], np.diag(deviations[i]), i) for i in range(2))
   expected = np.square(means[0] - means[1]).sum() + np.square(deviations[0] - deviations[1]).sum()
-  np.testing.assert_allclose(inception.fid(a, b), expected, rtol=1e-10)
-  np.testing.assert_allclose(inception.fid(b, a), expected, rtol=1e-10)
+  np.testing.assert_allclose(distances.fid(a, b), expected, rtol=1e-10)
+  np.testing.assert_allclose(distances.fid(b, a), expected, rtol=1e-10)
 
 
 def test_fid_of_two_correlated_features_has_a_closed_form():
@@ -358,10 +371,10 @@ def test_fid_of_two_correlated_features_has_a_closed_form():
   covariances = roots @ roots.transpose(0, 2, 1)
   product = covariances[0] @ covariances[1]
   root_trace = np.sqrt(np.trace(product) + 2 * np.sqrt(np.linalg.det(product)))  # of any 2×2 matrix
-  np.testing.assert_allclose(inception.fid(a, b), np.trace(covariances.sum(0)) - 2 * root_trace, rtol=1e-10)
+  np.testing.assert_allclose(distances.fid(a, b), np.trace(covariances.sum(0)) - 2 * root_trace, rtol=1e-10)
 
 
-def test_fid_is_that_of_the_matrix_square_root():
+def test_fid_matches_the_matrix_square_root():
   from scipy import linalg
 
   rng = np.random.default_rng(1)
@@ -372,23 +385,23 @@ def test_fid_is_that_of_the_matrix_square_root():
     + np.trace(np.cov(a, rowvar=False) + np.cov(b, rowvar=False))
     - 2 * np.trace(root.real)
   )
-  np.testing.assert_allclose(inception.fid(a, b), expected, rtol=1e-8)
+  np.testing.assert_allclose(distances.fid(a, b), expected, rtol=1e-8)
 
 
-def test_fid_of_fewer_pictures_than_features_is_finite_and_exact():
-  """Features that are constant add to the covariance rows of zeros, and nothing to the distance."""
+def test_fid_of_fewer_images_than_features_is_finite_and_exact():
+  """Constant features add zero rows to the covariance and nothing to the distance."""
   rng = np.random.default_rng(2)
   few = [rng.standard_normal((count, 3)) for count in (5, 7)]
   many = [np.concatenate([features, np.ones((len(features), 60))], 1) for features in few]
   rotation = np.linalg.qr(rng.standard_normal((63, 63)))[0]
-  np.testing.assert_allclose(inception.fid(*(features @ rotation for features in many)), inception.fid(*few), rtol=1e-9)
-  assert abs(inception.fid(many[0], many[0])) < 1e-12
+  np.testing.assert_allclose(distances.fid(*(features @ rotation for features in many)), distances.fid(*few), rtol=1e-9)
+  assert abs(distances.fid(many[0], many[0])) < 1e-12
 
 
-def test_fid_is_larger_for_fewer_pictures():
+def test_fid_is_larger_for_fewer_images():
   rng = np.random.default_rng(3)
   a, b = rng.standard_normal((2, 2000, 20))
-  assert inception.fid(a[:40], b[:40]) > 5 * inception.fid(a, b) > 0
+  assert distances.fid(a[:40], b[:40]) > 5 * distances.fid(a, b) > 0
 
 
 def loops_of_kid(a, b):
@@ -403,48 +416,55 @@ def loops_of_kid(a, b):
 def test_kid_against_loops():
   rng = np.random.default_rng(4)
   a, b = rng.standard_normal((9, 5)), 0.5 + rng.standard_normal((9, 5))
-  mean, deviation = inception.kid(a, b)
+  mean, deviation = distances.kid(a, b)
   np.testing.assert_allclose(mean, loops_of_kid(a, b), rtol=1e-12)
-  assert np.isnan(deviation), "there is only one subset of all"
+  assert np.isnan(deviation), "the whole set is the only subset of its size"
 
 
-def test_kid_is_over_random_subsets():
+def test_kid_averages_over_random_subsets():
   rng = np.random.default_rng(5)
   a, b = rng.standard_normal((4, 3)), 0.5 + rng.standard_normal((5, 3))
   pairs = itertools.product(itertools.combinations(range(4), 3), itertools.combinations(range(5), 3))
   every = [loops_of_kid(a[list(rows)], b[list(others)]) for rows, others in pairs]
-  mean, deviation = inception.kid(a, b, subset_size=3, subsets=4000)
+  mean, deviation = distances.kid(a, b, subset_size=3, subsets=4000)
   np.testing.assert_allclose(mean, np.mean(every), atol=4 * np.std(every) / 4000**0.5)
   np.testing.assert_allclose(deviation, np.std(every), rtol=0.1)
   assert (
-    inception.kid(a, b, subset_size=3, seed=1)
-    == inception.kid(a, b, subset_size=3, seed=1)
-    != inception.kid(a, b, subset_size=3, seed=2)
+    distances.kid(a, b, subset_size=3, seed=1)
+    == distances.kid(a, b, subset_size=3, seed=1)
+    != distances.kid(a, b, subset_size=3, seed=2)
   )
 
 
 def test_kid_is_unbiased():
-  values = [inception.kid(*np.random.default_rng(seed).standard_normal((2, 6, 4)))[0] for seed in range(2000)]
+  values = [distances.kid(*np.random.default_rng(seed).standard_normal((2, 6, 4)))[0] for seed in range(2000)]
   assert abs(np.mean(values)) < 4 * np.std(values) / 2000**0.5 and min(values) < 0
 
 
-@pytest.mark.parametrize("distance", [inception.fid, inception.kid])
-def test_distances_refuse_what_has_none(distance):
+@pytest.mark.parametrize("distance", [distances.fid, distances.kid])
+def test_distances_need_two_images_and_equal_dimensions(distance):
   for a, b in ((np.zeros((1, 4)), np.zeros((3, 4))), (np.zeros((3, 4)), np.zeros((3, 5))), (np.zeros(4), np.zeros(4))):
-    with pytest.raises(ValueError, match="at least two pictures each"):
+    with pytest.raises(ValueError, match="at least two images each"):
       distance(a, b)
 
 
-# --- The command -----------------------------------------------------------------------------------------------------------
+def test_a_comparison_leaves_out_rows_that_only_fill_the_batch():
+  rows = np.random.default_rng(6).standard_normal((2, 10, 4))
+  comparison = distances.Comparison(lambda images: images)
+  for start in (0, 5):
+    comparison.add(*rows[:, start : start + 5], np.array([True, True, False, True, False]))
+  kept = rows[:, [0, 1, 3, 5, 6, 8]]
+  np.testing.assert_allclose(comparison.distances()["fid"], distances.fid(*kept))
+  np.testing.assert_allclose(comparison.distances()["kid"], distances.kid(*kept)[0])
+
+
+# --- The command ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-  """Of untrained networks for built-in façades."""
-  from pix2pix_jax import train
-  from pix2pix_jax.data import pipeline
-  from pix2pix_jax.data import prepare as datasets
-  from pix2pix_jax.model import networks as models
+  """A workdir of untrained networks for built-in façades."""
+  from pix2pix_jax.data import prepare
 
   folder = tmp_path_factory.mktemp("untrained")
   config = procedural.get_config()
@@ -462,11 +482,11 @@ def workdir(tmp_path_factory):
       "evaluation.dropout": False,
     }
   )
-  config = train.resolve(config, pipeline.PreparedSource(datasets.prepare(config.data)))
-  checkpoint.save_config(folder, config)
-  checkpointer = checkpoint.Checkpointer(folder)
-  checkpointer.save(1, jax.jit(lambda: train_state.initial(config, *models.make_networks(config.model)))())
-  checkpointer.close()
+  spec = prepare.prepare(config.data).spec
+  config = config_lib.resolve(config, spec)
+  config_lib.write(folder, config)
+  with checkpoint.Checkpointer(folder) as checkpointer:
+    checkpointer.save(1, Experiment(config, spec).init())
   return folder
 
 
@@ -475,28 +495,24 @@ def summary(workdir, *flags):
   return json.loads((workdir / "eval/val/metrics.json").read_text())
 
 
-@needs_torch
 def test_the_evaluate_command_measures_fid_and_kid(workdir, weights, tmp_path, capsys, monkeypatch):
   from pix2pix_jax import Translator
-  from pix2pix_jax.data import pipeline
-  from pix2pix_jax.data import prepare as datasets
+  from pix2pix_jax.data import pipeline, prepare
 
-  torch.save({key: torch.from_numpy(array) for key, array in weights.items()}, tmp_path / "weights.pth")
-  seen, call = [], inception.Extractor.__call__
+  write_weights(tmp_path / "weights.safetensors", weights)
+  seen, call = [], distances.Extractor.__call__
   monkeypatch.setattr(
-    inception.Extractor, "__call__", lambda self, pictures: seen.append((pictures, call(self, pictures))) or seen[-1][1]
+    distances.Extractor, "__call__", lambda self, images: seen.append((images, call(self, images))) or seen[-1][1]
   )
-  written = summary(workdir, f"--inception={tmp_path / 'weights.pth'}", "--baseline=none")
+  written = summary(workdir, f"--inception={tmp_path / 'weights.safetensors'}", "--baseline=none")
   # Two batches, the second filled up; of each the translations, then the targets.
   translator = Translator.load(workdir)
-  split = pipeline.load_split(
-    pipeline.PreparedSource(datasets.prepare(translator.config.data)), "val", (32, 32), cache_gib=1
-  )
+  split = pipeline.load_split(prepare.prepare(translator.config.data), "val", (32, 32), cache_gib=1)
   for i, expected in enumerate((translator(split.arrays["input"]), split.arrays["target"])):
-    pictures = np.concatenate([seen[i][0], seen[2 + i][0]])[:3]
-    assert pictures.dtype == np.uint8 and np.abs(pictures.astype(int) - expected).max() <= 1 - i
+    images = np.concatenate([seen[i][0], seen[2 + i][0]])[:3]
+    assert images.dtype == np.uint8 and np.abs(images.astype(int) - expected).max() <= 1 - i
   features = [np.concatenate([seen[i][1], seen[2 + i][1]])[:3] for i in range(2)]
-  np.testing.assert_allclose(written["metrics"]["fid"], inception.fid(*features), rtol=1e-9)
+  np.testing.assert_allclose(written["metrics"]["fid"], distances.fid(*features), rtol=1e-9)
   np.testing.assert_allclose(written["metrics"]["kid"], loops_of_kid(*features), rtol=1e-6)
   assert written["count"] == 3 and written["protocol"]["fid"].startswith("of 3 translations against 3 targets")
   assert not written["baselines"] and "kid_std" not in written["metrics"]
@@ -528,7 +544,7 @@ def test_baselines_can_be_chosen(workdir, flags, names):
     (["--baseline=nearest_valid"], "--baseline=nearest_valid does not fit: for this data there are mean_target; 'all'"),
     (["--baseline=mean_target,none"], "or alone 'none'"),
     (["--baseline="], "does not fit"),
-    (["--inception=nowhere.pth"], "nowhere.pth cannot be read" if torch else r"pip install pix2pix_jax\[torch\]"),
+    (["--inception=nowhere.pth"], "nowhere.pth cannot be read"),
   ],
 )
 def test_wrong_flags_are_explained(workdir, flags, message):
