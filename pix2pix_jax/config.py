@@ -1,7 +1,7 @@
 """Configurations: every field with its meaning and limits, variants, shapes, and how a workdir stores one.
 
-`FIELDS` is the single source: it gives the defaults, what the documentation and the report print, and the checks that run before
-anything is built. The files in configs/ change what differs. Imports no TensorFlow.
+`FIELDS` is the single source: it gives the defaults, what the documentation and the report print, and the checks that
+run before anything is built. The files in configs/ change what differs. Imports no TensorFlow.
 """
 
 from collections.abc import Callable, Iterator
@@ -83,7 +83,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     "prepared_dir": Field("", "Folder of the prepared data. Empty: $TFDS_DATA_DIR, or the user's cache directory."),
     "input_kind": Field(
       "auto",
-      "What the input's numbers mean: image, depth (metres, 0 where nothing was measured), or auto: unsigned integers are images, "
+      "What the input's numbers mean: image, depth (metres, 0 where nothing was measured), or auto: unsigned integers "
+      "are images, "
       "anything else has to be said.",
       _KIND,
     ),
@@ -96,7 +97,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     "target_scale": Field(0.0, "The same for the target.", _NOT_NEGATIVE),
     "depth_range": Field(
       (0.0, 80.0),
-      "Nearest and farthest metres, which the networks see as -1 and 1. Targets beyond count as not measured, inputs are clipped.",
+      "Nearest and farthest metres, which the networks see as -1 and 1. Targets beyond count as not measured, inputs "
+      "are clipped.",
       _RANGE,
     ),
     "input_dtype": Field("", "Number type of the input's raw values. Empty: taken from the data.", _DTYPE),
@@ -109,7 +111,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     "crop_width": Field(0, "Width for the same. 0: equal to crop_size.", _SIZE_OR_ZERO),
     "eval_size": Field(
       0,
-      "Height in pixels to which whole images are resized for validation and test; a multiple of 2**levels. 0: equal to crop_size.",
+      "Height in pixels to which whole images are resized for validation and test; a multiple of 2**levels. 0: equal "
+      "to crop_size.",
       _SIZE_OR_ZERO,
     ),
     "eval_width": Field(
@@ -122,17 +125,20 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "cache_gib": Field(
       4.0,
-      "Decoded images are kept in memory up to this many GiB, above it in a memory-mapped file beside the prepared data.",
+      "Decoded images are kept in memory up to this many GiB, above it in a memory-mapped file beside the prepared "
+      "data.",
       _NOT_NEGATIVE,
     ),
     "layout": Field(
       "auto",
-      "kitti_depth: annotated (the depth set with KITTI's raw data), selection (val_selection_cropped), or auto: whichever is there.",
+      "kitti_depth: annotated (the depth set with KITTI's raw data), selection (val_selection_cropped), or auto: "
+      "whichever is there.",
       _one_of("auto", "annotated", "selection"),
     ),
     "pair_seed": Field(
       0,
-      "winter_summer: seed that pairs the photographs and assigns cameras to splits. folder: seed of the split if there are no split "
+      "winter_summer: seed that pairs the photographs and assigns cameras to splits. folder: seed of the split if "
+      "there are no split "
       "folders.",
       _SEED,
     ),
@@ -182,7 +188,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "dropout_blocks": Field(
       (0, 1, 2),
-      "Blocks with 50 % dropout, the model's only noise: up blocks of a U-Net counted from the bottleneck, residual blocks of a ResNet. "
+      "Blocks with 50 % dropout, the model's only noise: up blocks of a U-Net counted from the bottleneck, residual "
+      "blocks of a ResNet. "
       "(): none.",
     ),
     "norm": Field("batch", "batch, instance or none.", _one_of("batch", "instance", "none")),
@@ -204,7 +211,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "l1_weight": Field(
       -1.0,
-      "Weight of the mean absolute difference on [-1, 1]. Negative: 300 / output channels, which is the paper's 100 for RGB.",
+      "Weight of the mean absolute difference on [-1, 1]. Negative: 300 / output channels, which is the paper's 100 "
+      "for RGB.",
       Limit(np.isfinite, "finite"),
     ),
     "validity_weight": Field(
@@ -231,7 +239,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "eval_every_steps": Field(
       0,
-      "Steps between validations, each over the whole val split and with a sample grid. 0: once an epoch. The last step is always "
+      "Steps between validations, each over the whole val split and with a sample grid. 0: once an epoch. The last "
+      "step is always "
       "validated.",
       _COUNT,
     ),
@@ -240,7 +249,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "dtype": Field(
       "float32",
-      "Precision of the networks' arithmetic: float32 or bfloat16. Weights, norm statistics, losses and images stay float32.",
+      "Precision of the networks' arithmetic: float32 or bfloat16. Weights, norm statistics, losses and images stay "
+      "float32.",
       _one_of("float32", "bfloat16"),
     ),
     "remat": Field(False, "Recompute the generator's activations in the backward pass: less memory, more time."),
@@ -288,6 +298,20 @@ def get(config: ml_collections.ConfigDict, name: str) -> Any:
   """The value of a dotted field name."""
   section, _, field = name.rpartition(".")
   return config[section][field] if section else config[field]
+
+
+def update(config: ml_collections.ConfigDict, changes: dict[str, Any]) -> None:
+  """Sets fields by their dotted names.
+
+  Raises:
+    UsageError: an unknown field, or a value of another type.
+  """
+  known = {name for name, _ in each_field()}
+  for name, value in changes.items():
+    if name not in known:
+      raise UsageError(f"There is no field {name}{_suggestion(name, known)}.")
+    section, _, field = name.rpartition(".")
+    _set(config[section] if section else config, name, field, value)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -389,7 +413,8 @@ def locate(text: str) -> tuple[Path, str]:
     return path, variant
   nearest = difflib.get_close_matches(path.stem, names(), n=1)
   raise UsageError(
-    f"--config={text}: there is no file {place!r} and no configuration of that name{f' (did you mean {nearest[0]}?)' if nearest else ''}. "
+    f"--config={text}: there is no file {place!r} and no configuration of that "
+    f"name{f' (did you mean {nearest[0]}?)' if nearest else ''}. "
     f"The names are {', '.join(names())}; append :VARIANT to choose a variant."
   )
 
@@ -507,7 +532,8 @@ def _agree(
   """Fills in a field that is left to the data; one that is set has to agree with it."""
   if section[name] not in (actual, *open_values):
     raise UsageError(
-      f"{field} is {section[name]!r}, but the data has {actual!r}; set it to {open_values[0]!r} to take it from the data."
+      f"{field} is {section[name]!r}, but the data has {actual!r}; set it to {open_values[0]!r} to take it from the "
+      f"data."
     )
   section[name] = actual
 
@@ -523,7 +549,8 @@ def _resolve_levels(data: ml_collections.ConfigDict, model: ml_collections.Confi
   for field, (height, width) in (("crop", crop_shape(data)), ("eval", eval_shape(data))):
     if height % multiple(model) or width % multiple(model):
       raise UsageError(
-        f"data.{field}_size gives images of {height}×{width} (height × width), but a generator of {model.levels} levels needs "
+        f"data.{field}_size gives images of {height}×{width} (height × width), but a generator of {model.levels} "
+        f"levels needs "
         f"multiples of {multiple(model)}. Change data.{field}_size (and data.{field}_width), or model.levels."
       )
   blocks = num_blocks(model)
@@ -602,6 +629,7 @@ def _update(config: ml_collections.ConfigDict, fields: Any) -> None:
 
 
 def _set(section: ml_collections.ConfigDict, name: str, field: str, value: Any) -> None:
+  value = value.item() if isinstance(value, np.generic) else value
   value = tuple(value) if isinstance(value, list) else value
   if not _same_type(value, section[field]):
     raise UsageError(f"{name} is {value!r}; it has to be {_type_name(section[field])}.")

@@ -1,4 +1,4 @@
-"""`fit`: numpy arrays in, a trained translator out, with the names that Keras users know."""
+"""`fit`: NumPy arrays in, a trained translator out, with the names that Keras users know."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ import jax
 import ml_collections
 import numpy as np
 
-from pix2pix_jax import evaluate
-from pix2pix_jax.configs import default
+from pix2pix_jax import config as config_lib
+from pix2pix_jax import signals
 from pix2pix_jax.data import pipeline
-from pix2pix_jax.data import prepare as datasets
-from pix2pix_jax.errors import UsageError
+from pix2pix_jax.errors import UsageError, require_integer
 from pix2pix_jax.inference import Translator
-from pix2pix_jax.model import networks as models
-from pix2pix_jax.model import steps
 from pix2pix_jax.model.state import TrainState
-from pix2pix_jax.run import history
+from pix2pix_jax.run import evaluation, history
+from pix2pix_jax.run.experiment import Experiment
+from pix2pix_jax.signals import DataSpec, Signal
 from pix2pix_jax.train import Observer, train_and_evaluate
 
-KINDS = ("picture", "depth")
+Pairs = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-  """What `fit` gives.
+  """The result of `fit`.
 
   Attributes:
-    history: metric → one value an epoch: `generator_loss`, `discriminator_loss`, `gan_loss`, `l1`, … and `val_…` of the same.
+    history: metric → one value per epoch: `generator_loss`, `discriminator_loss`, `gan_loss`, `l1`, …, and `val_…` of
+      the same.
     translator: the generator after the last step.
-    workdir: of the training; `Translator.load`, `translate`, `evaluate` and `report` take it.
+    workdir: of the run; `Translator.load`, `translate`, `evaluate` and `report` accept it.
     state: both networks after the last step, without their optimizers.
   """
 
@@ -47,70 +47,67 @@ class FitResult:
   workdir: Path
   state: TrainState = dataclasses.field(repr=False)
 
-  def predict(self, x: np.ndarray, **options) -> np.ndarray:
-    """Translates (n, H, W, C); `options` as of `Translator.__call__`. A bool array is understood as in `fit`."""
-    x = np.asarray(x)
-    return self.translator(x.astype(np.uint8) * 255 if x.dtype == bool else x, **options)
+  def predict(self, x: np.ndarray, **options: Any) -> np.ndarray:
+    """Translates (n, H, W, C); `options` are those of `Translator.__call__`."""
+    return self.translator(x, **options)
 
   def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int | None = None) -> dict[str, float]:
-    """Means over the pairs of what the validation measures: the `val_…` of `history`, without that prefix.
+    """Means over the pairs of the metrics that validation computes: the `val_…` of `history`, without that prefix.
 
-    That is `l1`, `psnr`, `ssim` on [0, 1]; for depth `rmse`, `mae`, … in metres over the pixels that the target has; and the losses.
-    As in validation, pictures are resized to the evaluation size, and the noise follows from an image's number.
+    These are `l1`, `psnr`, `ssim` on [0, 1], `rmse`, `mae`, … in metres for depth, and the losses. As in validation,
+    images are resized to the evaluation size, and the noise follows from an image's number.
 
     Args:
-      x, y: pairs as `fit` takes them.
-      batch_size: pairs computed at once; None: as `evaluation.batch_size`.
+      x, y: pairs as `fit` accepts them.
+      batch_size: pairs computed at once; None: `evaluation.batch_size`.
 
     Raises:
-      UsageError: shapes, types or values that do not fit.
+      UsageError: invalid shapes, dtypes or values; the message says what is accepted.
     """
-    config = self.translator.config
-    kinds = (
-      "depth" if dtype == "float32" else "picture" for dtype in (config.data.input_dtype, config.data.target_dtype)
-    )
-    x, y = (_check(name, array, kind) for name, array, kind in zip(("x", "y"), (x, y), kinds))
-    if x.shape[:3] != y.shape[:3]:
-      raise UsageError(f"The pairs differ in count or size: x {x.shape}, y {y.shape}.")
-    channels = config.model.input_channels, config.model.output_channels - config.data.validity_channel
-    if (x.shape[-1], y.shape[-1]) != channels:
+    spec = self._experiment.spec
+    pairs = _store(("x", "y"), (x, y), spec)
+    _require_pairs("the data to evaluate", pairs)
+    if (pairs[0].shape[-1], pairs[1].shape[-1]) != (spec.input.channels, spec.target.channels):
       raise UsageError(
-        f"This model was trained on {channels[0]} → {channels[1]} channels; x is {x.shape}, y {y.shape}."
+        f"This model was trained on {spec.input.channels} → {spec.target.channels} channels; x is {pairs[0].shape}, "
+        f"y {pairs[1].shape}."
       )
-    if batch_size:
-      config = config.copy_and_resolve_references()
-      config.evaluation.batch_size = batch_size
-    pairs = pipeline.load_split(
-      pipeline.ArraySource({"train": (x, y)}),
-      "train",
-      datasets.eval_shape(config.data),
-      cache_gib=config.data.cache_gib,
-      depth_range=config.data.depth_range,
-    )
-    mesh, eval_step = self._eval_step
-    return evaluate.evaluate_split(eval_step, self.state, pairs, config, mesh).means
+    run = self._experiment
+    if batch_size is not None:
+      config = run.config.copy_and_resolve_references()
+      config.evaluation.batch_size = require_integer("batch_size", batch_size, 1)
+      run = dataclasses.replace(run, config=config)
+      vars(run).update(
+        {name: vars(self._experiment)[name] for name in ("mesh", "eval_step") if name in vars(self._experiment)}
+      )
+    source = pipeline.ArraySource({"all": pairs}, dataclasses.replace(spec, counts={"all": len(pairs[0])}))
+    data = run.config.data
+    split = pipeline.load_split(source, "all", config_lib.eval_shape(data), cache_gib=data.cache_gib)
+    return evaluation.evaluate_split(run, self.state.variables, split).means
 
   @functools.cached_property
-  def _eval_step(self):
-    """The mesh, and the validation's step compiled for it."""
-    config, mesh = self.translator.config, steps.make_mesh()
-    networks = dict(zip(("generator", "discriminator"), models.make_networks(config.model, dtype=config.train.dtype)))
-    return mesh, steps.compile_eval_step(mesh, **networks, **steps.evaluation_settings(config))
+  def _experiment(self) -> Experiment:
+    translator = self.translator
+    run = Experiment(translator.config, DataSpec(translator.input_signal, translator.target_signal, counts={}))
+    run.eval_step  # noqa: B018  (compiled programs are kept with it)
+    return run
 
 
 def fit(
   x: np.ndarray,
   y: np.ndarray,
   *,
-  batch_size: int = 1,
-  epochs: int = 1,
+  batch_size: int | None = None,
+  epochs: int | None = None,
   validation_split: float = 0.0,
-  validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+  validation_data: Pairs | None = None,
   callbacks: Sequence[Any] = (),
   workdir: str | Path | None = None,
-  input_kind: str = "picture",
-  target_kind: str = "picture",
-  seed: int = 0,
+  input_kind: str | None = None,
+  target_kind: str | None = None,
+  input_range: tuple[float, float] | None = None,
+  target_range: tuple[float, float] | None = None,
+  seed: int | None = None,
   config: ml_collections.ConfigDict | None = None,
   overrides: dict[str, Any] | None = None,
   verbose: int = 1,
@@ -118,79 +115,178 @@ def fit(
   """Trains pix2pix on pairs of arrays.
 
   Args:
-    x, y: inputs and targets (n, H, W, C) of one size, multiples of 4 (better of 64 or more). Pictures are uint8 or uint16 over
-      their full range, bool, or float in [0, 1] (kept in 16 bits); depth is float metres with 0 where it was not measured.
-    batch_size: pairs a step.
-    epochs: passes through the data.
-    validation_split: share of the pairs, taken from the end, that is not trained on; in [0, 1).
+    x, y: inputs and targets (n, H, W, C) of one size, multiples of 4 (better of 64 or more). Images are uint8 or uint16
+      over their full range, bool, or float in [0, 1] (kept in 16 bits); depth is float metres, in which zero, negative,
+      NaN and infinite values mark pixels without a measurement.
+    batch_size: pairs per step; None: `train.batch_size` of `config` if that is given, else 1.
+    epochs: passes through the data; None: the length that `config` describes if it is given, else 1.
+    validation_split: share of the pairs, taken from the end, that is held out for validation; in [0, 1).
     validation_data: pairs to validate on instead.
-    callbacks: objects with Keras' methods, each optional: `on_train_begin/end`, `on_epoch_begin/end`, `on_train_batch_begin/end`,
-      `set_params`, `set_model`. They are given `logs`; those of a batch are still on the device until they are read.
-      Setting `stop_training` on the object given to `set_model` ends the training after the epoch.
-    workdir: for checkpoints and logs; a training found there goes on. None: a new temporary folder.
-    input_kind, target_kind: `"picture"` or `"depth"`.
-    seed: of weights, order and noise.
-    config: to start from, as of the files in configs/; by default the paper's model.
-    overrides: field → value, such as `{"model.base_features": 32, "data.mirror": True}`. There is no jitter unless you ask for it.
-    verbose: 0 prints nothing, 1 the networks, and a progress bar or a line an epoch. What callbacks print is not affected.
+    callbacks: objects with Keras' methods, each optional: `on_train_begin/end`, `on_epoch_begin/end`,
+      `on_train_batch_begin/end`, `set_params`, `set_model`. They receive `logs`; those of a batch are still on the
+      device until they are read. Setting `stop_training` on the object given to `set_model` ends the run after the
+      epoch.
+    workdir: for checkpoints and logs; a run found there is resumed. None: a new temporary folder.
+    input_kind, target_kind: `"image"` (`"picture"` means the same) or `"depth"`; None: as `config` says, by default
+      image.
+    input_range, target_range: nearest and farthest metres of depth; None: `data.depth_range` of `config`. Both sides
+      share one.
+    seed: of weights, order and noise; None: `seed` of `config` if that is given, else 0.
+    config: to start from, as `config.load("facades")` returns it; sizes at their defaults follow the arrays. None: the
+      paper's model, without jitter.
+    overrides: field → value, such as `{"model.base_features": 32, "data.mirror": True}`; wins over everything else.
+    verbose: 0 prints nothing; 1 prints the networks, and a progress bar or a line per epoch. Callbacks print as they
+      like.
 
   Raises:
-    UsageError: shapes, types or values that do not fit, with what would.
+    UsageError: invalid shapes, dtypes, values or fields; the message says what is accepted.
   """
-  x, y = _check("x", x, input_kind), _check("y", y, target_kind)
-  splits = {"train": (x, y)}
-  if validation_data is not None:
-    splits["val"] = (
-      _check("validation_data[0]", validation_data[0], input_kind),
-      _check("validation_data[1]", validation_data[1], target_kind),
+  settings = _settings(x, config, overrides, seed=seed, batch_size=batch_size, epochs=epochs)
+  for side, kind in (("input", input_kind), ("target", target_kind)):
+    if kind is not None:
+      settings.data[f"{side}_kind"] = signals.check_kind(kind, f"{side}_kind")
+    elif settings.data[f"{side}_kind"] == "auto":
+      settings.data[f"{side}_kind"] = "image"
+  ranges = {tuple(values) for values in (input_range, target_range) if values is not None}
+  if len(ranges) > 1:
+    raise UsageError(
+      f"input_range {input_range} and target_range {target_range} differ; depth has one range for both sides."
     )
-  elif not 0 <= validation_split < 1:
-    raise UsageError(f"validation_split is {validation_split}; it is a share in [0, 1).")
-  elif validation_split:
-    count = len(x) - int(round(len(x) * validation_split))
-    splits = {"train": (x[:count], y[:count]), "val": (x[count:], y[count:])}
-  for name, (inputs, targets) in splits.items():
-    if inputs.shape[:3] != targets.shape[:3] or inputs.shape[1:] != x.shape[1:] or targets.shape[1:] != y.shape[1:]:
-      raise UsageError(f"The pairs of {name} differ in count or size: inputs {inputs.shape}, targets {targets.shape}.")
-    if not len(inputs):
-      raise UsageError(f"There are no pairs to {name} with: {len(x)} pairs and validation_split={validation_split}.")
-  if min(batch_size, epochs) < 1:
-    raise UsageError(f"batch_size is {batch_size} and epochs is {epochs}; both have to be at least 1.")
-  if batch_size > len(splits["train"][0]):
-    raise UsageError(f"batch_size is {batch_size}, but there are {len(splits['train'][0])} training pairs.")
+  for values in ranges:
+    settings.data.depth_range = values
+  config_lib.check(settings)
+  x, y = np.asarray(x), np.asarray(y)
+  spec = _spec(x, y, settings)
+  splits = _splits((x, y), spec, validation_split, validation_data)
+  count = len(splits["train"][0])
+  if settings.train.batch_size > count:
+    raise UsageError(f"batch_size is {settings.train.batch_size}, but there are {count} training pairs.")
+  spec = dataclasses.replace(spec, counts={name: len(inputs) for name, (inputs, _) in splits.items()})
 
-  steps_per_epoch = len(splits["train"][0]) // batch_size
-  config = (config or default.get_config()).copy_and_resolve_references()
-  config.update_from_flattened_dict(
-    {
-      "seed": seed,
-      "data.name": "arrays",
-      "data.load_size": x.shape[1],
-      "data.load_width": x.shape[2],
-      "data.crop_size": x.shape[1],
-      "data.crop_width": x.shape[2],
-      "data.eval_size": 0,
-      "data.mirror": False,
-      "train.batch_size": batch_size,
-      "train.num_steps": epochs * steps_per_epoch,
-      "train.log_every_steps": steps_per_epoch,
-      "train.eval_every_steps": steps_per_epoch,
-      "train.checkpoint_every_steps": steps_per_epoch,
-    }
-  )
-  try:
-    config.lock().update_from_flattened_dict(overrides or {})
-  except (AttributeError, KeyError) as error:
-    raise UsageError(f"overrides: {' '.join(str(error.args[0]).split())}") from error
+  steps_per_epoch = count // settings.train.batch_size
+  if settings.train.log_every_steps == config_lib.FIELDS["train"]["log_every_steps"].default:
+    settings.train.log_every_steps = steps_per_epoch  # `history` has one value per epoch
+  num_steps = settings.train.num_steps or settings.train.num_epochs * steps_per_epoch
+  settings.train.num_steps = num_steps
   workdir = Path(workdir or tempfile.mkdtemp(prefix="pix2pix_jax_"))
-  observer = _KerasObserver(callbacks, steps_per_epoch, epochs, verbose)
+  observer = _KerasObserver(callbacks, steps_per_epoch, -(-num_steps // steps_per_epoch), verbose)
   with contextlib.nullcontext() if verbose else _silence():
-    state = train_and_evaluate(config, workdir, source=pipeline.ArraySource(splits), observer=observer)
+    state = train_and_evaluate(settings, workdir, source=pipeline.ArraySource(splits, spec), observer=observer)
   observer.train_ended()
   state = state.replace(
     generator=state.generator.replace(opt_state=()), discriminator=state.discriminator.replace(opt_state=())
   )
-  return FitResult(_history(workdir, steps_per_epoch), Translator.load(workdir, step="latest"), workdir, state)
+  translator = Translator(config_lib.read(workdir), state.generator.variables, step=int(state.step))
+  return FitResult(_history(workdir, steps_per_epoch), translator, workdir, state)
+
+
+def _settings(
+  x: np.ndarray,
+  config: ml_collections.ConfigDict | None,
+  overrides: dict[str, Any] | None,
+  *,
+  seed: int | None,
+  batch_size: int | None,
+  epochs: int | None,
+) -> ml_collections.ConfigDict:
+  """The configuration of a run on arrays: `config`, then the arguments, then `overrides`.
+
+  Raises:
+    UsageError: wrong types, or unknown fields.
+  """
+  shape = np.shape(x)
+  if len(shape) != 4 or 0 in shape:
+    raise UsageError(f"x has shape {shape}; it should be (n, H, W, C), with C = 1 for grey images and depth.")
+  if config is not None and not isinstance(config, ml_collections.ConfigDict):
+    raise UsageError(
+      f"config is a {type(config).__name__}; give a ConfigDict, such as pix2pix_jax.config.load('facades')."
+    )
+  settings = config_lib.default() if config is None else config.copy_and_resolve_references()
+  settings.unlock()
+  changes: dict[str, Any] = {"data.name": "arrays"}
+  sizes = {"load_size": shape[1], "load_width": shape[2], "crop_size": shape[1], "crop_width": shape[2]}
+  if all(settings.data[name] == config_lib.FIELDS["data"][name].default for name in sizes):
+    changes |= {f"data.{name}": size for name, size in sizes.items()}  # sizes that nobody chose follow the arrays
+  if config is None:
+    changes |= {"data.mirror": False, "train.num_epochs": 1}
+  if seed is not None:
+    changes["seed"] = require_integer("seed", seed, 0, 2**31 - 1)
+  if batch_size is not None:
+    changes["train.batch_size"] = require_integer("batch_size", batch_size, 1)
+  if epochs is not None:
+    changes |= {"train.num_epochs": require_integer("epochs", epochs, 1), "train.num_steps": 0}
+  config_lib.update(settings, changes)
+  try:
+    config_lib.update(settings, overrides or {})
+  except UsageError as error:
+    raise UsageError(f"overrides: {error}") from error
+  return settings.lock()
+
+
+def _spec(x: np.ndarray, y: np.ndarray, settings: ml_collections.ConfigDict) -> DataSpec:
+  made = []
+  for side, array in (("input", x), ("target", y)):
+    made.append(
+      signals.make(
+        settings.data[f"{side}_kind"],
+        channels=array.shape[-1] if array.ndim == 4 else 1,
+        dtype=array.dtype,
+        depth_range=settings.data.depth_range,
+        scale=settings.data[f"{side}_scale"],
+      )
+    )
+  return DataSpec(made[0], made[1], {})
+
+
+def _splits(pairs: Pairs, spec: DataSpec, validation_split: float, validation_data: Pairs | None) -> dict[str, Pairs]:
+  """The checked arrays of each split, as the pipeline stores them."""
+  x, y = _store(("x", "y"), pairs, spec)
+  _require_pairs("train", (x, y))
+  if validation_data is not None:
+    if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+      raise UsageError(f"validation_data is a {type(validation_data).__name__}; it has to be a pair of arrays (x, y).")
+    held_out = _store(("validation_data[0]", "validation_data[1]"), (validation_data[0], validation_data[1]), spec)
+    splits = {"train": (x, y), "val": held_out}
+  elif not isinstance(validation_split, int | float) or not 0 <= validation_split < 1:
+    raise UsageError(f"validation_split is {validation_split!r}; it has to be a share in [0, 1).")
+  elif validation_split:
+    count = len(x) - int(round(len(x) * validation_split))
+    splits = {"train": (x[:count], y[:count]), "val": (x[count:], y[count:])}
+  else:
+    splits = {"train": (x, y)}
+  for name, (inputs, targets) in splits.items():
+    if not len(inputs):
+      raise UsageError(f"There are no pairs to {name} with: {len(x)} pairs and validation_split={validation_split}.")
+    _require_pairs(name, (inputs, targets))
+    if inputs.shape[1:] != x.shape[1:] or targets.shape[1:] != y.shape[1:]:
+      raise UsageError(f"The pairs of {name} have another size or other channels: {inputs.shape} and {targets.shape}.")
+  return splits
+
+
+def _require_pairs(name: str, pairs: Pairs) -> None:
+  x, y = pairs
+  if x.shape[:3] != y.shape[:3]:
+    raise UsageError(f"The pairs of {name} differ in count or size: inputs {x.shape}, targets {y.shape}.")
+
+
+def _store(names: tuple[str, str], arrays: Pairs, spec: DataSpec) -> Pairs:
+  """Both arrays as the pipeline stores them."""
+  stored = [
+    _store_one(name, array, signal)
+    for name, array, signal in zip(names, arrays, (spec.input, spec.target), strict=True)
+  ]
+  return stored[0], stored[1]
+
+
+def _store_one(name: str, array: np.ndarray, signal: Signal) -> np.ndarray:
+  array = np.asarray(array)
+  if array.ndim != 4 or 0 in array.shape:
+    raise UsageError(
+      f"{name} has shape {array.shape}; it should be (n, H, W, C), with C = 1 for grey images and depth."
+    )
+  accepted = signal.accept(array, name)
+  signal.check_range(accepted, name)
+  return signal.store(accepted)
 
 
 @contextlib.contextmanager
@@ -215,36 +311,6 @@ class _NoTerminal:
 
   def isatty(self) -> bool:
     return False
-
-
-def _check(name: str, array: np.ndarray, kind: str) -> np.ndarray:
-  """The array as the pipeline takes it: uint8, uint16, or float32 metres."""
-  if kind not in KINDS:
-    raise UsageError(f"The kind of {name} is {kind!r}; it can be 'picture' or 'depth'.")
-  array = np.asarray(array)
-  if array.ndim != 4 or 0 in array.shape:
-    raise UsageError(
-      f"{name} has shape {array.shape}; it should be (n, H, W, C), with C = 1 for grey pictures and depth."
-    )
-  if kind == "depth":
-    if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all() or array.min() < 0:
-      raise UsageError(
-        f"{name} is depth, so it should be float metres ≥ 0 with 0 for holes, without NaN; it is {array.dtype}. "
-        "Convert KITTI's uint16 by dividing by 256, millimetres by 1000, NaN to 0."
-      )
-    return array.astype(np.float32)
-  if array.dtype == bool:
-    return array.astype(np.uint8) * 255
-  if array.dtype in (np.uint8, np.uint16):
-    return array
-  if not np.issubdtype(array.dtype, np.floating):
-    raise UsageError(f"{name} is {array.dtype}; pictures are uint8, uint16, bool, or float in [0, 1].")
-  if not (array.min() >= 0 and array.max() <= 1):  # also refuses NaN
-    raise UsageError(
-      f"{name} is float from {array.min():g} to {array.max():g}; float pictures lie in [0, 1]. "
-      f"Rescale it, give uint8, or say {'target' if 'y' in name else 'input'}_kind='depth' if these are metres."
-    )
-  return np.round(array * 65535).astype(np.uint16)
 
 
 def _history(workdir: Path, steps_per_epoch: int) -> dict[str, list[float]]:
@@ -290,7 +356,7 @@ class _KerasObserver(Observer):
       self._call("on_epoch_begin", epoch, {})
     self._call("on_train_batch_begin", batch, {})
 
-  def step_ended(self, step: int, metrics: dict[str, jax.Array], evaluation: evaluate.Evaluation | None) -> bool:
+  def step_ended(self, step: int, metrics: dict[str, jax.Array], validation: evaluation.Evaluation | None) -> bool:
     epoch, batch = divmod(step - 1, self._steps_per_epoch)
     self._sums = metrics if self._sums is None else jax.tree.map(jax.numpy.add, self._sums, metrics)
     self._count += 1
@@ -298,8 +364,8 @@ class _KerasObserver(Observer):
     if batch + 1 < self._steps_per_epoch:
       return False
     self._logs = {name: float(value) / self._count for name, value in jax.device_get(self._sums).items()}
-    if evaluation:
-      self._logs |= {f"val_{name}": value for name, value in evaluation.means.items()}
+    if validation:
+      self._logs |= {f"val_{name}": value for name, value in validation.means.items()}
     self._sums = None
     self._call("on_epoch_end", epoch, self._logs)
     return self._model.stop_training

@@ -1,4 +1,4 @@
-"""Using a trained generator: pictures in, pictures out. Imports neither TensorFlow nor CLU.
+"""Using a trained generator: images in, images out. Imports neither TensorFlow nor CLU.
 
 translator = Translator.load("runs/facades")
 photo = translator(labels)                        # uint8 (H, W, 3) of any size
@@ -14,25 +14,55 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from pix2pix_jax.data import images
-from pix2pix_jax.errors import UsageError
-from pix2pix_jax.model import networks as models
-from pix2pix_jax.model import steps
-from pix2pix_jax.run import checkpoint
+from pix2pix_jax import config as config_lib
+from pix2pix_jax import prng
+from pix2pix_jax.errors import UsageError, require_integer
+from pix2pix_jax.model import networks
+from pix2pix_jax.run import checkpoint, experiment
+
+
+def generate(
+  generator: Any, variables: dict[str, Any], x: jax.Array, key: jax.Array | None, *, dropout: bool, norm_stats: str
+) -> jax.Array:
+  """The generator's output for encoded images, which `Translator` compiles and `export` serialises.
+
+  Every image of a batch draws the same noise, so that its result does not depend on its place.
+
+  Args:
+    generator: the module.
+    variables: its `params` and `batch_stats`.
+    x: (N, H, W, C) in [-1, 1]; H and W are multiples of `config.multiple`.
+    key: of the noise; None if `dropout` is off.
+    dropout, norm_stats: the two switches.
+  """
+  rngs = {} if key is None else {"dropout": key}
+  noise_ids = jnp.zeros(x.shape[0], jnp.int32)
+  return generator.apply(variables, x, dropout=dropout, norm_stats=norm_stats, noise_ids=noise_ids, rngs=rngs)
+
+
+def noise_key(seed: int | jax.Array, sample: int = 0) -> jax.Array:
+  """The key of a sample's dropout noise."""
+  return jax.random.fold_in(prng.key(seed, "dropout"), sample)
 
 
 class Translator:
-  """A generator with its weights and the value ranges it was trained on.
+  """A generator with its weights and the signals it was trained on.
 
   Compiles once for each padded size and batch size, and keeps the programs.
+
+  Attributes:
+    config: of the run, resolved.
+    input_signal, target_signal: what the numbers of both sides mean.
+    step: of the checkpoint, or None if the weights were given directly.
   """
 
-  def __init__(self, config: ml_collections.ConfigDict, variables: dict[str, Any]):
+  def __init__(self, config: ml_collections.ConfigDict, variables: dict[str, Any], *, step: int | None = None):
     """`config` is resolved, as in a workdir's config.json; `variables` are the generator's `params` and `batch_stats`."""
-    self.config = config
+    self.config, self.step = config, step
+    self.input_signal, self.target_signal = config_lib.signals_of(config)
     self._variables = jax.device_put(variables)  # once, not at every call
-    self._generator, _ = models.make_networks(config.model, dtype=config.train.dtype)
-    self._translate = jax.jit(self._apply, static_argnames=("dropout", "norm_stats"))
+    generator, _ = networks.make_networks(config.model, dtype=config.train.dtype)
+    self._generate = jax.jit(functools.partial(generate, generator), static_argnames=("dropout", "norm_stats"))
 
   @classmethod
   def load(cls, workdir: str | Path, step: str | int = "best") -> "Translator":
@@ -41,26 +71,16 @@ class Translator:
     Raises:
       UsageError: no config.json, no checkpoint, or not this one.
     """
-    config = checkpoint.load_config(Path(workdir))
-    steps.use_compilation_cache(config.train.compilation_cache)
-    checkpointer = checkpoint.Checkpointer(Path(workdir), read_only=True)
-    number = checkpointer.resolve_step(step)
-    return cls(config, checkpointer.restore_generator(number))
-
-  def _apply(self, variables, x, key, dropout, norm_stats):
-    # Every image of a batch draws the same noise, so that a picture does not depend on its place.
-    return self._generator.apply(
-      variables,
-      x,
-      dropout=dropout,
-      norm_stats=norm_stats,
-      noise_ids=jnp.zeros(x.shape[0], jnp.int32),
-      rngs={"dropout": key},
-    )
+    config = config_lib.read(Path(workdir))
+    experiment.use_compilation_cache(config.train.compilation_cache)
+    with checkpoint.Checkpointer(Path(workdir), read_only=True) as checkpointer:
+      number = checkpointer.resolve_step(step)
+      variables = checkpointer.restore_variables(number, ["generator"])["generator"]
+    return cls(config, variables, step=number)
 
   def __call__(
     self,
-    pictures: np.ndarray,
+    images: np.ndarray,
     *,
     num_samples: int | None = None,
     seed: int = 0,
@@ -69,80 +89,75 @@ class Translator:
     tile: int | None = None,
     batch_size: int = 8,
   ) -> np.ndarray:
-    """Translates one picture or a batch.
+    """Translates one image or a batch.
 
     Args:
-      pictures: (H, W), (H, W, C) or (N, H, W, C) of any height and width. uint8 or uint16 over their full range or float
-        in [0, 1]; where the model takes depth, float32 metres with 0 for holes.
-      num_samples: how many answers to draw; None for one without an axis of its own.
-      seed: of the dropout noise; the same seed gives the same picture.
-      dropout: whether the noise is on; None: as `evaluation.dropout` of the training, by default on.
+      images: (H, W), (H, W, C) or (N, H, W, C) of any height and width. Images are uint8 or uint16 over their full
+        range, bool, or float in [0, 1]; depth is float metres, where zero, negative, NaN and infinite values are holes.
+      num_samples: number of results to draw; None: one, without an axis of its own.
+      seed: of the dropout noise, in [0, 2**32); the same seed gives the same result.
+      dropout: whether the noise is on; None: as `evaluation.dropout` of the run, by default on.
       norm_stats: `"image"`, `"batch"` or `"running"`; None: as `evaluation.norm_stats`, by default `"image"`.
-      tile: side in pixels of overlapping tiles for pictures that are too large for the memory; None: the whole picture at once.
-        Tiles have their own norm statistics, unless they are `"running"`.
-      batch_size: pictures (or tiles) computed at once.
+      tile: side in pixels of overlapping tiles, for images too large for memory; None: the whole image at once. All
+        tiles share one noise. Each has its own norm statistics, unless they are `"running"`.
+      batch_size: number of images (or tiles) computed at once.
 
     Returns:
-      The translations, in the shape of `pictures` with the target's channels, after a leading axis of `num_samples` if given.
-      Depth is float32 metres (0 where a model with a validity channel expects no measurement); else float pictures give
-      float32 in [0, 1], integers give integers of the kind that the model was trained on.
+      The translations, in the shape of `images` with the target's channels, after a leading axis of `num_samples` if
+      given. Depth is float32 metres (0 where a model with a validity channel expects no measurement). Images are
+      float32 in [0, 1] if `images` were float images, else integers of the type that the model was trained on.
 
     Raises:
-      UsageError: another number of channels, values outside the range, an empty picture.
+      UsageError: invalid shapes, dtypes, values or options; the message says what is accepted.
     """
-    pictures = np.asarray(pictures)
-    single = pictures.ndim < 4
-    batch = pictures[..., None] if pictures.ndim == 2 else pictures
+    images = np.asarray(images)
+    single = images.ndim < 4
+    batch = images[..., None] if images.ndim == 2 else images
     batch = batch[None] if single else batch
-    encoded = self._encode(batch)
+    raw = self._accept(batch)
+    encoded = self.input_signal.encode(raw)
+    as_float = self.input_signal.kind == "image" and raw.dtype.kind == "f"
+    seed = require_integer("seed", seed, 0, 2**32 - 1)
     dropout = self.config.evaluation.dropout if dropout is None else dropout
+    if not isinstance(dropout, bool | np.bool_):
+      raise UsageError(f"dropout is {dropout!r}; it has to be True, False or None.")
     norm_stats = norm_stats or self.config.evaluation.norm_stats
+    if norm_stats not in networks.NORM_STATS:
+      raise UsageError(f"norm_stats is {norm_stats!r}; it has to be one of {', '.join(networks.NORM_STATS)}.")
+    batch_size = require_integer("batch_size", batch_size, 1)
+    tile = None if tile is None else require_integer("tile", tile, 1)
     samples = []
-    for sample in range(num_samples or 1):
-      key = jax.random.fold_in(jax.random.key(seed), sample)
-      run = functools.partial(self._run, key=key, dropout=dropout, norm_stats=norm_stats, batch_size=batch_size)
+    for sample in range(1 if num_samples is None else require_integer("num_samples", num_samples, 1)):
+      run = functools.partial(
+        self._run, key=noise_key(seed, sample), dropout=bool(dropout), norm_stats=norm_stats, batch_size=batch_size
+      )
       output = run(encoded) if tile is None else self._run_tiled(encoded, tile, run)
-      output = self._decode(output, as_float=np.issubdtype(pictures.dtype, np.floating))
+      output = self._decode(output, as_float=as_float)
       samples.append(output[0] if single else output)
     return np.stack(samples) if num_samples is not None else samples[0]
 
   @property
   def multiple(self) -> int:
     """Heights and widths that are multiples of this are not padded."""
-    return 2**self.config.model.levels
+    return config_lib.multiple(self.config.model)
 
-  def _encode(self, batch: np.ndarray) -> np.ndarray:
-    channels, kind = self.config.model.input_channels, self.config.data.input_dtype
+  def _accept(self, batch: np.ndarray) -> np.ndarray:
+    channels = self.input_signal.channels
     if batch.ndim != 4 or 0 in batch.shape:
-      raise UsageError(f"Pictures are (H, W), (H, W, C) or (N, H, W, C) and not empty; these have shape {batch.shape}.")
+      raise UsageError(f"Images are (H, W), (H, W, C) or (N, H, W, C) and not empty; these have shape {batch.shape}.")
     if batch.shape[-1] != channels:
+      hint = " Are the channels first? They belong last." if batch.shape[1] == channels else ""
       raise UsageError(
-        f"This model takes pictures of {channels} channels; these have {batch.shape[-1]} (shape {batch.shape})."
+        f"This model expects images of {channels} channel{'s' * (channels != 1)}; these have {batch.shape[-1]} "
+        f"(shape {batch.shape}).{hint}"
       )
-    if kind == "float32":
-      if not np.issubdtype(batch.dtype, np.floating):
-        raise UsageError(
-          f"This model takes depth as float32 metres; this array is {batch.dtype}. Divide KITTI's uint16 by 256 (depth.read_png does)."
-        )
-      return images.normalise(batch.astype(np.float32), self.config.data.depth_range)
-    if batch.dtype in (np.uint8, np.uint16):
-      return images.normalise(batch, self.config.data.depth_range)
-    if not np.issubdtype(batch.dtype, np.floating):
-      raise UsageError(f"Pictures are uint8, uint16 or float in [0, 1]; this array is {batch.dtype}.")
-    if not (batch.min() >= 0 and batch.max() <= 1):
-      raise UsageError(
-        f"Float pictures lie in [0, 1]; these go from {batch.min():g} to {batch.max():g}. Give uint8, or divide by 255."
-      )
-    return batch.astype(np.float32) * 2 - 1
+    return self.input_signal.accept(batch, "The input")
 
   def _decode(self, output: np.ndarray, as_float: bool) -> np.ndarray:
-    data = self.config.data
-    channels = output.shape[-1] - data.validity_channel
+    channels = self.target_signal.channels
     output, validity = output[..., :channels], output[..., channels:]
-    decoded = images.denormalise(output, data.target_dtype, data.depth_range)
-    if data.target_dtype == "float32":
-      return np.where(validity > 0, decoded, 0) if data.validity_channel else decoded
-    return (np.clip(output, -1, 1) + 1) / 2 if as_float else decoded
+    decoded = self.target_signal.decode_float(output) if as_float else self.target_signal.decode(output)
+    return np.where(validity > 0, decoded, 0) if validity.shape[-1] else decoded
 
   def _run(self, batch: np.ndarray, *, key, dropout: bool, norm_stats: str, batch_size: int) -> np.ndarray:
     """Pads to the multiple by reflection, translates in chunks, crops back. [-1, 1] in and out."""
@@ -157,24 +172,24 @@ class Translator:
       filled = jax.block_until_ready(
         jax.device_put(filled)
       )  # a program that waits for its input does so in another thread (launch.keep_memory)
-      chunks.append((len(chunk), self._translate(self._variables, filled, key, dropout=dropout, norm_stats=norm_stats)))
+      chunks.append((len(chunk), self._generate(self._variables, filled, key, dropout=dropout, norm_stats=norm_stats)))
     return np.concatenate([np.asarray(output)[:length, :height, :width] for length, output in chunks])
 
   def _run_tiled(self, batch: np.ndarray, tile: int, run) -> np.ndarray:
     """Overlapping tiles, blended by weights that fall off linearly over the overlap (a quarter of a tile)."""
     tile = -(-tile // self.multiple) * self.multiple
     outputs = []
-    for picture in batch:
-      rows, columns = (_tile_starts(size, tile) for size in picture.shape[:2])
+    for image in batch:
+      rows, columns = (_tile_starts(size, tile) for size in image.shape[:2])
       corners = [(row, column) for row in rows for column in columns]
-      total, weights = None, np.zeros((*picture.shape[:2], 1), np.float32)
+      total, weights = None, np.zeros((*image.shape[:2], 1), np.float32)
       for start in range(0, len(corners), 4):  # few at a time: the point of tiles is a small memory
         group = corners[start : start + 4]
-        pieces = run(np.stack([picture[row : row + tile, column : column + tile] for row, column in group]))
+        pieces = run(np.stack([image[row : row + tile, column : column + tile] for row, column in group]))
         ramp = [_ramp(size, tile) for size in pieces.shape[1:3]]
         weight = (ramp[0][:, None] * ramp[1])[..., None]
         if total is None:
-          total = np.zeros((*picture.shape[:2], pieces.shape[-1]), np.float32)
+          total = np.zeros((*image.shape[:2], pieces.shape[-1]), np.float32)
         for (row, column), piece in zip(group, pieces):
           total[row : row + tile, column : column + tile] += weight * piece
           weights[row : row + tile, column : column + tile] += weight

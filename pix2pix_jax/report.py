@@ -1,9 +1,9 @@
-"""Gathers what a workdir holds into one page to look at and send: pictures, curves, metrics, configuration.
+"""The report of a workdir: one self-contained HTML page with images, curves, metrics and configuration.
 
     python -m pix2pix_jax.report --workdir=DIR
 
-writes `DIR/report/index.html`, one file that loads nothing from anywhere; of a training that is still running, too.
-Here the workdir becomes one JSON object; `report_template.html` shows it.
+writes `DIR/report/index.html`, which works offline, also for a run that is still in progress. This module turns the workdir
+into one JSON object; `report_template.html` displays it.
 """
 
 import argparse
@@ -26,33 +26,32 @@ import ml_collections
 from PIL import Image
 
 from pix2pix_jax import __version__
-from pix2pix_jax.configs import default
+from pix2pix_jax import config as config_lib
 from pix2pix_jax.errors import UsageError, run_command
-from pix2pix_jax.model import networks as models
-from pix2pix_jax.model import state as train_state
-from pix2pix_jax.run import checkpoint, history
+from pix2pix_jax.run import history
+from pix2pix_jax.run.experiment import Experiment
 
 MAX_SAMPLES = 40  # sample grids
-SAMPLE_BYTES, PICTURE_BYTES = (
-  8_000_000,
-  4_000_000,
-)  # of the page for the sample grids, and for the pictures of evaluations
+SAMPLE_BYTES, EVALUATION_BYTES = 8_000_000, 4_000_000  # limits for the sample grids, and for the grids of evaluations
 MAX_POINTS = 2000  # of a training curve
 MAX_ROWS = 5000  # of a per-image table
 TASKS = {
   "facades": "Façade labels → photographs",
   "winter_summer": "Winter → summer",
-  "kitti_depth": "Street pictures → depth",
+  "kitti_depth": "Street images → depth",
   "nyu_depth": "Depth with holes → dense depth",
 }
-KINDS = {"uint8": "8-bit picture", "uint16": "16-bit picture", "float32": "depth"}
 
 
 def write(workdir: Path) -> Path:
-  """Writes the report of a workdir and gives its path; a UsageError where it is none."""
+  """Writes the report of a workdir and returns its path.
+
+  Raises:
+    UsageError: no workdir, or one without a valid config.json.
+  """
   workdir = Path(workdir)
   if not workdir.is_dir():
-    raise UsageError(f"--workdir {workdir} is not a folder. Give the workdir of a training.")
+    raise UsageError(f"--workdir {workdir} is not a folder. Give the workdir of a run.")
   data = gather(workdir)
   page = {"title": html.escape(f"{data['heading']} · {data['name']}"), "data": _script_json(data)}
   template = Path(__file__).with_name("report_template.html").read_text(encoding="utf-8")
@@ -65,20 +64,21 @@ def write(workdir: Path) -> Path:
 
 
 def gather(workdir: Path) -> dict[str, Any]:
-  """Everything that the page shows, pictures as data URIs."""
-  config = checkpoint.load_config(workdir)
-  rows, splits, parameters = history.read(workdir), _splits(workdir), _parameters(config)
+  """Everything on the page, with images as data URIs."""
+  run = Experiment.read(workdir)
+  config = run.config
+  rows, splits, parameters = history.read(workdir), _splits(workdir), run.count_parameters()
   data, source = config.data, Path(config.data.source_dir).name
   return {
     "what": f"A {_generator(config)} with a {config.model.patch}×{config.model.patch} PatchGAN, trained on {data.name} "
-    f"{f'(folder {source}) ' if source else ''}at {_size(data.crop_size, data.crop_width)}.",
+    f"{f'(folder {source}) ' if source else ''}at {_size(*config_lib.crop_shape(data))}.",
     "name": workdir.resolve().name,
     "time": f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
-    "heading": TASKS.get(data.task if data.name == "procedural" else data.name, "Pairs of pictures"),
+    "heading": TASKS.get(data.task if data.name == "procedural" else data.name, "Image pairs"),
     "step": rows[-1]["step"] if rows else 0,
     "num_steps": config.train.num_steps,
     "parameters": list(parameters.values()),
-    "facts": _facts(config, parameters, splits),
+    "facts": _facts(run, parameters, splits),
     "samples": _samples(workdir),
     "splits": splits,
     **_curves(rows),
@@ -117,57 +117,38 @@ def _thin(items: list[Any], limit: int) -> list[Any]:
 
 
 def _size(height: int, width: int) -> str:
-  return f"{height}×{width or height}"
+  return f"{height}×{width}"
 
 
 def _generator(config: ml_collections.ConfigDict) -> str:
   return {"unet": "U-Net", "encoder_decoder": "encoder-decoder"}.get(config.model.generator, config.model.generator)
 
 
-def _parameters(config: ml_collections.ConfigDict) -> dict[str, int]:
-  """Parameters of each network, from shapes alone; empty for a config that was never filled in from data."""
-  if not (config.model.levels and config.model.input_channels and config.model.output_channels):
-    return {}
-  networks = models.make_networks(config.model)
-  state = jax.eval_shape(lambda: train_state.initial(config, *networks))
-  count = lambda network: sum(leaf.size for leaf in jax.tree.leaves(network.params))
-  return {"generator": count(state.generator), "discriminator": count(state.discriminator)}
-
-
-def _facts(
-  config: ml_collections.ConfigDict, parameters: dict[str, int], splits: list[dict[str, Any]]
-) -> dict[str, str]:
+def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, Any]]) -> dict[str, str]:
   """What was trained on what."""
+  config = run.config
   data, model, loss, train = config.data, config.model, config.loss, config.train
-  crop, counts = (
-    _size(data.crop_size, data.crop_width),
-    {split["name"]: split["summary"].get("count") for split in splits},
-  )
+  crop = _size(*config_lib.crop_shape(data))
+  counts = {split["name"]: split["summary"].get("count") for split in splits if "@" not in split["name"]}
   source = Path(data.source_dir).name or ("none, arrays" if data.name == "arrays" else "none, downloaded")
   if data.name == "procedural":
     counts, source = {"train": data.num_train, "val": data.num_val, "test": data.num_test}, "none, drawn by code"
-  counted = {name: f"; {count:,} parameters" for name, count in parameters.items()}
-
-  def side(dtype, channels):
-    depth = f", {data.depth_range[0]:g} to {data.depth_range[1]:g} m" if dtype == "float32" else ""
-    return f"{KINDS.get(dtype, 'picture')}{depth}, {channels or 'unknown'} channel{'s' * (channels != 1)}"
-
   return {
     "Data": f"{data.name}, task {data.task}" if data.name == "procedural" else data.name,
     "Source folder": source,
     "Pairs": ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     or "not recorded in this workdir",
-    "Input": side(data.input_dtype, model.input_channels),
-    "Target": side(data.target_dtype, model.output_channels),
-    "Sizes": f"crops of {crop} from {_size(data.load_size, data.load_width)}, evaluated at "
-    f"{_size(data.eval_size, data.eval_width) if data.eval_size else crop} (height × width)",
+    "Input": run.spec.input.describe(),
+    "Target": run.spec.target.describe(),
+    "Sizes": f"crops of {crop} from {_size(*config_lib.load_shape(data))}, evaluated at "
+    f"{_size(*config_lib.eval_shape(data))} (height × width)",
     "Generator": f"{_generator(config)}, {model.decoder_widths} widths from {model.base_features}, {model.norm} norm, "
-    f"{model.levels or 'unknown'} levels{counted.get('generator', '')}",
+    f"{model.levels} levels; {parameters['generator']:,} parameters",
     "Discriminator": f"{model.patch}×{model.patch} PatchGAN{'' if model.conditional else ', not conditional'}"
-    f"{counted.get('discriminator', '')}",
-    "Loss": f"{'' if loss.gan == 'none' else f'{loss.gan} GAN + '}{f'{loss.l1_weight:g} · ' * (loss.l1_weight >= 0)}L1",
+    f"; {parameters['discriminator']:,} parameters",
+    "Loss": f"{'' if loss.gan == 'none' else f'{loss.gan} GAN + '}{loss.l1_weight:g} · L1",
     "Optimizer": f"Adam {config.optimizer.learning_rate:g}, β {config.optimizer.beta1:g} and {config.optimizer.beta2:g}",
-    "Training": f"batch {train.batch_size}, {train.num_steps or 'unknown'} steps, seed {config.seed}, {train.dtype}",
+    "Training": f"batch {train.batch_size}, {train.num_steps} steps, seed {config.seed}, {train.dtype}",
   }
 
 
@@ -228,7 +209,7 @@ def _splits(workdir: Path) -> list[dict[str, Any]]:
     chosen = [path for path in (folder / "best.png", folder / "worst.png") if path.exists()] or list(
       folder.glob("grid.png")
     )
-    encoded, note = _embed(chosen, PICTURE_BYTES // len(folders))
+    encoded, note = _embed(chosen, EVALUATION_BYTES // len(folders))
     columns, rows = _per_image(folder / "per_image.csv")
     splits.append(
       {
@@ -264,23 +245,19 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _configuration(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Every field with its default and its meaning, which is the comment above it in configs/default.py."""
-  values, defaults = _flat(config.to_dict()), _flat(default.get_config().to_dict())
-  source = Path(default.__file__).read_text(encoding="utf-8")
-  meanings = {
-    field.removeprefix("config."): text for text, field in re.findall(r"^  # (.+)\n  ([\w.]+) =", source, re.M)
-  }
+  """Every field with its default and meaning."""
+  values, known = _flat(config.to_dict()), dict(config_lib.each_field())
   fields = [
     {
-      "field": field,
+      "field": name,
       "value": value,
-      "default": defaults.get(field),
-      "changed": defaults.get(field) != value,
-      "meaning": meanings.get(field, ""),
+      "default": known[name].default,
+      "changed": known[name].default != value,
+      "meaning": known[name].meaning,
     }
-    for field, value in values.items()
+    for name, value in values.items()
   ]
-  lacking = len(defaults.keys() - _flat(_read_json(workdir / "config.json")).keys())
+  lacking = len(known.keys() - _flat(_read_json(workdir / "config.json")).keys())
   note = f"config.json lacks {lacking} newer fields, which are shown with their defaults." if lacking else ""
   return {"config": fields, "config_note": note}
 

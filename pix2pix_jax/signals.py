@@ -1,16 +1,18 @@
 """Signals: what the numbers on one side of a pair mean.
 
-A signal is a frozen object that knows its kind, its raw number type, its range and which pixels hold no value. It converts raw
-arrays to the networks' [-1, 1] and back, chooses how they are resized, and draws them for display. No other module looks at a
-dtype to learn a meaning.
+A signal is a frozen object that knows its kind, its raw number type, its range and which pixels hold no value. It
+converts raw arrays to the networks' [-1, 1] and back, chooses how they are resized, and draws them for display. No
+other module looks at a dtype to learn a meaning.
 
-`encode`, `decode` and `valid` are pure and use only methods that NumPy and JAX arrays share, so that the input pipeline, the
-compiled programs and exported files all run the same code. Arrays are (..., H, W, C).
+`encode`, `decode` and `valid` are pure and use only methods that NumPy and JAX arrays share, so that the input
+pipeline, the compiled programs and exported files all run the same code. Arrays are (..., H, W, C).
 """
 
 import dataclasses
 from typing import Any, ClassVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pix2pix_jax import depth
@@ -55,9 +57,16 @@ class Image:
       )
     return array.astype(np.float32)
 
+  def canonical(self, raw):
+    """Raw values with one representation for pixels without a value: unchanged for images."""
+    return raw
+
   def store(self, array: np.ndarray) -> np.ndarray:
     """Accepted values as data sets keep them: float in [0, 1] becomes uint16 (65,536 levels)."""
     return (array * np.float32(65535)).round().astype(np.uint16) if array.dtype.kind == "f" else array
+
+  def check_range(self, accepted: np.ndarray, name: str) -> None:
+    """Images fill their range by definition."""
 
   def encode(self, raw):
     """Integers over their full range, or float in [0, 1] → float32 in [-1, 1]."""
@@ -77,6 +86,10 @@ class Image:
     """Every pixel of an image holds a value."""
     return None
 
+  def measured(self, encoded) -> None:
+    """The same for encoded arrays."""
+    return None
+
   def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     """[-1, 1] (H, W, C) → uint8 (H, W, 3). RGB as it is, one channel as grey; of any other number, the first channel."""
     del valid
@@ -90,11 +103,13 @@ class Image:
 
 @dataclasses.dataclass(frozen=True)
 class Depth:
-  """Distances in metres along the optical axis; zero, negative, NaN and infinite values mark pixels without a measurement.
+  """Distances in metres along the optical axis; zero, negative, NaN and infinite values mark pixels without a
+  measurement.
 
   Attributes:
     channels: number of channels, 1 for a depth map.
-    range: nearest and farthest metres, encoded as -1 and 1. A target beyond it counts as not measured, an input is clipped.
+    range: nearest and farthest metres, encoded as -1 and 1. A target beyond it counts as not measured, an input is
+      clipped.
     scale: divisor that turns integers into metres (256 for KITTI, 1000 for millimetres); 0 if only floats are accepted.
   """
 
@@ -119,14 +134,40 @@ class Depth:
       metres = array.astype(np.float32)
     else:
       raise UsageError(
-        f"{name} holds {array.dtype}, but depth is float metres. For integer files set the scale that turns them into metres "
-        "(data.input_scale, data.target_scale: 256 for KITTI's PNGs, 1000 for millimetres); divide arrays by it yourself."
+        f"{name} holds {array.dtype}, but depth is float metres. For integer files set the scale that turns them into "
+        f"metres "
+        "(data.input_scale, data.target_scale: 256 for KITTI's PNGs, 1000 for millimetres); divide arrays by it "
+        "yourself."
       )
-    return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(0))
+    return self.canonical(metres)
+
+  def canonical(self, raw):
+    """float32 metres in which every pixel without a measurement is 0."""
+    xp = jnp if isinstance(raw, jax.Array) else np
+    return xp.where(xp.isfinite(raw) & (raw > 0), raw, np.float32(0))
 
   def store(self, array: np.ndarray) -> np.ndarray:
     """Accepted values as data sets keep them: unchanged."""
     return array
+
+  def check_range(self, accepted: np.ndarray, name: str) -> None:
+    """Refuses values that are hardly depth in this range: nothing measured, or most of it out of range.
+
+    Raises:
+      UsageError: the range found, the range expected, and the likely remedy.
+    """
+    measured = accepted[accepted > 0]
+    low, high = self.range
+    if not measured.size:
+      raise UsageError(f"{name} holds no measurement at all: every value is zero, negative, NaN or infinite.")
+    outside = float(np.mean((measured < low) | (measured > high)))
+    if outside > 0.5:
+      remedy = "divide by 1000 if these are millimetres, " if np.median(measured) > 10 * high else ""
+      raise UsageError(
+        f"{name} lies between {measured.min():g} and {measured.max():g}, but the depth range is {low:g} to {high:g} m: "
+        f"{outside:.0%} of the measurements would not count. Check the unit ({remedy}or set the range, "
+        f"data.depth_range)."
+      )
 
   def encode(self, raw):
     """Metres → float32 in [-1, 1], clipped to the range; a pixel without a measurement becomes -1."""
@@ -143,8 +184,14 @@ class Depth:
     nearest, farthest = self.range
     return ((raw > 0) & (raw >= nearest) & (raw <= farthest)).all(-1, keepdims=True)
 
+  def measured(self, encoded):
+    """bool (..., H, W, 1): pixels of an encoded array that lie above the near end of the range, where holes are."""
+    return (encoded > -1).all(-1, keepdims=True)
+
   def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
-    """[-1, 1] (H, W, C) → uint8 (H, W, 3): the colours of the first channel's metres; pixels that are not `valid` in black."""
+    """[-1, 1] (H, W, C) → uint8 (H, W, 3): the colours of the first channel's metres; pixels that are not `valid` in
+    black.
+    """
     colors = depth.colors(np.asarray(encoded[..., 0], np.float32))
     return colors if valid is None else np.where(np.asarray(valid) > 0, colors, np.uint8(depth.HOLE_COLOR))
 

@@ -1,166 +1,151 @@
-"""The tf.data pipeline: the only place that resizes, crops, mirrors or normalises.
+"""The tf.data pipeline: the only place that resizes, crops, mirrors and encodes.
 
-Prepared shards are decoded and resized once, into arrays in memory or, beyond a budget, in a memory-mapped file. Row r of the
-batch at step n is example `i = n · batch_size + r` of an endless sequence; its place in the epoch's permutation, its
-crop and its mirroring are stateless functions of (seed, i). A resumed run therefore repeats nothing and skips nothing, and
-the batches do not depend on how many processes read them.
+Prepared examples are decoded and resized once, into arrays in memory or, beyond a budget, in a memory-mapped file. Row
+r of the batch at step n is example `i = n · batch_size + r` of an endless sequence; its place in the epoch's
+permutation, its crop and its mirroring are stateless functions of (seed, i). A resumed run therefore repeats nothing
+and skips nothing, and batches do not depend on the number of processes that read them.
 """
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
+import shutil
+import tempfile
 from typing import Any
 
 import jax
 import numpy as np
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
-from pix2pix_jax.data import images
-from pix2pix_jax.data import prepare as datasets
+from pix2pix_jax import config as config_lib
+from pix2pix_jax import prng
+from pix2pix_jax.data.source import ArraySource, PreparedSource, Source
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.signals import DataSpec
 
-tf.config.set_visible_devices([], "GPU")  # TensorFlow would otherwise take the memory of every GPU
+__all__ = [
+  "ArraySource",
+  "PreparedSource",
+  "Source",
+  "Split",
+  "eval_batches",
+  "load_split",
+  "to_devices",
+  "train_batches",
+]
+
+CACHE_REVISION = 2  # of the decoded files; raise it when the same examples decode to other numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """One split, decoded and resized: arrays (n, H, W, C) by name, and the examples' ids."""
+  """One split, decoded and resized: arrays (n, H, W, C) by name, the examples' ids, and the meaning of the numbers."""
 
   arrays: dict[str, np.ndarray]
   ids: list[str]
+  spec: DataSpec
 
   def __len__(self) -> int:
     return len(self.ids)
 
-
-class PreparedSource:
-  """Examples of a prepared TFDS builder.
-
-  Attributes:
-    counts: examples by split.
-    kinds: (dtype, channels) of `input`, `target` and, if there is one, `mask`.
-    folder: where decoded pictures may be kept.
-  """
-
-  def __init__(self, builder: tfds.core.DatasetBuilder):
-    self._builder = builder
-    self.counts = {name: info.num_examples for name, info in builder.info.splits.items()}
-    self.kinds = {
-      name: (np.dtype(feature.np_dtype), feature.shape[-1])
-      for name, feature in builder.info.features.items()
-      if name != "id"
-    }
-    self.folder = Path(builder.data_dir)
-
-  def examples(self, split: str) -> tf.data.Dataset:
-    """Every example once, in the order of the raw files: `input`, `target`, `mask` (H, W, C) and `id`."""
-    return self._builder.as_dataset(
-      split=split,
-      shuffle_files=False,
-      read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, add_tfds_id=False),
-    )
-
-
-class ArraySource:
-  """The same for pairs of arrays (n, H, W, C) in memory: split → (inputs, targets)."""
-
-  def __init__(self, splits: dict[str, tuple[np.ndarray, np.ndarray]]):
-    self._splits = splits
-    self.counts = {name: len(inputs) for name, (inputs, _) in splits.items()}
-    self.kinds = {name: (array.dtype, array.shape[-1]) for name, array in zip(("input", "target"), splits["train"])}
-    self.folder = None
-
-  def examples(self, split: str) -> tf.data.Dataset:
-    inputs, targets = self._splits[split]
-    signature = {
-      name: tf.TensorSpec(array.shape[1:], array.dtype) for name, array in (("input", inputs), ("target", targets))
-    }
-    return tf.data.Dataset.from_generator(
-      lambda: ({"input": x, "target": y, "id": f"{split}_{i:05d}"} for i, (x, y) in enumerate(zip(inputs, targets))),
-      output_signature={**signature, "id": tf.TensorSpec((), tf.string)},
-    )
-
-
-Source = PreparedSource | ArraySource
+  def encode(self, name: str, raw: np.ndarray) -> np.ndarray:
+    """Raw values of `input` or `target` → [-1, 1]; a `mask` → 0 and 1. float32."""
+    if name == "mask":
+      return raw.astype(np.float32)
+    return (self.spec.input if name == "input" else self.spec.target).encode(raw)
 
 
 def load_split(
-  source: Source,
-  split: str,
-  shape: tuple[int, int],
-  *,
-  cache_gib: float,
-  depth_range: tuple[float, float] = (0.0, np.inf),
-  limit: int | None = None,
+  source: Source, split: str, shape: tuple[int, int], *, cache_gib: float, limit: int | None = None
 ) -> Split:
-  """Decodes a split, or its first `limit` examples, and resizes it to `shape` (height, width).
+  """Decodes a split once, resized to `shape` (height, width).
 
-  Arrays that together exceed `cache_gib` GiB lie in memory-mapped files beside the prepared shards. Depth targets get a
-  `mask`, or keep theirs, without what `depth_range` (metres) cannot express.
+  Targets whose signal has holes get a `mask` of the pixels that were measured within the range.
+
+  Args:
+    source: of the examples.
+    split: name of the split.
+    shape: (height, width).
+    cache_gib: above so many GiB the arrays are memory-mapped files beside the prepared data.
+    limit: only the first so many examples.
+
+  Raises:
+    UsageError: the source has no such split.
   """
-  if split not in source.counts:
+  spec = source.spec
+  if split not in spec.counts:
     raise UsageError(
-      f"There is no split {split!r} in this data; it has {', '.join(source.counts)}. "
+      f"The data has no split {split!r}, only {', '.join(spec.counts)}. "
       "Choose one of them, or add the raw files of the other to data.source_dir."
     )
-  count = min(source.counts[split], limit or source.counts[split])
-  kinds = dict(source.kinds)
-  if kinds["target"][0] == np.float32:
-    kinds["mask"] = (np.dtype(bool), 1)
-  shapes = {name: (count, *shape, channels) for name, (_, channels) in kinds.items()}
+  count = min(spec.counts[split], limit or spec.counts[split])
+  stored = dict(source.stored)
+  if spec.target.has_holes:
+    stored["mask"] = (np.dtype(bool), 1)
+  shapes = {name: (count, *shape, channels) for name, (_, channels) in stored.items()}
+  resampling = {"input": spec.input.resampling, "target": spec.target.resampling, "mask": "nearest"}
 
-  def decode(example):
-    pictures = {name: _resize(picture, shape) for name, picture in example.items() if name != "id"}
-    if "mask" in kinds:
-      target = pictures["target"]
-      measured = (target > 0) & (target >= depth_range[0]) & (target <= depth_range[1])
-      pictures["mask"] = pictures.get("mask", True) & tf.reduce_all(measured, -1, keepdims=True)
-    return {**pictures, "id": example["id"]}
+  def resize(example):
+    return {name: value if name == "id" else _resize(value, shape, resampling[name]) for name, value in example.items()}
 
-  dataset = source.examples(split).take(count).map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  if (
-    source.folder is None
-    or sum(np.prod(shapes[name]) * dtype.itemsize for name, (dtype, _) in kinds.items()) <= cache_gib * 2**30
-  ):
-    arrays = {name: np.empty(shapes[name], dtype) for name, (dtype, _) in kinds.items()}
-    return Split(arrays, _fill(arrays, dataset))
-  key = hashlib.sha256(repr((split, shapes, depth_range)).encode()).hexdigest()[:16]
+  dataset = source.examples(split).take(count)
+  dataset = dataset.map(resize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  size = sum(np.prod(shapes[name]) * dtype.itemsize for name, (dtype, _) in stored.items())
+  if source.folder is None or size <= cache_gib * 2**30:
+    arrays = {name: np.empty(shapes[name], dtype) for name, (dtype, _) in stored.items()}
+    return Split(arrays, _fill(arrays, dataset, spec), spec)
+  key = hashlib.sha256(repr((CACHE_REVISION, split, shapes, spec.input, spec.target)).encode()).hexdigest()[:16]
   folder = source.folder / f"decoded_{key}"
-  if not (folder / "ids.txt").exists():  # written last
-    folder.mkdir(exist_ok=True)
+  if not folder.is_dir():
+    _decode_to_disk(folder, {name: (shapes[name], dtype) for name, (dtype, _) in stored.items()}, dataset, spec)
+  ids = (folder / "ids.txt").read_text(encoding="utf-8").split("\n")
+  return Split({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in stored}, ids, spec)
+
+
+def _decode_to_disk(
+  folder: Path, forms: dict[str, tuple[tuple[int, ...], np.dtype]], dataset: tf.data.Dataset, spec: DataSpec
+) -> None:
+  """Fills memory-mapped files in a folder beside `folder`, which gets its name when it is complete."""
+  part = Path(tempfile.mkdtemp(prefix=f".{folder.name}_", dir=folder.parent))
+  try:
     arrays = {
-      name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shapes[name])
-      for name, (dtype, _) in kinds.items()
+      name: np.lib.format.open_memmap(part / f"{name}.npy", "w+", dtype, shape)
+      for name, (shape, dtype) in forms.items()
     }
-    ids = _fill(arrays, dataset)
+    ids = _fill(arrays, dataset, spec)
     for array in arrays.values():
       array.flush()
-    (folder / "ids.part").write_text("\n".join(ids))
-    (folder / "ids.part").rename(folder / "ids.txt")
-  return Split(
-    {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in kinds},
-    (folder / "ids.txt").read_text().split("\n"),
-  )
+    (part / "ids.txt").write_text("\n".join(ids), encoding="utf-8")
+    try:
+      os.rename(part, folder)
+    except OSError:
+      if not folder.is_dir():  # else another process was faster, with the same content
+        raise
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
 
 
-def _fill(arrays: dict[str, np.ndarray], dataset: tf.data.Dataset) -> list[str]:
-  ids = []
+def _fill(arrays: dict[str, np.ndarray], dataset: tf.data.Dataset, spec: DataSpec) -> list[str]:
+  """Writes the examples into `arrays` and returns their ids."""
+  ids: list[str] = []
   for example in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+    if "mask" in arrays:
+      example["mask"] = spec.target.valid(example["target"]) & example.get("mask", True)
     for name, array in arrays.items():
       array[len(ids)] = example[name]
     ids.append(example["id"].decode())
   return ids
 
 
-def _resize(picture: tf.Tensor, shape: tuple[int, int]) -> tf.Tensor:
-  """Anti-aliased bicubic for integers (pictures); nearest neighbour for float32 (depth) and bool (masks), which must not be blended."""
-  if picture.dtype in (tf.float32, tf.bool):
-    return tf.cast(tf.image.resize(tf.cast(picture, tf.float32), shape, "nearest"), picture.dtype)
-  resized = tf.image.resize(picture, shape, "bicubic", antialias=True)
-  return tf.cast(tf.clip_by_value(tf.round(resized), 0, picture.dtype.max), picture.dtype)
+def _resize(image: tf.Tensor, shape: tuple[int, int], resampling: str) -> tf.Tensor:
+  """Anti-aliased bicubic with rounding, or nearest neighbour for values that must not be blended."""
+  if resampling == "nearest":
+    return tf.cast(tf.image.resize(tf.cast(image, tf.float32), shape, "nearest"), image.dtype)
+  resized = tf.image.resize(image, shape, "bicubic", antialias=True)
+  return tf.cast(tf.clip_by_value(tf.round(resized), 0, image.dtype.max), image.dtype)
 
 
 def train_batches(
@@ -173,62 +158,81 @@ def train_batches(
     data: the config's `data` section.
     batch_size: of all processes together.
     seed: decides order and jitter.
+    start_step: number of batches that were used before.
+
+  Raises:
+    UsageError: the crop is larger than the images.
   """
-  crop = datasets.crop_shape(data)
+  crop = config_lib.crop_shape(data)
   height, width = next(iter(split.arrays.values())).shape[1:3]
   if crop[0] > height or crop[1] > width:
     raise UsageError(
-      f"data.crop_size {crop} (height, width) is larger than data.load_size {(height, width)}; load larger pictures or crop smaller."
+      f"data.crop_size {crop} (height, width) is larger than data.load_size {(height, width)}; "
+      "load larger images or crop smaller ones."
     )
-  count, names = len(split), list(split.arrays)
+  names = list(split.arrays)
   local = batch_size // jax.process_count()
   first_row = local * jax.process_index()
-  room = tf.constant([height - crop[0] + 1, width - crop[1] + 1], tf.float32)
+  draw = _draws(len(split), (height, width), crop, seed, shuffle=data.shuffle, mirror=data.mirror)
 
   def read(index, y, x, mirrored):
     crops = (split.arrays[name][index, y : y + crop[0], x : x + crop[1]] for name in names)
-    crops = (picture[:, ::-1] if mirrored else picture for picture in crops)
-    return tuple(images.normalise(picture, data.depth_range) for picture in crops)
+    return tuple(
+      split.encode(name, image[:, ::-1] if mirrored else image) for name, image in zip(names, crops, strict=True)
+    )
 
   def make_example(i):
-    epoch, place = i // count, i % count
-    index = place
-    if data.shuffle:
-      index = tf.random.experimental.index_shuffle(place, tf.cast(tf.stack([seed, epoch]), tf.uint32), count - 1)
-    draws = tf.random.stateless_uniform([3], tf.stack([tf.cast(seed, tf.int64), i]))
-    y, x = tf.unstack(tf.cast(draws[:2] * room, tf.int64))
-    pictures = tf.numpy_function(
-      read, [index, y, x, (draws[2] < 0.5) & data.mirror], [tf.float32] * len(names), stateful=False
-    )
+    images = tf.numpy_function(read, draw(i), [tf.float32] * len(names), stateful=False)
     return {
-      name: tf.ensure_shape(picture, (*crop, split.arrays[name].shape[-1])) for name, picture in zip(names, pictures)
+      name: tf.ensure_shape(image, (*crop, split.arrays[name].shape[-1]))
+      for name, image in zip(names, images, strict=True)
     }
 
   steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
   rows = steps.flat_map(lambda step: tf.data.Dataset.range(local).map(lambda row: step * batch_size + first_row + row))
-  dataset = rows.map(make_example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(
-    local, drop_remainder=True
-  )
-  return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+  dataset = rows.map(make_example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  return dataset.batch(local, drop_remainder=True).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
-def eval_batches(split: Split, data: Any, *, batch_size: int) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-  """Every example exactly once, in order, without jitter: (batch, which of its rows count).
+def _draws(
+  count: int, size: tuple[int, int], crop: tuple[int, int], seed: int, *, shuffle: bool, mirror: bool
+) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+  """A function from the number of an example in the sequence to (index, y, x, mirrored), which depends on the seed
+  alone.
+  """
+  order, jitter = prng.data_seed(seed, "order"), prng.data_seed(seed, "jitter")
+  room = tf.constant([size[0] - crop[0] + 1, size[1] - crop[1] + 1], tf.float32)
 
-  The last batch is filled up with repetitions of the last example, which do not count. `index` numbers the examples.
+  def draw(i):
+    epoch, index = i // count, i % count
+    if shuffle:
+      epoch_seed = tf.cast(tf.stack([order, epoch]), tf.uint32)
+      index = tf.random.experimental.index_shuffle(index, epoch_seed, count - 1)
+    uniform = tf.random.stateless_uniform([3], tf.stack([tf.cast(jitter, tf.int64), i]))
+    y, x = tf.unstack(tf.cast(uniform[:2] * room, tf.int64))
+    return [index, y, x, (uniform[2] < 0.5) & mirror]
+
+  return draw
+
+
+def eval_batches(split: Split, *, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+  """Every example once, in order, without jitter.
+
+  The last batch is filled up with repetitions of the last example. `is_real` (N,) is False for those rows, and `index`
+  (N,) numbers the examples.
   """
   for start in range(0, len(split), batch_size):
     rows = np.arange(start, start + batch_size)
     index = np.minimum(rows, len(split) - 1)
-    batch = {name: images.normalise(array[index], data.depth_range) for name, array in split.arrays.items()}
-    yield {**batch, "index": index.astype(np.int32)}, rows < len(split)
+    batch = {name: split.encode(name, array[index]) for name, array in split.arrays.items()}
+    yield {**batch, "index": index.astype(np.int32), "is_real": rows < len(split)}
 
 
 def to_devices(
   batches: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sharding, ahead: int = 2
 ) -> Iterator[dict[str, jax.Array]]:
-  """Sends batches to the devices, `ahead` of their use; each process gives its rows of the global batch."""
-  queue = collections.deque()
+  """Sends batches to the devices, `ahead` of their use; each process contributes its rows of the global batch."""
+  queue: collections.deque[dict[str, jax.Array]] = collections.deque()
   for batch in batches:
     queue.append({name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()})
     if len(queue) > ahead:

@@ -1,41 +1,51 @@
-"""From a config's `data` section to a prepared TFDS builder.
+"""From a config's `data` section to a source of examples.
 
-Preparation runs once: raw files → TFRecord shards in a folder keyed by everything they were made from (names, sizes
-and times of the raw files, the reader's settings), so that two source directories never mix and a changed one is
-prepared anew. TFDS writes to a temporary folder and renames it, so that an interrupted preparation leaves nothing behind.
+Preparation runs once: raw files → shards in a folder keyed by everything they were made from (names, sizes and times of the
+raw files, the reader's settings and revision), so that two source directories never mix and a changed one is prepared again.
+TFDS writes to a temporary folder and renames it, so that an interrupted preparation leaves nothing behind.
 """
 
+from collections.abc import Callable
+import contextlib
 import hashlib
+import io
 import json
 import os
 from pathlib import Path
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
+from pix2pix_jax import config as config_lib
+from pix2pix_jax import signals
 from pix2pix_jax.data.readers import facades, folder, kitti_depth, nyu_depth, procedural, winter_summer
+from pix2pix_jax.data.source import PreparedSource, user_cache
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.signals import DataSpec
+
+REVISION = 2  # of the readers; raise it when the same raw files give other examples
 
 
-def load_shape(data) -> tuple[int, int]:
-  """(height, width) to which every picture is resized before the crop."""
-  return data.load_size, data.load_width or data.load_size
+class Reader(NamedTuple):
+  """How to prepare one kind of data set.
+
+  Attributes:
+    make: (data section, fingerprint) → builder class and its config.
+    settings: the fields that prepared files depend on.
+    kinds: builder config → kinds of input and target.
+    raw_files: (source_dir, data section) → the files and folders that the reader reads; None: everything below source_dir.
+    report: (source_dir, data section) → lines to print before preparation, about what was found and what was left out.
+  """
+
+  make: Callable[[Any, str], tuple[type[tfds.core.DatasetBuilder], tfds.core.BuilderConfig]]
+  settings: tuple[str, ...]
+  kinds: Callable[[Any], tuple[str, str]]
+  raw_files: Callable[[Path, Any], list[Path]] | None = None
+  report: Callable[[Path, Any], list[str]] | None = None
 
 
-def crop_shape(data) -> tuple[int, int]:
-  """(height, width) of the training crops."""
-  return data.crop_size, data.crop_width or data.crop_size
-
-
-def eval_shape(data) -> tuple[int, int]:
-  """(height, width) of validation and test pictures."""
-  if not data.eval_size:
-    return crop_shape(data)
-  return data.eval_size, data.eval_width or data.eval_size
-
-
-def _source(data) -> str:
+def _source(data: Any) -> str:
   return data.source_dir and str(Path(data.source_dir).expanduser())
 
 
@@ -44,13 +54,22 @@ def _facades(data, fingerprint):
 
 
 def _folder(data, fingerprint):
-  return folder.Folder, folder.make_config(fingerprint, _source(data), data.side_by_side, data.pair_seed)
+  config = folder.make_config(
+    fingerprint,
+    _source(data),
+    side_by_side=data.side_by_side,
+    seed=data.pair_seed,
+    input_kind=data.input_kind,
+    target_kind=data.target_kind,
+    input_scale=data.input_scale,
+    target_scale=data.target_scale,
+  )
+  return folder.Folder, config
 
 
 def _kitti_depth(data, fingerprint):
-  return kitti_depth.KittiDepth, kitti_depth.KittiDepthConfig(
-    name=fingerprint, source_dir=_source(data), layout=data.layout
-  )
+  config = kitti_depth.KittiDepthConfig(name=fingerprint, source_dir=_source(data), layout=data.layout)
+  return kitti_depth.KittiDepth, config
 
 
 def _nyu_depth(data, fingerprint):
@@ -72,82 +91,136 @@ def _procedural(data, fingerprint):
   return procedural.Procedural, procedural.ProceduralConfig(
     name=fingerprint,
     task=data.task,
-    size=load_shape(data),
+    size=config_lib.load_shape(data),
     counts=(data.num_train, data.num_val, data.num_test),
     seed=data.procedural_seed,
   )
 
 
 READERS = {
-  # name: (how to build it, the settings that its prepared files depend on)
-  "facades": (_facades, ("source_dir",)),
-  "folder": (_folder, ("source_dir", "side_by_side", "pair_seed")),
-  "kitti_depth": (_kitti_depth, ("source_dir", "layout")),
-  "nyu_depth": (_nyu_depth, ("source_dir",)),
-  "procedural": (
+  "facades": Reader(_facades, ("source_dir",), lambda config: ("image", "image")),
+  "folder": Reader(
+    _folder,
+    ("source_dir", "side_by_side", "pair_seed", "input_kind", "target_kind", "input_scale", "target_scale"),
+    lambda config: (config.input.kind, config.target.kind),
+    lambda source, data: folder.raw_folders(source),
+    lambda source, data: folder.report(source, data.pair_seed),
+  ),
+  "kitti_depth": Reader(
+    _kitti_depth,
+    ("source_dir", "layout"),
+    lambda config: ("image", "depth"),
+    lambda source, data: kitti_depth.raw_folders(source, data.layout),
+    lambda source, data: kitti_depth.report(source, data.layout),
+  ),
+  "nyu_depth": Reader(
+    _nyu_depth, ("source_dir",), lambda config: ("depth", "depth"), lambda source, data: nyu_depth.raw_files(source)
+  ),
+  "procedural": Reader(
     _procedural,
     ("task", "load_size", "load_width", "num_train", "num_val", "num_test", "procedural_seed"),
+    lambda config: procedural.KINDS[config.task],
   ),
-  "winter_summer": (
+  "winter_summer": Reader(
     _winter_summer,
     ("source_dir", "pair_seed", "attribute_threshold", "winter_attributes", "summer_attributes"),
+    lambda config: ("image", "image"),
   ),
 }
 
-RAW_FILES = {  # what a reader reads, where that is not everything below source_dir
-  "folder": lambda source, data: folder.raw_folders(source),
-  "kitti_depth": lambda source, data: kitti_depth.raw_folders(source, data.layout),
-  "nyu_depth": lambda source, data: nyu_depth.raw_files(source),
-}
 
-
-def prepare(data: Any) -> tfds.core.DatasetBuilder:
-  """The builder of `data.name`, its shards written if they are not there yet.
+def prepare(data: Any) -> PreparedSource:
+  """The source of `data.name`; its shards are written if they are not there yet.
 
   Args:
     data: the `data` section of a config.
+
+  Raises:
+    UsageError: no such reader, or raw files that are missing, damaged or contradictory.
   """
   if data.name not in READERS:
     raise UsageError(f"data.name is {data.name!r}; the readers are {', '.join(READERS)}.")
-  make, settings = READERS[data.name]
-  key = {"reader": data.name, **{name: data[name] for name in settings}}
-  if "source_dir" in settings and data.source_dir:
-    source = Path(data.source_dir).expanduser()
-    raw = RAW_FILES[data.name](source, data) if data.name in RAW_FILES else [source]
-    key |= {"source_dir": str(source.resolve()), "files": [_listing(path) for path in raw]}
-  if data.name == "procedural":  # what is drawn follows from the code
-    key["code"] = [path.read_text() for path in sorted((Path(__file__).parent / "synthesis").glob("*.py"))]
-  fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True, default=list).encode()).hexdigest()[:16]
-  builder_class, builder_config = make(data, fingerprint)
+  reader = READERS[data.name]
+  builder_class, builder_config = reader.make(data, _fingerprint(reader, data))
   builder = builder_class(config=builder_config, data_dir=str(prepared_dir(data)))
   if not builder.info.splits:
     if not sys.stderr.isatty():
       tfds.disable_progress_bar()
+    if reader.report and data.source_dir:
+      print("\n".join(reader.report(Path(_source(data)), data)), flush=True)
     print(f"Preparing {data.name} in {builder.data_dir}; this happens once.", flush=True)
-    for remark in (
-      "_log_download_bytes",
-      "_log_download_done",
-    ):  # they speak of a download of unknown size, where there is none
-      setattr(builder, remark, lambda: None)
-    builder.download_and_prepare()
-  return builder
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size even without one
+      builder.download_and_prepare()
+  return PreparedSource(builder, _spec(builder, reader.kinds(builder_config), data))
 
 
-def prepared_dir(data) -> Path:
+def _fingerprint(reader: Reader, data: Any) -> str:
+  """A key of everything that the prepared files depend on."""
+  key: dict[str, Any] = {"reader": data.name, "revision": REVISION}
+  key |= {name: data[name] for name in reader.settings}
+  if "source_dir" in reader.settings and data.source_dir:
+    source = Path(_source(data))
+    raw = reader.raw_files(source, data) if reader.raw_files else [source]
+    key |= {"source_dir": str(source.resolve()), "files": [_listing(path) for path in raw]}
+  if data.name == "procedural":  # the drawings depend on the code
+    key["code"] = [path.read_text() for path in sorted((Path(__file__).parent / "synthesis").glob("*.py"))]
+  return hashlib.sha256(json.dumps(key, sort_keys=True, default=list).encode()).hexdigest()[:16]
+
+
+def _spec(builder: tfds.core.DatasetBuilder, kinds: tuple[str, str], data: Any) -> DataSpec:
+  """Signals and counts of a prepared builder.
+
+  Raises:
+    UsageError: the config asks for another kind than the reader gives.
+  """
+  made = []
+  for side, kind in zip(("input", "target"), kinds, strict=True):
+    asked = data[f"{side}_kind"]
+    if asked != "auto" and signals.check_kind(asked, f"data.{side}_kind") != kind:
+      raise UsageError(f"data.{side}_kind is {asked!r}, but the {side} of {data.name} is {kind}; set it to 'auto'.")
+    feature = builder.info.features[side]
+    made.append(
+      signals.make(
+        kind,
+        channels=feature.shape[-1],
+        dtype=feature.np_dtype,
+        depth_range=data.depth_range,
+        scale=data[f"{side}_scale"],
+      )
+    )
+  return DataSpec(made[0], made[1], {name: info.num_examples for name, info in builder.info.splits.items()})
+
+
+def prepared_dir(data: Any) -> Path:
   """`data.prepared_dir`, else $TFDS_DATA_DIR, else the user's cache directory."""
-  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return (
-    Path(data.prepared_dir or os.environ.get("TFDS_DATA_DIR") or f"{cache}/pix2pix_jax/datasets").expanduser().resolve()
-  )
+  folder_name = data.prepared_dir or os.environ.get("TFDS_DATA_DIR") or user_cache() / "datasets"
+  return Path(folder_name).expanduser().resolve()
 
 
 def _listing(raw: Path) -> list[tuple[str, int, int]]:
-  """(name, size, modification time in ns) of a file, or of every file below a folder."""
+  """(name, size, modification time in ns) of a file, or of every file below a folder; links are followed."""
   try:
     return sorted(
       (str(path.relative_to(raw)), path.stat().st_size, path.stat().st_mtime_ns)
-      for path in ([raw] if raw.is_file() else raw.rglob("*"))
-      if path.is_file()
+      for path in ([raw] if raw.is_file() else _files_below(raw))
     )
   except OSError as error:
     raise UsageError(f"data.source_dir {str(raw)!r} cannot be read ({error}).") from error
+
+
+def _files_below(folder: Path) -> list[Path]:
+  """Regular files below a folder, through links, each folder once."""
+  found: list[Path] = []
+  seen: set[Path] = set()
+  waiting = [folder]
+  while waiting:
+    current = waiting.pop()
+    if (real := current.resolve()) in seen:
+      continue
+    seen.add(real)
+    for path in current.iterdir():
+      if path.is_dir():
+        waiting.append(path)
+      elif path.is_file():
+        found.append(path)
+  return found

@@ -37,9 +37,9 @@ def image_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array | No
 def depth_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
   """Errors of depth (N, H, W, 1) in metres over the pixels where `mask` is 1, each (N,); NaN for an image without any.
 
-  `rmse` and `mae` in metres; `abs_rel` the mean of |error| / target; `delta1`, `delta2`, `delta3` the shares of pixels whose
-  ratio to the target is below 1.25, 1.25², 1.25³ (Eigen et al. 2014, arXiv 1406.2283); `silog` the standard deviation of
-  the logarithmic error times 100, as on KITTI's server. Predictions count as at least a millimetre.
+  `rmse` and `mae` in metres; `abs_rel` the mean of |error| / target; `delta1`, `delta2`, `delta3` the shares of pixels
+  whose ratio to the target is below 1.25, 1.25², 1.25³ (Eigen et al. 2014, arXiv 1406.2283); `silog` the standard
+  deviation of the logarithmic error times 100, as on KITTI's server. Predictions count as at least a millimetre.
   """
   if not prediction.shape == target.shape == mask.shape or target.shape[-1] != 1:
     raise ValueError(
@@ -75,8 +75,8 @@ def measure(
 ) -> dict[str, jax.Array]:
   """Every metric that applies to the target's signal, each (N,), for arrays in [-1, 1].
 
-  Image metrics always; depth metrics for one-channel depth; and, where the input is depth too, `hole_rmse` and `hole_mae` over
-  the pixels that the input does not measure. A metric of an image without any pixel to count is NaN.
+  Image metrics always; depth metrics for one-channel depth; and, where the input is depth too, `hole_rmse` and
+  `hole_mae` over the pixels that the input does not measure. A metric of an image without any pixel to count is NaN.
   """
   values = image_metrics(prediction, target, mask)
   if target_signal.kind == "depth" and target.shape[-1] == 1:

@@ -38,8 +38,8 @@ class TrainState:
 def make_optimizer(settings: Any) -> optax.GradientTransformation:
   """Adam without a learning rate, which `learning_rate` gives step by step.
 
-  Because the rate is not part of the optimizer, its state has one tree whatever the schedule is: a learning rate, its decay or
-  the length of a run may change at a resume.
+  Because the rate is not part of the optimizer, its state has one tree whatever the schedule is: a learning rate, its
+    decay or the length of a run may change at a resume.
 
   Args:
     settings: config section with `beta1` and `beta2`.
@@ -51,7 +51,8 @@ def learning_rate(settings: Any, num_steps: int, step: jax.Array) -> jax.Array:
   """The learning rate of the update after `step` steps: constant, then falling linearly to zero.
 
   Args:
-    settings: config section with `learning_rate`, and `decay_fraction` in [0, 1]: the share of the run that the decay takes.
+    settings: config section with `learning_rate`, and `decay_fraction` in [0, 1]: the share of the run that the decay
+      takes.
     num_steps: length of the run.
     step: number of updates made so far.
   """

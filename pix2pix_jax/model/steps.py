@@ -1,8 +1,8 @@
 """One step of training and one of evaluation, as pure functions of (state, batch).
 
-A batch is a dict of float32 arrays: `input` (N, H, W, C) and `target` (N, H, W, C') in [-1, 1], optionally `mask` (N, H, W, 1)
-with 1 where the target is valid; for evaluation also `index` (N,), the image's number in its split, and `is_real` (N,), False
-for rows that only fill the last batch.
+A batch is a dict of float32 arrays: `input` (N, H, W, C) and `target` (N, H, W, C') in [-1, 1], optionally `mask` (N,
+  H, W, 1) with 1 where the target is valid; for evaluation also `index` (N,), the image's number in its split, and
+  `is_real` (N,), False for rows that only fill the last batch.
 """
 
 from collections.abc import Callable
@@ -54,8 +54,8 @@ def train_step(
     seed: of the dropout noise, whose key at step n is the "dropout" stream folded with n.
 
   Returns:
-    The next state, and scalars: the losses, `l1` on [0, 1], the fraction of patches that the discriminator classified correctly
-    before its update, the learning rate, and the global norm of each network's gradient.
+    The next state, and scalars: the losses, `l1` on [0, 1], the fraction of patches that the discriminator classified
+      correctly before its update, the learning rate, and the global norm of each network's gradient.
   """
   x, target, mask = batch["input"], batch["target"], batch.get("mask")
   key = jax.random.fold_in(prng.key(seed, "dropout"), state.step)
@@ -148,8 +148,8 @@ def eval_step(
     input_signal, target_signal: they decide which metrics apply.
 
   Returns:
-    The translations in [-1, 1], validity channel included, and per-image metrics, each (N,). A metric of an image without any
-    valid pixel is NaN.
+    The translations in [-1, 1], validity channel included, and per-image metrics, each (N,). A metric of an image
+    without any valid pixel is NaN.
   """
   x, target, mask, is_real = batch["input"], batch["target"], batch.get("mask"), batch["is_real"]
   rows = is_real if norm_stats == "batch" else None

@@ -51,9 +51,9 @@ def measure(
 ) -> dict[str, dict[str, float]]:
   """The metrics of each baseline over a split: name → metric → mean.
 
-  `mean_target` is the mean training target (of up to the first 1000 pairs; for depth over the valid pixels), the same answer
-  for every input. `nearest_valid` fills the holes of an input depth with the nearest measurement. `interpolated` fills them
-  smoothly with `depth.interpolate`, which is also where a generator with `model.residual` starts.
+  `mean_target` is the mean training target (of up to the first 1000 pairs; for depth over the valid pixels), the same
+  answer for every input. `nearest_valid` fills the holes of an input depth with the nearest measurement. `interpolated`
+  fills them smoothly with `depth.interpolate`, which is also where a generator with `model.residual` starts.
 
   Args:
     source: of the data; `mean_target` is left out if it has no train split.

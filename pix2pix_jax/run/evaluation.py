@@ -22,7 +22,9 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """Per-image metrics of a split, each (n,), and image grids, uint8 (H, W, 3): the first of the split, the best and worst L1."""
+  """Per-image metrics of a split, each (n,), and image grids, uint8 (H, W, 3): the first of the split, the best and
+  worst L1.
+  """
 
   per_image: dict[str, np.ndarray]
   grid: np.ndarray

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import ml_collections
 import numpy as np
 import optax
@@ -109,7 +109,9 @@ class Experiment:
 
   @functools.cached_property
   def train_step(self):
-    """`steps.train_step` under jit: batch split along `data`, state replicated and donated. Batch norm sees the whole batch."""
+    """`steps.train_step` under jit: batch split along `data`, state replicated and donated. Batch norm sees the whole
+    batch.
+    """
     step = functools.partial(
       steps.train_step,
       **self.networks,
@@ -141,14 +143,6 @@ class Experiment:
     return jax.jit(step, in_shardings=(self.replicated, self.split_rows), out_shardings=self.replicated)
 
 
-@jax.jit
-def all_finite(tree: Any) -> jax.Array:
-  """Whether every floating-point number in a tree is finite."""
-  leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-  # The sum of x - x is 0, or NaN as soon as one x is not finite. It vectorises well and needs no boolean array.
-  return jnp.stack([jnp.sum(leaf - leaf) for leaf in leaves]).sum() == 0
-
-
 def make_mesh() -> Mesh:
   """All devices of all processes along one `data` axis."""
   return Mesh(np.asarray(jax.devices()), ("data",))
@@ -164,7 +158,8 @@ def check_batch_size(batch_size: int) -> None:
   if batch_size % devices:
     divisors = [n for n in range(1, devices + 1) if batch_size % n == 0]
     raise UsageError(
-      f"train.batch_size is {batch_size}, which does not divide over {devices} devices. Use a multiple of {devices}, or "
+      f"train.batch_size is {batch_size}, which does not divide over {devices} devices. Use a multiple of {devices}, "
+      f"or "
       f"{' or '.join(map(str, divisors))} device(s) (CUDA_VISIBLE_DEVICES)."
     )
 

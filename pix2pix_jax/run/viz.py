@@ -1,4 +1,4 @@
-"""Pictures for people: sample grids and curves. Nothing here is measured."""
+"""Image grids and curves for people to look at. Nothing here is measured."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,69 +6,39 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pix2pix_jax.data import images
+from pix2pix_jax import depth
+from pix2pix_jax.signals import DataSpec, Depth, Signal
 
 MARGIN = 4
-SMALLEST = 128  # pixels; smaller pictures are enlarged by a whole factor to be seen at all
+SMALLEST = 128  # pixels; smaller images are upscaled by an integer factor for visibility
 
 
-HOLE = (0, 0, 0)  # no colour of the depth map, whose darkest is a violet
+def show(signal: Signal, raw: np.ndarray) -> np.ndarray:
+  """An image as a file or a Translator returns it, (H, W, C), as uint8 (H, W, 3)."""
+  return signal.display(signal.encode(raw), signal.valid(raw))
 
 
-def depth_colors(encoded: np.ndarray) -> np.ndarray:
-  """[-1, 1] (H, W) → uint8 (H, W, 3): viridis, perceptually uniform, near yellow to far violet."""
-  import matplotlib  # pylint: disable=g-import-not-at-top  (slow to import, needed for depth only)
+def example_grid(examples: Sequence[dict[str, np.ndarray]], spec: DataSpec) -> np.ndarray:
+  """`input`, `output` and `target` of examples, each (H, W, C) in [-1, 1], as a grid with one row per example.
 
-  return matplotlib.colormaps["viridis_r"]((np.clip(encoded, -1, 1) + 1) / 2, bytes=True)[..., :3]
-
-
-def display(picture: np.ndarray, dtype: str = "uint8", mask: np.ndarray | None = None) -> np.ndarray:
-  """A picture in [-1, 1] (H, W, C) as uint8 (H, W, 3) to look at.
-
-  Args:
-    picture: RGB is shown as it is, one channel grey, of other counts the first channel; depth in the colours of `depth_colors`.
-    dtype: "float32" for depth, else "uint8" or "uint16".
-    mask: (H, W, 1), 0 where a depth is missing, which is painted black.
+  Holes of the target come from its `mask`, holes of the output from its validity channel if it has one.
   """
-  picture = np.asarray(picture, np.float32)
-  if dtype == "float32":
-    colors = depth_colors(picture[..., 0])
-    return colors if mask is None else np.where(np.asarray(mask) > 0, colors, np.uint8(HOLE))
-  if picture.shape[-1] != 3:
-    picture = np.repeat(picture[..., :1], 3, axis=-1)
-  return np.round(np.clip((picture + 1) * 127.5, 0, 255)).astype(np.uint8)
-
-
-def display_raw(picture: np.ndarray, dtype: str, depth_range: tuple[float, float]) -> np.ndarray:
-  """A picture as a file or a Translator gives it, (H, W, C), for display; depth in metres with 0 as hole."""
-  if dtype == "float32":
-    return display(images.normalise(picture, depth_range), dtype, picture > 0)
-  if np.issubdtype(picture.dtype, np.floating):
-    return display(picture * 2 - 1)
-  return display(images.normalise(picture, depth_range))
-
-
-def display_example(example: dict[str, np.ndarray], data) -> dict[str, np.ndarray]:
-  """`input`, `output` and `target` (each [-1, 1], (H, W, C)) of one example for display, and `mask` if it has one.
-
-  Holes are those of the mask for the target, predicted ones for the output if it has a validity channel, and zeros for an input depth.
-  """
-  channels = example["target"].shape[-1]
-  output, validity = example["output"][..., :channels], example["output"][..., channels:]
-  return {
-    "input": display(
-      example["input"], data.input_dtype, example["input"] > -1 if data.input_dtype == "float32" else None
-    ),
-    "output": display(output, data.target_dtype, validity > 0 if validity.shape[-1] else None),
-    "target": display(example["target"], data.target_dtype, example.get("mask")),
-  }
+  columns: dict[str, list[np.ndarray]] = {"input": [], "output": [], "target": []}
+  channels = spec.target.channels
+  for example in examples:
+    output, validity = example["output"][..., :channels], example["output"][..., channels:]
+    columns["input"].append(spec.input.display(example["input"], spec.input.measured(example["input"])))
+    columns["output"].append(spec.target.display(output, validity > 0 if validity.shape[-1] else None))
+    columns["target"].append(spec.target.display(example["target"], example.get("mask")))
+  ranges = [signal.range for signal in (spec.input, spec.target) if isinstance(signal, Depth)]
+  return grid(columns, ranges[-1] if ranges else None)
 
 
 def grid(columns: dict[str, Sequence[np.ndarray]], depth_range: tuple[float, float] | None = None) -> np.ndarray:
-  """A table of pictures, uint8 (H, W, 3): one column a name, one row a sample, the names above.
+  """A table of images, uint8 (H, W, 3): one column a name, one row a sample, the names above.
 
   Args:
-    columns: name → uint8 (h, w, 3) pictures, all of one size.
+    columns: name → uint8 (h, w, 3) images, all of one size.
     depth_range: in metres; adds a scale of the depth colours below.
   """
   height, width = next(iter(columns.values()))[0].shape[:2]
@@ -80,11 +50,11 @@ def grid(columns: dict[str, Sequence[np.ndarray]], depth_range: tuple[float, flo
   header, footer = 20, _scale_height(sheet_width, font) if depth_range else 0
   sheet = Image.new("RGB", (sheet_width, rows * (height + MARGIN) + MARGIN + header + footer), "white")
   draw = ImageDraw.Draw(sheet)
-  for column, (name, pictures) in enumerate(columns.items()):
+  for column, (name, images) in enumerate(columns.items()):
     left = MARGIN + column * (width + MARGIN)
     draw.text((left + width / 2, MARGIN), name, fill="black", font=font, anchor="ma")
-    for row, picture in enumerate(pictures):
-      tile = Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST)
+    for row, image in enumerate(images):
+      tile = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
       sheet.paste(tile, (left, header + MARGIN + row * (height + MARGIN)))
   if depth_range:
     _draw_scale(sheet, draw, font, depth_range, top=sheet.height - footer)
@@ -92,7 +62,7 @@ def grid(columns: dict[str, Sequence[np.ndarray]], depth_range: tuple[float, flo
 
 
 def _font() -> ImageFont.FreeTypeFont:
-  """DejaVu Sans, which has ×, · and accents; Pillow's own font has not."""
+  """DejaVu Sans, which has ×, · and accents; Pillow's own font lacks them."""
   import matplotlib  # pylint: disable=g-import-not-at-top  (slow to import; brings the font along)
 
   return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 13)
@@ -116,7 +86,7 @@ def _draw_scale(
   """A bar of the depth colours with metres below it, and the colour of holes."""
   beside = _fits_beside(sheet.width, font)
   length = sheet.width // 2 if beside else sheet.width - 2 * MARGIN
-  bar = depth_colors(np.tile(np.linspace(-1, 1, length, dtype=np.float32), (12, 1)))
+  bar = depth.colors(np.tile(np.linspace(-1, 1, length, dtype=np.float32), (12, 1)))
   sheet.paste(Image.fromarray(bar), (MARGIN, top + 4))
   metres = {share: depth_range[0] + share * (depth_range[1] - depth_range[0]) for share in (0, 0.25, 0.5, 0.75, 1)}
   labels = {share: f"{value:g} m" if share in (0, 1) else f"{value:g}" for share, value in metres.items()}
@@ -130,14 +100,15 @@ def _draw_scale(
       anchor={0: "la", 1: "ra"}.get(share, "ma"),
     )
   x, y = (MARGIN + length + 40, top + 4) if beside else (MARGIN, top + 42)
-  draw.rectangle((x, y, x + 12, y + 12), fill=HOLE)
+  draw.rectangle((x, y, x + 12, y + 12), fill=depth.HOLE_COLOR)
   draw.text((x + 18, y - 2), LEGEND, fill="black", font=font)
 
 
-def save_png(path: Path, picture: np.ndarray) -> None:
+def save_png(path: Path, image: np.ndarray) -> None:
+  """Writes uint8 (H, W, 3) atomically, creating the folder if needed."""
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_suffix(".part")
-  Image.fromarray(picture).save(part, format="png")
+  Image.fromarray(image).save(part, format="png")
   part.replace(path)
 
 

@@ -1,0 +1,44 @@
+"""Checks that a run's numbers are finite, so that a broken state never replaces a good checkpoint."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pix2pix_jax.errors import UsageError
+
+
+def require_finite(step: int, scalars: Mapping[str, Any]) -> None:
+  """Ends a run whose numbers became NaN or infinite, before it is saved over the last good checkpoint.
+
+  Raises:
+    UsageError: names the scalars that are not finite.
+  """
+  broken = [name for name, value in scalars.items() if not np.isfinite(value)]
+  if broken:
+    raise UsageError(
+      f"At step {step} {', '.join(broken)} became NaN or infinite. This step was not saved; earlier checkpoints are "
+      f"intact. "
+      "Lower optimizer.learning_rate or loss.l1_weight, check the data for NaN, or try train.dtype=float32."
+    )
+
+
+def require_finite_state(step: int, state: Any, metrics: Mapping[str, jax.Array]) -> None:
+  """Checks the metrics of a step, and the parameters and optimizer states after it.
+
+  Raises:
+    UsageError: some number is NaN or infinite.
+  """
+  require_finite(step, jax.device_get(metrics))
+  if not all_finite(state):
+    require_finite(step, {"a network's parameters or optimizer state": float("nan")})
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+  """Whether every floating-point number in a tree is finite."""
+  leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+  # The sum of x - x is 0, or NaN as soon as one x is not finite. It vectorises well and needs no boolean array.
+  return jnp.stack([jnp.sum(leaf - leaf) for leaf in leaves]).sum() == 0

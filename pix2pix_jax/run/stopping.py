@@ -1,0 +1,30 @@
+"""Stopping a run by a signal, between two steps."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+
+class StopOnSignal:
+  """Turns the first Ctrl-C or SIGTERM into a request to stop after the running step; a second Ctrl-C stops at once."""
+
+  def __enter__(self) -> StopOnSignal:
+    self.asked = self.by_signal = False
+    self._old: dict[int, Any] = {}
+    try:
+      for number in (signal.SIGINT, signal.SIGTERM):
+        self._old[number] = signal.signal(number, self._handle)
+    except ValueError:  # not in the main thread: the notebook or server around us keeps its own handlers
+      pass
+    return self
+
+  def _handle(self, number: int, frame: FrameType | None) -> None:
+    if self.asked and number == signal.SIGINT:
+      raise KeyboardInterrupt
+    self.asked = self.by_signal = True
+
+  def __exit__(self, *unused: object) -> None:
+    for number, handler in self._old.items():
+      signal.signal(number, handler)
