@@ -298,7 +298,7 @@ def _read_tiff(path: Path, size: int, colors: bool) -> np.ndarray:
       raise ValueError("it ends before its last pixels")
     if page.nbytes > MAX_EXPANSION * size + 2**28:
       raise ValueError(f"it claims {page.nbytes} bytes of pixels in a file of {size} bytes")
-    array = _tiff_array(path, page, colors)
+    array = np.array(_tiff_array(path, page, colors))
     if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and page.bitspersample > 8 and array.dtype.kind == "u":
       array[..., 0] = np.iinfo(array.dtype).max - array[..., 0]
     return _upright(array, _tiff_orientation(page))
@@ -328,7 +328,7 @@ def _tiff_array(path: Path, page: tifffile.TiffPage, colors: bool) -> np.ndarray
     return _tiff_with_pillow(path, page, colors)
   if page.axes.startswith("S"):  # one plane for each channel
     array = np.moveaxis(array, 0, -1)
-  return np.array(array[..., None] if array.ndim == 2 else array)
+  return array[..., None] if array.ndim == 2 else array
 
 
 def _tiff_with_pillow(path: Path, page: tifffile.TiffPage, colors: bool) -> np.ndarray:
