@@ -1,31 +1,44 @@
-# make demo   trains on built-in façades and ends with pictures and numbers
-# make test   runs every test
-# make bench  times training, translation, data and starting, beside PyTorch if it is installed, into benchmarks/RESULTS.md
-# make clean  removes the environment and what demo made
-# Each makes .venv by itself the first time.
+# make demo   trains on built-in façades and finishes with sample images and a metrics table
+# make test   checks style and types, then runs every test
+# make lint   checks style and types only
+# make venv   only creates the environment
+# make bench  times training, translation, data and start-up, next to PyTorch if it is installed, into benchmarks/RESULTS.md
+# make clean  removes the environment and the output of demo
+#
+# Each creates .venv the first time, and again when requirements or the Python version change: make test PYTHON=python3.13
 
 PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 BIN := .venv/bin
+INSTALLED := .venv/.installed-$(VERSION)
 REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements-cuda.txt,requirements.txt)
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO ?= runs/demo
 
-.PHONY: demo test bench clean
+.PHONY: demo test lint bench venv clean
 .DELETE_ON_ERROR:
 
-.venv/.installed: requirements.txt requirements-cuda.txt pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+$(INSTALLED): requirements.txt requirements-cuda.txt pyproject.toml
+	$(PYTHON) -m venv --clear .venv
+	$(PIP) install -r $(REQUIREMENTS)
+	$(PIP) install -e '.[test]'
 	touch $@
 
-demo: .venv/.installed
+venv: $(INSTALLED)
+
+demo: $(INSTALLED)
 	$(BIN)/python main.py --config=configs/procedural.py --workdir=$(DEMO)
 	@echo "Look at $(DEMO)/eval/val/grid.png (input, output, target) and $(DEMO)/curves.png."
 
-test: .venv/.installed
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
-bench: .venv/.installed
+bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run_all.py $(if $(shell nvidia-smi -L 2>/dev/null),--gpu)
 
 clean:
