@@ -1,66 +1,45 @@
-"""Depth in metres: its one encoding, its files, and two ways to fill holes without a network.
+"""Depth in metres: its encoding, its colours, and two ways to fill holes without a network.
 
-Depth is float32 metres along the optical axis; 0 means "no measurement". The networks see it linearly encoded to
-[-1, 1] over one range, `data.depth_range`, that reader, loss, metrics and pictures share. It is never converted to 8 bits.
+Depth is float32 metres along the optical axis; 0 means that nothing was measured. The networks see it linearly encoded
+to [-1, 1] over one range, `data.depth_range`, which reader, loss, metrics and images share. It is never converted to 8
+bits. Depth files are read and written by `data/files.py`.
 """
 
-from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
-
-from pix2pix_jax.errors import UsageError
 
 KITTI_SCALE = 256.0  # KITTI's depth PNGs: uint16 = metres · 256, 0 = no measurement (depth development kit, readme.txt)
+HOLE_COLOR = (0, 0, 0)  # not in the colour map, whose darkest colour is a violet
 
 
-def encode(metres, depth_range: tuple[float, float]):
-  """Metres → [-1, 1], clipped. NumPy or JAX arrays; a hole (0) lands on the near end, so keep its mask."""
+def encode(metres: Any, depth_range: tuple[float, float]) -> Any:
+  """Metres → [-1, 1], clipped; NumPy or JAX arrays. A hole (0) becomes -1 like the nearest metre, so keep its mask."""
   nearest, farthest = depth_range
   return ((metres - nearest) * (2 / (farthest - nearest)) - 1).clip(-1, 1)
 
 
-def decode(encoded, depth_range: tuple[float, float]):
-  """[-1, 1] → metres."""
+def decode(encoded: Any, depth_range: tuple[float, float]) -> Any:
+  """[-1, 1] → metres; NumPy or JAX arrays."""
   nearest, farthest = depth_range
   return (encoded + 1) * ((farthest - nearest) / 2) + nearest
 
 
-def in_range(metres, depth_range: tuple[float, float]):
-  """Whether a measurement is one (> 0) that the range can express."""
-  return (metres > 0) & (metres >= depth_range[0]) & (metres <= depth_range[1])
+def colors(encoded: np.ndarray) -> np.ndarray:
+  """[-1, 1] (H, W) → uint8 (H, W, 3): viridis, perceptually uniform, from near in yellow to far in violet."""
+  import matplotlib  # slow to import, and only depth needs it
 
-
-def read_png(path: Path, scale: float = KITTI_SCALE) -> np.ndarray:
-  """A 16-bit depth PNG as float32 metres (H, W, 1), value / scale. The NYU samples in millimetres have scale 1000."""
-  try:
-    with Image.open(path) as image:
-      values = np.asarray(image)
-  except (OSError, SyntaxError, ValueError) as error:
-    raise UsageError(
-      f"{path} cannot be read as a picture ({error}). It may be damaged or half downloaded: replace or remove it."
-    ) from error
-  if values.ndim != 2 or image.mode not in ("I", "I;16", "I;16B"):
-    raise UsageError(
-      f"{path} should be a 16-bit one-channel depth PNG; it is {values.shape} of mode {image.mode}. An 8-bit file has lost its metres."
-    )
-  return (values.astype(np.float32) / np.float32(scale))[..., None]
-
-
-def write_png(path: Path, metres: np.ndarray, scale: float = KITTI_SCALE) -> None:
-  """Float32 metres (H, W) or (H, W, 1) → 16-bit PNG, value = metres · scale, clipped to 65535."""
-  values = np.round(np.asarray(metres, np.float64).reshape(metres.shape[:2]) * scale)
-  Image.fromarray(np.clip(values, 0, 65535).astype(np.uint16)).save(path, format="png")
+  return matplotlib.colormaps["viridis_r"]((np.clip(encoded, -1, 1) + 1) / 2, bytes=True)[..., :3]
 
 
 def fill_with_nearest(metres: np.ndarray) -> np.ndarray:
-  """Fills the holes (0) of (H, W, 1) with the nearest valid pixel: the baseline for sparse→dense depth.
+  """Fills the holes (0) of (H, W, 1) with the nearest valid pixel: the baseline for sparse → dense depth.
 
   An image without any valid pixel stays 0.
   """
-  from scipy import ndimage  # pylint: disable=g-import-not-at-top  (slow to import, used here only)
+  from scipy import ndimage  # slow to import, and only this needs it
 
   holes = metres[..., 0] <= 0
   if holes.all():
@@ -70,10 +49,14 @@ def fill_with_nearest(metres: np.ndarray) -> np.ndarray:
 
 
 def interpolate(values: jax.Array, valid: jax.Array) -> jax.Array:
-  """Fills holes smoothly: `values` (N, H, W, C) where `valid` (N, H, W, 1, bool), else interpolated from coarser means of valid pixels.
+  """Fills holes smoothly, by interpolating between coarser means of the valid pixels around them.
 
   Pull-push: Gortler et al., "The Lumigraph" (1996), section 3.4.3, with box filters down and bilinear ones up. An image
-  without any valid pixel becomes 0. Differentiable, and the same for every platform.
+  without any valid pixel becomes 0. Differentiable, and the same on every platform.
+
+  Args:
+    values: (N, H, W, C); kept where `valid`.
+    valid: bool (N, H, W, 1).
   """
   count, height, width, channels = values.shape
   known = jnp.where(valid, values, 0)
