@@ -1,0 +1,158 @@
+"""The shape of the code: which module imports which, sizes, and no number type that decides a meaning."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "pix2pix_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+SLOW = {"tensorflow", "tensorflow_datasets", "clu"}  # seconds to import
+
+
+def module_name(path: Path) -> str:
+  parts = path.relative_to(ROOT).with_suffix("").parts
+  return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+TREES = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+FREE_OF_TENSORFLOW = [
+  name
+  for name in TREES
+  if name.removeprefix("pix2pix_jax.")
+  in ("config", "signals", "inference", "torch_weights", "cli", "launch", "data.files", "model")
+  or name.startswith("pix2pix_jax.model.")
+]
+
+
+def statements_that_run(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+  """The statements that an import of the module executes: not those of functions, and not those for type checkers."""
+  for statement in body:
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+      continue
+    if isinstance(statement, ast.If) and ast.unparse(statement.test) in ("TYPE_CHECKING", "__name__ == '__main__'"):
+      yield from statements_that_run(statement.orelse)
+      continue
+    yield statement
+    for part in ("body", "orelse", "finalbody"):
+      yield from statements_that_run(getattr(statement, part, []))
+    for handler in getattr(statement, "handlers", []):
+      yield from statements_that_run(handler.body)
+
+
+def imported_by(name: str, statements) -> set[str]:
+  """The modules that import statements load: those of this package in full, others by their first name."""
+  found = set()
+  for statement in statements:
+    if isinstance(statement, ast.Import):
+      found.update(alias.name for alias in statement.names)
+    elif isinstance(statement, ast.ImportFrom):
+      assert statement.level == 0, f"{name} has a relative import"
+      found.add(statement.module)
+      found.update(f"{statement.module}.{alias.name}" for alias in statement.names)
+  parents = {module.rsplit(".", count)[0] for module in found for count in range(1, module.count(".") + 1)}
+  found |= parents
+  own = {module for module in found if module in TREES and module != name}
+  return own | {module.split(".")[0] for module in found} - {"pix2pix_jax"}
+
+
+GRAPH = {name: imported_by(name, statements_that_run(tree.body)) for name, tree in TREES.items()}
+
+
+def find_cycle(graph: dict[str, set[str]]) -> list[str]:
+  """A cycle as a list of names, the first one again at the end; empty if there is none."""
+  done: set[str] = set()
+
+  def visit(name: str, path: list[str]) -> list[str]:
+    if name in path:
+      return [*path[path.index(name) :], name]
+    if name in done:
+      return []
+    for other in sorted(graph.get(name, ())):
+      if cycle := visit(other, [*path, name]):
+        return cycle
+    done.add(name)
+    return []
+
+  return next((cycle for name in sorted(graph) if (cycle := visit(name, []))), [])
+
+
+def reachable(graph: dict[str, set[str]], name: str) -> set[str]:
+  found, waiting = set(), [name]
+  while waiting:
+    for other in graph.get(waiting.pop(), set()) - found:
+      found.add(other)
+      waiting.append(other)
+  return found
+
+
+def test_the_graph_itself_sees_what_it_has_to_see():
+  assert {"tensorflow", "pix2pix_jax.data"} <= GRAPH["pix2pix_jax.data.pipeline"]
+  assert "pix2pix_jax.signals" in GRAPH["pix2pix_jax.config"] and "jax" in reachable(GRAPH, "pix2pix_jax.config")
+  assert find_cycle({"a": {"b"}, "b": {"c", "d"}, "c": set(), "d": {"b"}}) == ["b", "d", "b"]
+  assert find_cycle({"a": {"b", "c"}, "b": {"c"}}) == []
+
+
+def test_no_module_imports_itself_by_way_of_others():
+  assert not find_cycle(GRAPH)
+
+
+def test_not_even_through_imports_inside_functions():
+  everywhere = {name: imported_by(name, ast.walk(tree)) for name, tree in TREES.items()}
+  # Type checkers alone follow the imports of the package's __init__, which loads its names on first use.
+  everywhere["pix2pix_jax"] = GRAPH["pix2pix_jax"]
+  assert not find_cycle(everywhere)
+
+
+@pytest.mark.parametrize("name", FREE_OF_TENSORFLOW)
+def test_the_core_imports_neither_tensorflow_nor_tfds_nor_clu(name):
+  assert not reachable(GRAPH, name) & SLOW
+
+
+def test_nor_do_they_load_when_the_core_is_imported():
+  program = f"import sys, {', '.join(FREE_OF_TENSORFLOW)}; print(sorted({SLOW!r} & set(sys.modules)))"
+  done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+  assert done.stdout.strip() == "[]"
+
+
+def test_the_repository_has_no_symlink():
+  listed = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=False)
+  if listed.returncode:
+    pytest.skip("not a git checkout")
+  assert "pix2pix_jax/cli.py" in listed.stdout
+  assert not [line for line in listed.stdout.splitlines() if line.startswith("120000")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_lines_and_functions_are_short(path):
+  text = path.read_text(encoding="utf-8")
+  assert not [number for number, line in enumerate(text.splitlines(), 1) if len(line) > 120]
+  functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+  assert not [function.name for function in functions if function.end_lineno - function.lineno >= 100]
+
+
+def test_the_training_loop_is_short():
+  assert len((PACKAGE / "train.py").read_text(encoding="utf-8").splitlines()) < 200
+
+
+def is_float32(node: ast.expr) -> bool:
+  return (isinstance(node, ast.Constant) and node.value == "float32") or (
+    isinstance(node, ast.Attribute) and node.attr == "float32"
+  )
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_no_number_type_decides_what_numbers_mean(name):
+  """Signals say whether numbers are depth; comparing a dtype with float32 is how that used to be guessed."""
+  compared = [
+    f"line {node.lineno}: {ast.unparse(node)}"
+    for node in ast.walk(TREES[name])
+    if isinstance(node, ast.Compare)
+    and any(isinstance(operator, ast.Eq | ast.NotEq) for operator in node.ops)
+    and any(is_float32(side) for side in (node.left, *node.comparators))
+  ]
+  assert not compared
