@@ -1,19 +1,19 @@
-"""Settings of all tests: caches of their own, and where the real sample files are."""
+"""Settings shared by all tests: their own caches, fast compilation, and the location of real sample files."""
 
 import os
 from pathlib import Path
 import tempfile
 
-# Compiled programs are shared by all tests and their subprocesses, but not with the user's cache.
-_WORKER = os.environ.get(
-  "PYTEST_XDIST_WORKER", "main"
-)  # parallel test processes prepare the same data sets: each has its own
-_CACHE = Path(tempfile.gettempdir()) / f"pix2pix_jax_tests_{os.getuid()}" / _WORKER
+# Tests and their subprocesses share compiled programs, but not with the user's cache. Parallel test processes prepare
+# the same data sets, so each has its own folder.
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+_USER = os.getuid() if hasattr(os, "getuid") else "user"  # Windows has no user numbers
+_CACHE = Path(tempfile.gettempdir()) / f"pix2pix_jax_tests_{_USER}" / _WORKER
 os.environ["XDG_CACHE_HOME"] = str(_CACHE)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE / "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 os.environ.pop("TFDS_DATA_DIR", None)
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compile fast; only shapes, plumbing and numbers matter here
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compile fast; tests depend on shapes and numbers, not on speed
 
 import pytest  # noqa: E402  (after the environment is set)
 
