@@ -4,7 +4,6 @@ import importlib
 import os
 from pathlib import Path
 import platform
-
 import subprocess
 import sys
 
