@@ -1,4 +1,4 @@
-"""Procedural façades: reproducible, labelled in twelve colours, and learnable."""
+"""Procedural façades: reproducible, labelled in twelve colours, and predictable from their labels."""
 
 import hashlib
 import subprocess
@@ -14,7 +14,7 @@ PALETTE = np.array(list(LABEL_COLORS.values()))
 
 
 def ids(label):
-  """Class index (H, W) of each pixel of a label map; fails on a colour of no class."""
+  """Class index (H, W) of each pixel of a label map; fails on colours that belong to no class."""
   match = (label[:, :, None].astype(int) == PALETTE).all(-1)
   assert match.any(-1).all(), "a colour outside the palette"
   return match.argmax(-1)
@@ -24,12 +24,12 @@ def is_class(label, name):
   return (label == LABEL_COLORS[name]).all(-1)
 
 
-def test_a_fresh_process_draws_the_same_bytes():
+def test_a_new_process_draws_the_same_bytes():
   calls = [(0, 0, (64, 64)), (7, 3, (64, 64)), (1, 2, (96, 40))]
   digest = hashlib.sha256(b"".join(draw(*c)[k].tobytes() for c in calls for k in ("input", "target"))).hexdigest()
   code = (
     "import hashlib; from pix2pix_jax.data.synthesis.facades import draw\n"
-    "draw(5, 5, (32, 32))\n"  # what was drawn before must not matter
+    "draw(5, 5, (32, 32))\n"  # earlier draws must not matter
     f"d = b''.join(draw(*c)[k].tobytes() for c in {calls!r} for k in ('input', 'target'))\n"
     "print(hashlib.sha256(d).hexdigest())"
   )
@@ -45,17 +45,17 @@ def test_shapes_types_and_palette(size):
     for image in pair.values():
       assert image.shape == (*size, 3) and image.dtype == np.uint8
     assert len(np.unique(ids(pair["input"]))) >= 5
-    assert pair["target"].std() > 20  # a photograph, not a flat field
+    assert pair["target"].std() > 20  # a photograph, not one flat colour
 
 
-def test_colours_are_those_of_the_archive():
+def test_label_colours_are_those_of_the_archive():
   assert len(LABEL_COLORS) == 12 and len(set(LABEL_COLORS.values())) == 12
   assert LABEL_COLORS["background"] == (0, 0, 222)
   assert LABEL_COLORS["facade"] == (0, 48, 255)
   assert LABEL_COLORS["window"] == (0, 128, 255)
 
 
-def test_every_class_occurs_early_and_often():
+def test_every_class_occurs_in_at_least_an_eighth_of_64_fronts():
   seen = np.zeros(12, int)
   for index in range(64):
     seen[np.unique(ids(draw(0, index, (64, 64))["input"]))] += 1
@@ -69,7 +69,7 @@ def test_seeds_and_indices_differ():
 
 
 @pytest.mark.parametrize("large", [192, 256])
-def test_sizes_show_the_same_facade(large):
+def test_all_sizes_show_the_same_facade(large):
   k = large // 64
   same, other, same_photo, other_photo = [], [], [], []
   for index in range(12):
@@ -81,19 +81,19 @@ def test_sizes_show_the_same_facade(large):
     same_photo.append(np.abs(photo - small["target"]).mean())
     other_photo.append(np.abs(photo - stranger["target"]).mean())
   assert np.mean(same) > 0.9 and min(same) > 0.8
-  assert np.mean(other) < 0.7  # else agreement would say nothing
+  assert np.mean(other) < 0.7  # otherwise the agreement would prove nothing
   assert max(same_photo) < 14 < min(other_photo)
 
 
 def test_photo_follows_the_labels():
-  """Glass is darker than the wall, the sky bluish, the wall warm."""
+  """Glass is darker than the wall, the sky is bluish and the wall has a warm colour."""
   gaps = []
   for index in range(16):
     pair = draw(4, index, (128, 128))
     label, photo = pair["input"], pair["target"].astype(float)
     light = photo.mean(-1)
     wall, window = is_class(label, "facade"), is_class(label, "window")
-    # Windows are glass and pale frames: their darker half is the glass.
+    # Windows consist of dark glass and pale frames; a low quantile selects the glass.
     gaps.append(np.quantile(light[wall], 0.3) - np.quantile(light[window], 0.3))
     sky = is_class(label, "background")
     sky[20:] = False
@@ -102,8 +102,8 @@ def test_photo_follows_the_labels():
   assert min(gaps) > 0 and np.mean(gaps) > 20
 
 
-def test_sun_casts_shadows_below_what_stands_out():
-  """The wall right under moldings and sills is darker than far from them."""
+def test_moldings_and_sills_cast_shadows():
+  """The wall directly below moldings and sills is darker than elsewhere."""
   below, rest = [], []
   for index in range(16):
     pair = draw(6, index, (128, 128))
@@ -113,7 +113,7 @@ def test_sun_casts_shadows_below_what_stands_out():
     near = np.zeros_like(wall)
     near[1:] = wall[1:] & out[:-1]
     far = wall.copy()
-    far[: np.flatnonzero(is_class(label, "molding").any(1))[0]] = False  # no dark attics
+    far[: np.flatnonzero(is_class(label, "molding").any(1))[0]] = False  # leaves out dark attics
     for d in range(1, 8):
       far[d:] &= ~out[:-d]
     below.append(light[near].mean())
@@ -122,19 +122,19 @@ def test_sun_casts_shadows_below_what_stands_out():
   assert np.mean(np.array(below) < np.array(rest)) > 0.85
 
 
-def test_ornament_tells_the_material():
-  """The docstring's promise: no two materials share the ornament that the labels show."""
+def test_ornament_determines_the_material():
+  """As the module's docstring says: no two materials have the same combination of ornaments in the label map."""
   seen = set()
   for index in range(800):
-    style, parts = facades._layout(np.random.default_rng([8, index]))
-    classes = [p[0] for p in parts]
+    front = facades._plan(np.random.default_rng([8, index]))
+    classes = [part.cls for part in front.parts]
     tiles = classes.count("facade") > 1
-    shutters = any(p[2] == "shutter" for p in parts)
+    shutters = any(part.variant == "shutter" for part in front.parts)
     if "pillar" in classes:
       guess = "stone"
     else:
       guess = "plaster" if tiles or shutters or classes.count("molding") > 2 else "brick"
-    assert style["material"] == guess
+    assert front.material == guess
     assert guess == "stone" or "deco" not in classes
     seen.add(guess)
   assert seen == {"brick", "plaster", "stone"}

@@ -6,14 +6,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from pix2pix_jax.data.readers import examples
-from pix2pix_jax.data.synthesis import facades, scenes
+from pix2pix_jax.data.synthesis import facades, room, street, village
 from pix2pix_jax.errors import UsageError
 
 TASKS = {
   "facades": facades.draw,
-  "winter_summer": scenes.draw_seasons,
-  "kitti_depth": scenes.draw_street,
-  "nyu_depth": scenes.draw_room,
+  "winter_summer": village.draw,
+  "kitti_depth": street.draw,
+  "nyu_depth": room.draw,
 }
 
 
