@@ -1,13 +1,15 @@
-"""The networks: exact sizes, receptive fields, padding, norm statistics, noise."""
+"""The networks: parameter counts, receptive fields, padding, norm statistics, noise."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pix2pix_jax import config as config_lib
 from pix2pix_jax.errors import UsageError
-from pix2pix_jax.model import convolution
+from pix2pix_jax.model import convolution, layers
 from pix2pix_jax.model import networks as models
+from pix2pix_jax.model.resnet import ResNet
 
 
 def parameter_count(network, *args, **kwargs) -> int:
@@ -29,6 +31,35 @@ def parameter_count(network, *args, **kwargs) -> int:
 def test_generator_parameter_count_at_256(settings, count):
   x = jnp.zeros((1, 256, 256, 3))
   assert parameter_count(models.Generator(**settings), x, dropout=False, norm_stats="batch") == count
+
+
+def resnet_parameter_count(features, blocks, norm):
+  """By hand, RGB to RGB: kernels, then a bias (instance norm) or a scale and a bias (batch norm) per channel."""
+  widths = [features, 2 * features, 4 * features, *[4 * features] * 2 * blocks, 2 * features, features]
+  sizes = [7, *[3] * (len(widths) - 1)]
+  kernels = sum(size**2 * a * b for size, a, b in zip(sizes, [3, *widths], widths)) + 7**2 * features * 3 + 3
+  return kernels + sum(widths) * {"batch": 2, "instance": 1, "none": 0}[norm]
+
+
+@pytest.mark.parametrize(
+  "blocks, norm, count",
+  [(9, "instance", 11_378_179), (9, "batch", 11_383_427), (6, "instance", 7_837_699), (6, "batch", 7_841_411)],
+)
+def test_resnet_parameter_count(blocks, norm, count):
+  x = jnp.zeros((1, 256, 256, 3))
+  assert parameter_count(ResNet(num_blocks=blocks, norm=norm), x, dropout=False, norm_stats="batch") == count
+  assert resnet_parameter_count(64, blocks, norm) == count
+
+
+@pytest.mark.parametrize("name, blocks", [("resnet_6blocks", 6), ("resnet_9blocks", 9)])
+def test_make_networks_chooses_the_class(name, blocks):
+  model = config_lib.default().model
+  model.update(generator=name, output_channels=2, base_features=4, norm="instance", dropout_blocks=(1,))
+  generator, _ = models.make_networks(model, dtype="bfloat16", remat=True)
+  assert generator == ResNet(2, 4, blocks, (1,), "instance", False, jnp.dtype("bfloat16"), True)
+  assert generator.multiple == 4
+  model.update(generator="unet", levels=5)
+  assert models.make_networks(model)[0].multiple == 32
 
 
 @pytest.mark.parametrize(
@@ -58,42 +89,66 @@ def test_receptive_field_is_the_footprint_of_the_gradient(patch, size):
     logits = network.apply(variables, x, candidate, norm_stats="batch")
     return logits[0, logits.shape[1] // 2, logits.shape[2] // 2, 0]
 
-  with convolution.use_form("lax"):  # the other forms leave rounding noise, not zeros, beyond the receptive field
+  with convolution.use_form("lax"):  # the other forms leave rounding errors, not zeros, beyond the receptive field
     gradient = np.asarray(jax.grad(middle_logit)(x))
   rows, columns = np.nonzero(gradient[0, :, :, 0])
   assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (patch, patch)
 
 
 def test_padding_is_one_on_every_side_not_same():
-  """A 4×4 stride-2 convolution of ones: SAME padding of an even size would give the same corner but another far edge at stride 1."""
-  conv = models.Conv(1, stride=1)
+  """A 4×4 convolution of ones with stride 1: SAME padding would give another size and another far edge."""
+  conv = layers.Conv(1, stride=1)
   x = jnp.ones((1, 5, 6, 1))
   y = conv.apply({"params": {"kernel": jnp.ones((4, 4, 1, 1))}}, x)
-  expected = np.outer([3, 4, 4, 3][:4], [3, 4, 4, 4, 3])  # pad 1: 5→4 rows, 6→5 columns
+  expected = np.outer([3, 4, 4, 3], [3, 4, 4, 4, 3])  # 5 → 4 rows, 6 → 5 columns
   np.testing.assert_array_equal(y[0, :, :, 0], expected)
 
 
 @pytest.mark.parametrize("generator", ["unet", "encoder_decoder"])
 @pytest.mark.parametrize("widths", ["paper", "report"])
-def test_output_has_the_inputs_size_and_the_targets_channels(generator, widths):
+def test_output_has_the_size_of_the_input_and_the_channels_of_the_target(generator, widths):
   network = models.Generator(output_channels=5, base_features=2, levels=4, generator=generator, decoder_widths=widths)
   x = jnp.zeros((2, 32, 48, 1))
   y = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), x, dropout=False, norm_stats="batch")[0])
   assert (y.shape, y.dtype) == ((2, 32, 48, 5), jnp.float32)
 
 
+def test_resnet_accepts_every_multiple_of_four():
+  network = ResNet(output_channels=5, base_features=2, num_blocks=2)
+  for height, width in ((16, 36), (4, 8)):
+    x = jnp.zeros((2, height, width, 1))
+    y = jax.eval_shape(lambda x=x: network.init_with_output(jax.random.key(0), x, dropout=False, norm_stats="batch")[0])
+    assert (y.shape, y.dtype) == ((2, height, width, 5), jnp.float32)
+  with pytest.raises(UsageError, match="multiples of 4.*18, 16"):
+    network.init(jax.random.key(0), jnp.zeros((1, 18, 16, 1)), dropout=False, norm_stats="batch")
+
+
+def test_transposed_3x3_convolution_by_loops():
+  """torch.nn.ConvTranspose2d(3, 2, 1, output_padding=1): y[2h + kh - 1, 2w + kw - 1] += x[h, w] kernel[kh, kw]."""
+  rng = np.random.default_rng(0)
+  x, kernel = rng.standard_normal((1, 3, 4, 2)), rng.standard_normal((3, 3, 2, 5))
+  expected = np.zeros((1, 6, 8, 5))
+  for h, w, kh, kw in np.ndindex(3, 4, 3, 3):
+    row, column = 2 * h + kh - 1, 2 * w + kw - 1
+    if 0 <= row < 6 and 0 <= column < 8:
+      expected[0, row, column] += x[0, h, w] @ kernel[kh, kw]
+  conv = layers.Conv(5, size=3, transpose=True)
+  y = conv.apply({"params": {"kernel": jnp.float32(kernel)}}, jnp.float32(x))
+  np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
   "height, width, levels", [(256, 256, 8), (512, 512, 8), (128, 128, 7), (64, 256, 6), (352, 1216, 5)]
 )
 def test_levels_follow_from_the_size(height, width, levels):
-  assert models.levels_for(height, width) == levels
+  assert config_lib.levels_for(height, width) == levels
 
 
-def test_sizes_that_do_not_divide_name_the_multiple():
+def test_the_error_for_an_invalid_size_names_the_multiple():
   with pytest.raises(UsageError, match="multiples of 16.*30, 32"):
     models.Generator(levels=4).init(jax.random.key(0), jnp.zeros((1, 30, 32, 3)), dropout=False, norm_stats="batch")
   with pytest.raises(UsageError, match="301×517"):
-    models.levels_for(301, 517)
+    config_lib.levels_for(301, 517)
   with pytest.raises(UsageError, match="at least 96"):
     models.PatchGAN(286).init(
       jax.random.key(0), jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 64, 64, 3)), norm_stats="batch"
@@ -101,14 +156,14 @@ def test_sizes_that_do_not_divide_name_the_multiple():
 
 
 @pytest.mark.parametrize("setting, value", [("generator", "resnet"), ("decoder_widths", "wide"), ("norm", "layer")])
-def test_unknown_choices_list_the_known_ones(setting, value):
+def test_the_error_for_an_unknown_choice_lists_the_choices(setting, value):
   with pytest.raises(UsageError, match=f"model.{setting} is '{value}'; it can be"):
     models.Generator(levels=3, **{setting: value}).init(
       jax.random.key(0), jnp.zeros((1, 8, 8, 3)), dropout=False, norm_stats="batch"
     )
 
 
-# --- norm ---------------------------------------------------------------------------------------------------------------
+# --- Norm -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +172,7 @@ def features():
 
 
 def run_norm(kind, x, norm_stats, mutable=False):
-  norm = models.Norm(kind)
+  norm = layers.Norm(kind)
   variables = norm.init(jax.random.key(3), x, "batch")
   return variables, norm.apply(variables, x, norm_stats, mutable=["batch_stats"] if mutable else False)
 
@@ -141,15 +196,15 @@ def test_norm_against_float64(features, kind, norm_stats, axes):
   np.testing.assert_allclose(y, expected, atol=2e-6)
 
 
-def test_running_statistics_move_a_tenth_towards_the_batch_with_unbiased_variance(features):
+def test_running_statistics_move_a_tenth_towards_the_batch(features):
   _, (_, updates) = run_norm("batch", features, "batch", mutable=True)
   wide = features.astype(np.float64)
   np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.1 * wide.mean((0, 1, 2)), rtol=1e-5)
   np.testing.assert_allclose(updates["batch_stats"]["var"], 0.9 + 0.1 * wide.var((0, 1, 2), ddof=1), rtol=1e-5)
 
 
-def test_running_statistics_are_used_when_asked_for(features):
-  norm = models.Norm("batch")
+def test_running_statistics_are_used_on_request(features):
+  norm = layers.Norm("batch")
   variables = {
     "params": {"scale": jnp.full(7, 2.0), "bias": jnp.full(7, 0.5)},
     "batch_stats": {"mean": jnp.full(7, 3.0), "var": jnp.full(7, 4.0)},
@@ -159,12 +214,66 @@ def test_running_statistics_are_used_when_asked_for(features):
   )
 
 
-# --- noise and independence -------------------------------------------------------------------------------------------------
+IS_REAL = np.array([True, False, True, True])
+
+
+@pytest.mark.parametrize("filler", [0.0, 1e3, np.nan])
+@pytest.mark.parametrize("norm_stats", ["batch", "image"])
+def test_rows_that_fill_the_batch_do_not_affect_the_norm_of_real_rows(features, norm_stats, filler):
+  filled = np.where(IS_REAL[:, None, None, None], features, np.float32(filler))
+  norm = layers.Norm("batch")
+  variables = norm.init(jax.random.key(3), features, "batch")
+  y, updates = norm.apply(variables, filled, norm_stats, jnp.asarray(IS_REAL), mutable=["batch_stats"])
+  expected, wanted = norm.apply(variables, features[IS_REAL], norm_stats, mutable=["batch_stats"])
+  np.testing.assert_allclose(y[IS_REAL], expected, atol=2e-6)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates, wanted)
+
+
+@pytest.mark.parametrize(
+  "network",
+  [
+    models.Generator(base_features=4, levels=3),
+    models.Generator(base_features=4, levels=3, remat=True),
+    ResNet(base_features=4, num_blocks=1),
+    ResNet(base_features=4, num_blocks=1, remat=True),
+  ],
+)
+def test_three_real_images_and_five_fillers_give_the_batch_of_three(network):
+  x = jax.random.uniform(jax.random.key(1), (3, 16, 16, 3), minval=-1)
+  filled = jnp.concatenate([x, jnp.repeat(x[-1:], 5, axis=0)])
+  is_real = jnp.arange(8) < 3
+  variables = jax.jit(lambda: network.init(jax.random.key(0), x, dropout=False, norm_stats="batch"))()
+
+  @jax.jit
+  def translate(x, is_real=None):
+    return network.apply(variables, x, dropout=False, norm_stats="batch", is_real=is_real)
+
+  expected = translate(x)
+  np.testing.assert_allclose(translate(filled, is_real)[:3], expected, atol=1e-5)
+  assert np.abs(translate(filled)[:3] - expected).max() > 1e-4  # what the fillers change otherwise
+
+
+def test_fillers_do_not_affect_the_logits_of_real_rows():
+  network = models.PatchGAN(16, base_features=4)
+  x = jax.random.uniform(jax.random.key(1), (3, 16, 16, 3), minval=-1)
+  filled = jnp.concatenate([x, jnp.repeat(x[-1:], 5, axis=0)])
+  variables = jax.jit(lambda: network.init(jax.random.key(0), x, x, norm_stats="batch"))()
+
+  @jax.jit
+  def classify(x, is_real=None):
+    return network.apply(variables, x, x, norm_stats="batch", is_real=is_real)
+
+  expected = classify(x)
+  np.testing.assert_allclose(classify(filled, jnp.arange(8) < 3)[:3], expected, atol=1e-5)
+  assert np.abs(classify(filled)[:3] - expected).max() > 1e-4
+
+
+# --- Noise and independence -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def small():
-  """A small trained-size-free generator, its variables and four pictures."""
+  """A small generator, its variables, four images, and the function that translates them with dropout."""
   network = models.Generator(base_features=4, levels=4)
   x = jax.random.uniform(jax.random.key(1), (4, 16, 16, 3), minval=-1)
   variables = jax.jit(lambda: network.init(jax.random.key(0), x, dropout=False, norm_stats="batch"))()
@@ -176,7 +285,7 @@ def small():
   return network, variables, x, translate
 
 
-def test_the_dropout_key_decides_the_picture(small):
+def test_the_dropout_key_determines_the_output(small):
   _, _, x, translate = small
   ids = jnp.arange(4)
   first = translate(x, jax.random.key(0), ids)
@@ -184,7 +293,7 @@ def test_the_dropout_key_decides_the_picture(small):
   assert np.abs(first - translate(x, jax.random.key(1), ids)).max() > 1e-4
 
 
-def test_an_image_does_not_depend_on_its_batch_companions(small):
+def test_an_image_is_independent_of_the_rest_of_the_batch(small):
   _, _, x, translate = small
   together = translate(x, jax.random.key(0), jnp.array([7, 8, 9, 10]))
   others = translate(x.at[:3].set(0.3), jax.random.key(0), jnp.array([1, 2, 3, 10]))
@@ -193,14 +302,14 @@ def test_an_image_does_not_depend_on_its_batch_companions(small):
   np.testing.assert_allclose(together[3], alone[0], atol=1e-6)
 
 
-def test_batch_statistics_do_depend_on_companions(small):
+def test_batch_statistics_depend_on_the_rest_of_the_batch(small):
   network, variables, x, _ = small
   together = network.apply(variables, x, dropout=False, norm_stats="batch")
   alone = network.apply(variables, x[:1], dropout=False, norm_stats="batch")
   assert np.abs(together[0] - alone[0]).max() > 1e-4
 
 
-def test_dropout_is_in_the_chosen_blocks_alone_and_halves(small):
+def test_dropout_acts_in_the_chosen_blocks_and_keeps_half(small):
   _, variables, x, _ = small
   plain = models.Generator(base_features=4, levels=4, dropout_blocks=())
   np.testing.assert_array_equal(
@@ -208,7 +317,7 @@ def test_dropout_is_in_the_chosen_blocks_alone_and_halves(small):
     plain.apply(variables, x, dropout=False, norm_stats="image"),
   )
   shapes = [(2, 2, 64), (4, 4, 64), (64, 64, 8)]
-  masks = models._dropout_masks(jax.random.key(0), jnp.arange(2), shapes)
+  masks = layers.dropout_masks(jax.random.key(0), jnp.arange(2), shapes)
   assert [mask.shape for mask in masks] == [(2, *shape) for shape in shapes]
   for mask in masks:
     assert abs(float(mask.mean()) - 0.5) < 2.5 / mask.size**0.5  # five standard deviations
@@ -222,7 +331,56 @@ def test_dropout_is_in_the_chosen_blocks_alone_and_halves(small):
   np.testing.assert_array_equal(dropped, np.where(kept, 2 * y, 0))
 
 
-def test_bfloat16_computes_in_bfloat16_but_stays_close_and_gives_float32(small):
+def test_resnet_dropout_acts_in_the_chosen_residual_blocks():
+  """Block 1 of 3 has dropout: its second convolution sees zeros, and the same mask is drawn for the same noise id."""
+  x = jax.random.uniform(jax.random.key(1), (2, 16, 16, 3), minval=-1)
+  networks = {blocks: ResNet(base_features=4, num_blocks=3, dropout_blocks=blocks) for blocks in ((), (1,), (7,))}
+  variables = networks[()].init(jax.random.key(0), x, dropout=False, norm_stats="image")
+
+  def translate(blocks, dropout=True, ids=None, seed=0):
+    return networks[blocks].apply(
+      variables,
+      x,
+      dropout=dropout,
+      norm_stats="image",
+      noise_ids=ids,
+      rngs={"dropout": jax.random.key(seed)},
+      capture_intermediates=lambda module, _: "block" in (module.name or ""),
+      mutable=["intermediates"],
+    )
+
+  plain, inner = translate((), dropout=False)
+  for blocks, dropout in (((), True), ((7,), True), ((1,), False)):
+    np.testing.assert_array_equal(translate(blocks, dropout)[0], plain)
+  noisy, noisy_inner = translate((1,))
+  changed = [
+    bool(
+      np.any(
+        inner["intermediates"][f"block_{i}"]["__call__"][0] != noisy_inner["intermediates"][f"block_{i}"]["__call__"][0]
+      )
+    )
+    for i in range(3)
+  ]
+  assert changed == [False, True, True]
+  np.testing.assert_array_equal(translate((1,))[0], noisy)
+  np.testing.assert_array_equal(
+    translate((1,), ids=jnp.array([5, 0]))[0][1], translate((1,), ids=jnp.array([0, 0]))[0][1]
+  )
+  assert np.abs(translate((1,), seed=1)[0] - noisy).max() > 1e-5
+
+
+def test_a_residual_resnet_adds_to_interpolated_depth():
+  network = ResNet(output_channels=2, base_features=2, num_blocks=1, residual=True)
+  x = jnp.where(jax.random.uniform(jax.random.key(1), (1, 8, 8, 1)) < 0.3, -1.0, 0.25)  # holes in a plane
+  variables = network.init(jax.random.key(0), x, dropout=False, norm_stats="image")
+  assert variables["params"]["input_conv"]["kernel"].shape == (7, 7, 2, 2)
+  silent = jax.tree.map(jnp.zeros_like, variables["params"])
+  y = network.apply({**variables, "params": silent}, x, dropout=False, norm_stats="image")
+  np.testing.assert_allclose(y[..., 0], 0.25, atol=1e-5)
+  np.testing.assert_array_equal(y[..., 1], 0)
+
+
+def test_bfloat16_computes_in_bfloat16_but_stays_close_and_returns_float32(small):
   network, variables, x, _ = small
   low = models.Generator(base_features=4, levels=4, dtype=jnp.bfloat16)
   y = low.apply(variables, x, dropout=False, norm_stats="image")
@@ -245,7 +403,7 @@ def test_remat_changes_no_value(small):
   plain, rematerialised = (
     jax.jit(jax.grad(lambda params, n=n: loss(n, params)))(variables["params"]) for n in (network, lean)
   )
-  # XLA fuses the two programs differently, so sums are rounded differently: 1e-5 of the largest gradient of each kernel.
+  # XLA fuses the two programs differently, so sums round differently: 1e-5 of the largest gradient of each kernel.
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max() + 1e-5), plain, rematerialised
   )

@@ -1,0 +1,162 @@
+"""The layers that all networks are made of: convolutions, norms, dropout and the residual connection for depth.
+
+Images are NHWC. Two switches replace the usual single "train" flag, because pix2pix keeps its noise at test time:
+
+* `dropout` draws new dropout masks from the "dropout" PRNG stream; dropout is the model's only noise.
+* `norm_stats` selects the statistics of batch norm: `"batch"` (all images of the batch together), `"image"` (each image
+  its own, as in the paper's batch-1 test) or `"running"` (the average over training).
+"""
+
+from collections.abc import Sequence
+import math
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pix2pix_jax import depth
+from pix2pix_jax.errors import UsageError
+from pix2pix_jax.model import convolution
+
+NORM_STATS = ("batch", "image", "running")
+DROPOUT_RATE = 0.5
+
+_kernel_init = nn.initializers.normal(0.02)
+
+
+def _scale_init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+  return 1.0 + 0.02 * jax.random.normal(key, shape, dtype)
+
+
+class Norm(nn.Module):
+  """Batch norm, instance norm or none.
+
+  Batch norm has a scale and a bias, and keeps a running mean and variance (momentum 0.1, unbiased variance, as in
+  PyTorch) in the `batch_stats` collection. Instance norm has neither. Statistics are computed in float32.
+
+  Attributes:
+    kind: `"batch"`, `"instance"` or `"none"`.
+    epsilon: added to the variance.
+  """
+
+  kind: str
+  epsilon: float = 1e-5
+
+  @nn.compact
+  def __call__(self, x: jax.Array, norm_stats: str, is_real: jax.Array | None = None) -> jax.Array:
+    """Normalises `x` (N, H, W, C).
+
+    Args:
+      x: the features.
+      norm_stats: one of `NORM_STATS`; instance norm ignores it.
+      is_real: bool (N,), False for images that only fill the batch and must not affect the batch's statistics. None:
+        all are real.
+    """
+    if norm_stats not in NORM_STATS:
+      raise UsageError(f"norm_stats is {norm_stats!r}; it can be one of {NORM_STATS}.")
+    if self.kind == "none":
+      return x
+    if self.kind not in ("batch", "instance"):
+      raise UsageError(f"model.norm is {self.kind!r}; it can be 'batch', 'instance' or 'none'.")
+    channels = x.shape[-1]
+    wide = x.astype(jnp.float32)
+    per_image = self.kind == "instance" or norm_stats == "image"
+    where = None if is_real is None or per_image else is_real[:, None, None, None]
+    if self.kind == "batch":
+      scale = self.param("scale", _scale_init, (channels,))
+      bias = self.param("bias", nn.initializers.zeros, (channels,))
+      running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+      running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+    if self.kind == "batch" and norm_stats == "running":
+      mean, var = running_mean.value, running_var.value
+    else:
+      axes = (1, 2) if per_image else (0, 1, 2)
+      mean = jnp.mean(wide, axes, keepdims=True, where=where)
+      var = jnp.mean(jnp.square(wide - mean), axes, keepdims=True, where=where)
+    inverse = jax.lax.rsqrt(var + self.epsilon)
+    if self.kind == "instance":
+      return ((wide - mean) * inverse).astype(x.dtype)
+    if norm_stats == "batch" and self.is_mutable_collection("batch_stats") and not self.is_initializing():
+      count = x.size // channels
+      unbiased: float | jax.Array = count / max(count - 1, 1)
+      if where is not None:
+        real_count = jnp.sum(where) * (x.shape[1] * x.shape[2])
+        unbiased = real_count / jnp.maximum(real_count - 1, 1)
+      running_mean.value = 0.9 * running_mean.value + 0.1 * mean.reshape(-1)
+      running_var.value = 0.9 * running_var.value + 0.1 * var.reshape(-1) * unbiased
+    return ((wide - mean) * (inverse * scale) + bias).astype(x.dtype)
+
+
+class Conv(nn.Module):
+  """A square convolution with explicit zero padding, or its stride-2 transpose.
+
+  Transposed convolutions double height and width. They have 4×4 kernels (torch.nn.ConvTranspose2d(4, 2, 1)) or 3×3
+  kernels (torch.nn.ConvTranspose2d(3, 2, 1, output_padding=1)).
+
+  Attributes:
+    features: output channels.
+    size: side of the kernel.
+    stride, padding: of a convolution that is not transposed.
+    transpose: whether it is.
+    use_bias: whether it has a bias.
+    dtype: of the computation; kernel and bias are float32.
+  """
+
+  features: int
+  size: int = 4
+  stride: int = 2
+  padding: int = 1
+  transpose: bool = False
+  use_bias: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """(N, H, W, C) → (N, H', W', features)."""
+    kernel = self.param("kernel", _kernel_init, (self.size, self.size, x.shape[-1], self.features))
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    if self.transpose:
+      if self.size == 3:  # equals a 4×4 kernel whose last row and column are zero
+        kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
+      y = convolution.conv_transpose(x, kernel)
+    else:
+      y = convolution.conv(x, kernel, stride=self.stride, padding=self.padding)
+    if self.use_bias:
+      y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+    return y
+
+
+def dropout_masks(key: jax.Array, noise_ids: jax.Array, shapes: Sequence[Sequence[int]]) -> list[jax.Array]:
+  """For each shape, given without the batch axis, a bool mask (N, *shape) of the features that dropout keeps.
+
+  Each image has its own key, so its noise is independent of the rest of the batch. All masks come from a single draw,
+  because the generator is slow to compile once per shape.
+  """
+  ends = np.cumsum([0, *map(math.prod, shapes)])
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, noise_ids)
+  coins = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - DROPOUT_RATE, (int(ends[-1]),)))(keys)
+  return [coins[:, begin:end].reshape(-1, *shape) for begin, end, shape in zip(ends, ends[1:], shapes)]
+
+
+def drop(x: jax.Array, kept: jax.Array | None) -> jax.Array:
+  """Zeroes the features that are not kept and rescales the others; None keeps all and rescales nothing."""
+  return x if kept is None else jnp.where(kept, x / (1 - DROPOUT_RATE), 0)
+
+
+def interpolate_holes(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Splits encoded depth (N, H, W, 1), in which -1 marks holes, for a network with a residual connection.
+
+  Returns:
+    The depth with its holes interpolated, to which the network's output is added, and the network's input
+    (N, H, W, 2): that depth, and 1 where it was measured, else -1.
+  """
+  measured = x > -1
+  base = depth.interpolate(x, measured)
+  return base, jnp.concatenate([base, jnp.where(measured, 1.0, -1.0)], -1)
+
+
+def add_to_depth(base: jax.Array, x: jax.Array) -> jax.Array:
+  """Adds the first output channel to the depth; further channels (validity) are not depth."""
+  return jnp.concatenate([jnp.clip(x[..., :1] + base, -1, 1), x[..., 1:]], -1)
