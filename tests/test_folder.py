@@ -1,50 +1,49 @@
-"""The reader of a user's own pairs: every file format and layout, written here; and that preparing stays in bounded memory."""
+"""The reader of a user's own pairs: every layout and kind of number, and preparation in bounded memory."""
+
+import re
+import unicodedata
 
 import numpy as np
 from PIL import Image
 import pytest
-import tensorflow as tf
 from tensorflow_datasets.core import shuffle
-import tifffile
 
-from pix2pix_jax import inference, train, translate
-from pix2pix_jax.configs import default
-from pix2pix_jax.configs import folder as folder_config
-from pix2pix_jax.data import images, pipeline
-from pix2pix_jax.data import prepare as datasets
+from pix2pix_jax import config as config_lib
+from pix2pix_jax.data import files, pipeline, prepare
 from pix2pix_jax.data.readers import examples, folder
 from pix2pix_jax.errors import UsageError
 
 SIZE = (6, 8)
 
 
-def draw(seed, channels, dtype):
+def draw(seed, channels=1, dtype=np.uint8, size=SIZE):
+  """(H, W, C): integers over the whole range, or floats like metres of depth."""
   generator = np.random.default_rng(seed)
-  shape = SIZE if channels == 1 else (*SIZE, channels)
-  if dtype == np.float32:
-    return generator.uniform(0.5, 9, shape).astype(np.float32)
-  return generator.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+  if np.dtype(dtype).kind == "f":
+    return generator.uniform(0.5, 9, (*size, channels)).astype(dtype)
+  return generator.integers(0, np.iinfo(dtype).max, (*size, channels), dtype, endpoint=True)
 
 
 def write(path, array):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  if path.suffix == ".npy":
-    np.save(path, array)
-  elif path.suffix in (".tif", ".tiff"):
-    tifffile.imwrite(
-      path,
-      array,
-      photometric="rgb" if array.ndim == 3 and array.shape[-1] >= 3 else "minisblack",
-      planarconfig="contig" if array.ndim == 3 else None,
-    )
-  elif array.dtype == np.uint16 and array.ndim == 3:
-    path.write_bytes(tf.io.encode_png(array).numpy())
+  if path.suffix.lower() in files.WRITABLE:
+    files.write(path, array)
   else:
-    Image.fromarray(array).save(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array.squeeze()).save(path)
+
+
+def put(root, names, channels=1):
+  """Files of these names, each with other content."""
+  for number, name in enumerate(names):
+    write(root / name, draw(number, channels))
+
+
+def ids(root, seed=0):
+  return {split: [pair.id for pair in members] for split, members in folder.find_splits(root, seed)[0].items()}
 
 
 def make_data(tmp_path, **fields):
-  data = default.get_config().data
+  data = config_lib.default().data
   data.update(
     {
       "name": "folder",
@@ -59,106 +58,219 @@ def make_data(tmp_path, **fields):
   return data
 
 
-FORMS = [(".png", channels, dtype) for channels in (1, 2, 3, 4) for dtype in (np.uint8, np.uint16)]
-FORMS += [(".tif", channels, dtype) for channels in (1, 2, 3, 4) for dtype in (np.uint8, np.uint16)]
-FORMS += [(".npy", channels, dtype) for channels in (1, 2, 3, 4) for dtype in (np.uint8, np.uint16, np.float32)]
-FORMS += [(".tiff", 1, np.float32)]
+def load(tmp_path, split="train", shape=SIZE, **fields):
+  return pipeline.load_split(prepare.prepare(make_data(tmp_path, **fields)), split, shape, cache_gib=1)
 
 
-@pytest.mark.parametrize("suffix, channels, dtype", FORMS, ids=lambda value: getattr(value, "__name__", str(value)))
-def test_every_form_is_read_exactly(tmp_path, suffix, channels, dtype):
-  array = draw(0, channels, dtype)
-  write(tmp_path / f"x{suffix}", array)
-  read = folder.read_file(tmp_path / f"x{suffix}")
-  assert read.dtype == dtype
-  np.testing.assert_array_equal(read, array.reshape(*SIZE, channels))
+# --- What is stored
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_prepared_pairs_are_exact(tmp_path, channels, dtype):
-  pictures = {number: draw(number, channels, dtype) for number in (1, 2, 10)}
-  labels = {number: draw(100 + number, 3, np.uint8) for number in pictures}
-  for number in pictures:
-    write(tmp_path / f"raw/A/train/{number}.npy", pictures[number])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
+@pytest.mark.parametrize("suffix, dtype", [(".png", np.uint8), (".tif", np.uint16), (".npy", np.uint16)])
+def test_prepared_images_are_exact(tmp_path, channels, suffix, dtype):
+  if suffix == ".png" and channels > 4:
+    pytest.skip("PNG has no such form")
+  inputs = {number: draw(number, channels, dtype) for number in (1, 2, 10)}
+  labels = {number: draw(100 + number, 3) for number in inputs}
+  for number in inputs:
+    write(tmp_path / f"raw/A/train/{number}{suffix}", inputs[number])
     write(tmp_path / f"raw/B/train/{number}.png", labels[number])
-  builder = datasets.prepare(make_data(tmp_path))
-  assert builder.info.features["input"].shape[-1] == channels and set(builder.info.splits) == {"train"}
-  split = pipeline.load_split(pipeline.PreparedSource(builder), "train", SIZE, cache_gib=1)
-  assert (
-    split.ids == ["1", "2", "10"] and split.arrays["input"].dtype == dtype and set(split.arrays) == {"input", "target"}
+  source = prepare.prepare(make_data(tmp_path))
+  assert (source.spec.input.kind, source.spec.input.channels, source.spec.input.dtype) == (
+    "image",
+    channels,
+    np.dtype(dtype).name,
   )
-  for row, number in enumerate(pictures):
-    np.testing.assert_array_equal(split.arrays["input"][row], pictures[number].reshape(*SIZE, channels))
+  split = pipeline.load_split(source, "train", SIZE, cache_gib=1)
+  assert split.ids == ["1", "2", "10"] and set(split.arrays) == {"input", "target"}
+  for row, number in enumerate(inputs):
+    np.testing.assert_array_equal(split.arrays["input"][row], inputs[number])
     np.testing.assert_array_equal(split.arrays["target"][row], labels[number])
 
 
-def test_depth_targets_have_a_mask_and_no_holes_but_zeros(tmp_path):
-  depth = draw(0, 1, np.float32)
-  depth[0, 0], depth[1, 1], depth[2, 2], depth[3, 3] = 0, np.nan, -1, np.inf
-  write(tmp_path / "raw/A/train/1.png", draw(1, 3, np.uint8))
-  write(tmp_path / "raw/B/train/1.npy", depth.astype(np.float64))
-  builder = datasets.prepare(make_data(tmp_path))
-  assert np.dtype(builder.info.features["mask"].np_dtype) == bool
-  split = pipeline.load_split(pipeline.PreparedSource(builder), "train", SIZE, cache_gib=1)
-  hole = np.eye(*SIZE, dtype=bool) & (np.arange(SIZE[0]) < 4)[:, None]
-  np.testing.assert_array_equal(split.arrays["mask"][0, ..., 0], ~hole)
-  np.testing.assert_array_equal(split.arrays["target"][0, ..., 0], np.where(hole, 0, depth))
+def test_float_images_keep_16_bits_and_have_no_holes(tmp_path):
+  values = np.linspace(0, 1, 48, dtype=np.float32).reshape(*SIZE, 1)
+  write(tmp_path / "raw/A/train/1.npy", values)
+  write(tmp_path / "raw/B/train/1.tif", 1 - values)
+  split = load(tmp_path, input_kind="image", target_kind="picture")
+  assert set(split.arrays) == {"input", "target"} and split.arrays["input"].dtype == np.uint16
+  np.testing.assert_allclose(split.arrays["input"][0] / 65535, values, atol=1 / 131070)
+
+
+@pytest.mark.parametrize("form", ["float32", "float64", "float16", "png256", "int16mm"])
+def test_depth_has_a_mask_and_no_holes_but_zeros(tmp_path, form):
+  metres = draw(0, 1, np.float32)
+  scale, expected = 0.0, metres
+  if form == "png256":
+    scale, array = 256.0, np.round(metres * 256).astype(np.uint16)
+    array[0, 0] = array[1, 1] = 0
+    expected = array / np.float32(256)
+  elif form == "int16mm":
+    scale, array = 1000.0, np.round(metres * 1000).astype(np.int16)
+    array[0, 0], array[1, 1] = 0, -7
+    expected = array.clip(0) / np.float32(1000)
+  else:
+    array = metres.astype(form)
+    array[0, 0], array[1, 1], array[2, 2], array[3, 3] = 0, np.nan, -1, np.inf
+    expected = np.where(np.isfinite(array) & (array > 0), array, 0).astype(np.float32)
+  write(tmp_path / "raw/A/train/1.png", draw(1, 3))
+  write(tmp_path / f"raw/B/train/1.{'png' if form == 'png256' else 'npy'}", array)
+  split = load(tmp_path, target_kind="depth", target_scale=scale)
+  np.testing.assert_array_equal(split.arrays["target"][0], expected)
+  np.testing.assert_array_equal(split.arrays["mask"][0], expected > 0)
+  assert split.arrays["mask"][0].mean() < 1
+
+
+def test_depth_as_input_alone_has_no_mask(tmp_path):
+  write(tmp_path / "raw/A/train/1.npy", draw(0, 2, np.float32))
+  write(tmp_path / "raw/B/train/1.png", draw(1, 3))
+  source = prepare.prepare(make_data(tmp_path, input_kind="depth"))
+  assert (source.spec.input.kind, source.spec.target.kind) == ("depth", "image")
+  assert set(pipeline.load_split(source, "train", SIZE, cache_gib=1).arrays) == {"input", "target"}
+
+
+@pytest.mark.parametrize(
+  "array, fields, message",
+  [
+    (draw(0, 1, np.float32), {}, "1.npy holds float32 numbers.*Set data.target_kind: 'image'.*'depth'"),
+    (np.full((*SIZE, 1), -1000, np.int16), {}, "1.npy holds int16 numbers.*Set data.target_kind"),
+    (draw(0, 1, np.float32), {"target_kind": "image"}, "1.npy is float from .*float images lie in"),
+    (draw(0, 1, np.uint16), {"target_kind": "depth"}, "1.npy holds uint16.*data.target_scale"),
+    (draw(0, 1, np.int32), {"target_kind": "image"}, "1.npy is int32; images are"),
+    (np.zeros((3, 40, 60), np.uint8), {}, r"1.npy has the shape \(3, 40, 60\).*first axis"),
+  ],
+)
+def test_numbers_whose_meaning_is_open_or_wrong_are_refused(tmp_path, array, fields, message):
+  write(tmp_path / "raw/A/1.png", draw(1, 3, size=array.shape[:2]))
+  write(tmp_path / "raw/B/1.npy", array)
+  with pytest.raises(UsageError, match=message):
+    prepare.prepare(make_data(tmp_path, **fields))
+
+
+def test_an_exif_orientation_brings_both_sides_together(tmp_path):
+  upright = np.random.default_rng(0).integers(0, 255, (16, 24), np.uint8)
+  exif = Image.Exif()
+  exif[274] = 6  # stored on its side; shown after a quarter turn clockwise
+  (tmp_path / "A").mkdir()
+  Image.fromarray(np.rot90(upright)).save(tmp_path / "A/1.png", exif=exif)
+  write(tmp_path / "B/1.png", upright[..., None])
+  splits, _ = folder.find_splits(tmp_path)
+  one, other = folder.read_pair(splits["train"][0])
+  np.testing.assert_array_equal(one, other)
+
+
+# --- Layouts
 
 
 @pytest.mark.parametrize("order", ["input_target", "target_input"])
 def test_side_by_side_with_split_folders(tmp_path, order):
-  left, right = draw(0, 3, np.uint8), draw(1, 3, np.uint8)
+  left, right = draw(0, 3), draw(1, 3)
   for split, names in {"train": ["2", "10"], "test": ["1"]}.items():
     for name in names:
       write(tmp_path / f"raw/{split}/{name}.png", np.concatenate([left, right], axis=1))
-  (tmp_path / "raw/train/.hidden.png").touch()
-  (tmp_path / "raw/train/notes.txt").touch()
-  builder = datasets.prepare(make_data(tmp_path, side_by_side=order))
-  assert set(builder.info.splits) == {"train", "test"}, "an absent split is absent"
-  split = pipeline.load_split(pipeline.PreparedSource(builder), "train", SIZE, cache_gib=1)
+  (tmp_path / "raw/train/._2.png").write_bytes(b"\0\5\x16\7")
+  source = prepare.prepare(make_data(tmp_path, side_by_side=order))
+  assert source.spec.counts == {"train": 2, "test": 1}, "an absent split is absent"
+  split = pipeline.load_split(source, "train", SIZE, cache_gib=1)
   assert split.ids == ["2", "10"]
   one, other = (left, right) if order == "input_target" else (right, left)
   np.testing.assert_array_equal(split.arrays["input"][0], one)
   np.testing.assert_array_equal(split.arrays["target"][0], other)
 
 
-def test_without_split_folders_a_seeded_tenth_is_val(tmp_path):
-  for number in range(20):
-    write(tmp_path / f"side/{number}.png", draw(number, 1, np.uint8))
-    write(tmp_path / f"ab/A/{number}.png", draw(number, 1, np.uint8))
-    write(tmp_path / f"ab/B/{number}.png", draw(number, 1, np.uint8))
-  for source in (tmp_path / "side", tmp_path / "ab"):
-    splits, report = folder.find_splits(source, seed=0)
-    ids = {split: [pair.id for pair in members] for split, members in splits.items()}
-    assert not report and len(ids["train"]) == 18 and len(ids["val"]) == 2
-    assert sorted(map(int, ids["train"] + ids["val"])) == list(range(20))
-    assert ids["train"] == sorted(ids["train"], key=int)
-    again, other = (folder.find_splits(source, seed=seed)[0]["val"] for seed in (0, 1))
-    assert again == splits["val"] != other
-  assert folder.find_splits(tmp_path / "side", 0)[0]["val"][0].target is None
+@pytest.mark.parametrize(
+  "names", [("train", "val", "test"), ("Train", "VALID", "Testing"), ("TRAINING", "validation", "test")]
+)
+@pytest.mark.parametrize(
+  "layout", ["{side}/{split}", "{split}/{side}", "{split}{side}", "{split}_{side}", "{split}", "{lower}/{split}"]
+)
+def test_splits_and_sides_in_every_arrangement_and_case(tmp_path, layout, names):
+  for split, name in zip(names, "abc"):
+    for side in "AB":
+      place = layout.format(side=side, split=split, lower=side.lower())
+      put(tmp_path / place, [f"{name}.png", f"deep/{name}.webp"])
+  assert ids(tmp_path) == {split: [f"{name}", f"deep/{name}"] for split, name in zip(("train", "val", "test"), "abc")}
+  assert not folder.find_splits(tmp_path)[1], "nothing is left out"
 
 
-@pytest.mark.parametrize("layout", ["{side}/{split}", "{split}/{side}"])
-def test_sides_and_splits_nest_either_way(tmp_path, layout):
-  for split, names in {"train": "ab", "val": "c"}.items():
-    for name in names:
-      write(tmp_path / layout.format(side="A", split=split) / f"{name}.jpg", draw(0, 3, np.uint8))
-      write(tmp_path / layout.format(side="B", split=split) / f"{name}.npy", draw(0, 1, np.float32))
-  splits, _ = folder.find_splits(tmp_path)
-  assert {split: [pair.id for pair in members] for split, members in splits.items()} == {
-    "train": ["a", "b"],
-    "val": ["c"],
+def test_nested_folders_give_their_path_as_id(tmp_path):
+  put(tmp_path / "s/train", ["x.png", "cam1/2.png", "cam1/10.png", "cam2/2.png"])
+  assert ids(tmp_path / "s") == {"train": ["cam1/2", "cam1/10", "cam2/2", "x"]}
+  for side in "AB":
+    put(tmp_path / "p" / side / "train", ["cam1/2.png", "cam2/2.png"])
+  assert ids(tmp_path / "p") == {"train": ["cam1/2", "cam2/2"]}
+
+
+def test_links_are_followed(tmp_path):
+  for side in "AB":
+    put(tmp_path / "disk" / side, ["1.png", "2.png"])
+    (tmp_path / "raw" / side).mkdir(parents=True)
+    (tmp_path / "raw" / side / "train").symlink_to(tmp_path / "disk" / side)
+  assert ids(tmp_path / "raw") == {"train": ["1", "2"]}
+
+
+def test_names_match_across_unicode_forms_case_and_side_suffixes(tmp_path):
+  put(
+    tmp_path / "A", [unicodedata.normalize("NFD", "é.png"), "IMG_1.JPG", "b/2_A.png", "x_A.png", "same.png", "Same.png"]
+  )
+  put(
+    tmp_path / "B",
+    [unicodedata.normalize("NFC", "é.png"), "img_1.png", "b/2_B.npy", "X_b.webp", "same.png", "SAME.png"],
+  )
+  splits, notes = folder.find_splits(tmp_path)
+  partners = {pair.id: pair.target.relative_to(tmp_path / "B").as_posix() for pair in splits["train"] + splits["val"]}
+  assert partners == {
+    "é": unicodedata.normalize("NFC", "é.png"),
+    "IMG_1": "img_1.png",
+    "b/2_A": "b/2_B.npy",
+    "x_A": "X_b.webp",
+    "same": "same.png",
+    "Same": "SAME.png",
   }
-  assert all(pair.input.suffix == ".jpg" and pair.target.suffix == ".npy" for pair in splits["train"])
+  assert not notes
 
 
-def test_what_does_not_match_is_reported(tmp_path, capsys):
-  for name in [*range(14), "both"]:
-    write(tmp_path / f"raw/A/{name}.png", draw(0, 1, np.uint8))
-  for name in ["both", "other"]:
-    write(tmp_path / f"raw/B/{name}.png", draw(0, 1, np.uint8))
-  datasets.prepare(make_data(tmp_path))
+def test_case_is_ignored_only_where_one_partner_is_left(tmp_path):
+  put(tmp_path / "A", ["one.png", "ONE.png", "x.png"])
+  put(tmp_path / "B", ["One.png", "x.png"])
+  splits, notes = folder.find_splits(tmp_path)
+  assert [pair.id for pair in splits["train"]] == ["x"]
+  assert "2 of 3 files" in notes[0] and "1 of 2 files" in notes[1]
+
+
+def test_files_of_any_format_pair_up(tmp_path):
+  put(tmp_path / "A/train", ["1.webp", "2.bmp", "3.gif", "4.JFIF", "5.pgm"])
+  put(tmp_path / "B/train", ["1.png", "2.tif", "3.npy", "4.bmp", "5.webp"])
+  assert ids(tmp_path) == {"train": ["1", "2", "3", "4", "5"]}
+
+
+@pytest.mark.parametrize(
+  "names, note",
+  [
+    (["A/1.png", "B/1.png", "A/notes.txt", "A/2.heic"], "Left out of .*A, .*: 2.heic, notes.txt"),
+    (["A/train/1.png", "B/train/1.png", "A/2.png", "A/val/3.png"], r"Not used, .*: A/val/, A/2.png"),
+    (["A/1.png", "B/1.png", "train/1.png", "trainA/1.png"], "Not used, .*: train/, trainA/"),
+    (["trainA/1.png", "trainB/1.png", "testA/1.png", "x.png"], "Not used, .*: testA/, x.png"),
+    (["1.png", "2.png", "cam1/3.png"], "Not used, .*: cam1/"),
+    (["train/A/1.png", "train/B/1.png", "train/2.png"], "Not used, .*: train/2.png"),
+  ],
+)
+def test_what_is_left_out_is_said(tmp_path, names, note):
+  for name in names:
+    if name.endswith((".txt", ".heic")):
+      (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+      (tmp_path / name).touch()
+    else:
+      put(tmp_path, [name])
+  lines = folder.report(tmp_path)
+  assert len(lines) == 2 and lines[-1].startswith("Pairs: train 1")
+  assert re.search(note, lines[0]), lines
+
+
+def test_files_without_a_partner_are_reported_once(tmp_path, capsys):
+  put(tmp_path / "raw/A", [f"{name}.png" for name in [*range(14), "both"]])
+  put(tmp_path / "raw/B", ["both.png", "other.png"])
+  prepare.prepare(make_data(tmp_path))
   output = capsys.readouterr().out
   assert output.count("no partner") == 2, "each side is reported, once"
   assert "14 of 15 files in" in output and "0.png, 1.png, 2.png" in output and "9.png and 4 more" in output
@@ -167,113 +279,134 @@ def test_what_does_not_match_is_reported(tmp_path, capsys):
   with pytest.raises(
     UsageError, match="holds no pairs. 14 of 14 files in .*A have no partner.*0.png.*2 of 2 files.*both.png"
   ):
-    datasets.prepare(make_data(tmp_path))
+    prepare.prepare(make_data(tmp_path))
+
+
+@pytest.mark.parametrize(
+  "names, fields, message",
+  [
+    ([], {}, "holds no pairs. It should hold pairs as A/NAME"),
+    (["trainA/1.png"], {}, "holds no pairs. Its folders trainA lack a partner"),
+    (["inputs/1.png", "targets/1.png"], {}, "Its folders inputs, targets lack a partner, or are named neither"),
+    (["train/images/1.png", "train/labels/1.png"], {}, "train holds the folders images, labels.*name them A"),
+    (["train/A/1.png", "train/B2/1.png"], {}, "train holds the folders A, B2.*name them A"),
+    (["train/1.png", "val/1.png", "valid/1.png"], {}, "holds both val and valid, which mean the same"),
+    (["A/1.png", "A/1.jpg", "A/2.png", "A/2.bmp", "B/1.png"], {}, "A holds both 1.jpg and 1.png, 2.bmp and 2.png;"),
+    (
+      ["1.png"],
+      {"side_by_side": "left_right"},
+      "data.side_by_side is 'left_right'; it is input_target or target_input",
+    ),
+    (["1.png"], {"input_kind": "metres"}, "data.input_kind is 'metres'; the kinds are image and depth"),
+  ],
+)
+def test_wrong_folders_say_what_is_wrong(tmp_path, names, fields, message):
+  (tmp_path / "raw").mkdir()
+  put(tmp_path / "raw", names)
+  with pytest.raises(UsageError, match=message):
+    prepare.prepare(make_data(tmp_path, **fields))
+
+
+def test_sizes_that_cannot_show_the_same_view_are_named(tmp_path):
+  write(tmp_path / "raw/A/1.png", draw(0, size=(4, 8)))
+  write(tmp_path / "raw/B/1.png", draw(0, size=(8, 8)))
+  with pytest.raises(UsageError, match="A/1.png is 8×4 but .*B/1.png is 8×8"):
+    prepare.prepare(make_data(tmp_path))
+  write(tmp_path / "odd/1.png", draw(0, size=(4, 7)))
+  with pytest.raises(UsageError, match="1.png is 7 pixels wide"):
+    prepare.prepare(make_data(tmp_path, source_dir=str(tmp_path / "odd")))
+
+
+# --- Splits without folders
+
+
+def test_without_split_folders_a_tenth_is_val(tmp_path):
+  put(tmp_path / "side", [f"{number}.png" for number in range(200)])
+  found = ids(tmp_path / "side")
+  assert set(found) == {"train", "val"} and 8 <= len(found["val"]) <= 34  # 20 ± 3.3 standard deviations
+  assert sorted(map(int, found["train"] + found["val"])) == list(range(200))
+  assert found["train"] == sorted(found["train"], key=int) and found["val"] == sorted(found["val"], key=int)
+  assert ids(tmp_path / "side") == found != ids(tmp_path / "side", seed=1)
+  for side in "AB":
+    put(tmp_path / "ab" / side, [f"{number}.png" for number in range(200)])
+  assert ids(tmp_path / "ab") == found, "name and seed alone decide"
+
+
+def test_adding_or_removing_a_pair_moves_no_other(tmp_path):
+  put(tmp_path, [f"{number:03d}.png" for number in range(60)])
+  before = ids(tmp_path)
+  put(tmp_path, ["0005.png", "new.png", "zzz.png"])
+  after = ids(tmp_path)
+  assert set(before["val"]) <= set(after["val"]) and set(before["train"]) <= set(after["train"])
+  (tmp_path / f"{before['train'][3]}.png").unlink()
+  assert set(before["val"]) <= set(ids(tmp_path)["val"])
+
+
+@pytest.mark.parametrize("count, val", [(1, 0), (2, 1), (3, 1)])
+def test_few_pairs(tmp_path, count, val):
+  for seed in range(20):
+    put(tmp_path, [f"{number}.png" for number in range(count)])
+    found = ids(tmp_path, seed)
+    assert len(found.get("val", [])) in {val, min(val + 1, count - 1)} and len(found["train"]) >= 1
+
+
+# --- Files that cannot be used
 
 
 @pytest.mark.parametrize("side", ["A", "B"])
 @pytest.mark.parametrize(
-  "array, form", [(draw(0, 1, np.uint8), "uint8 of 1 channel"), (draw(0, 3, np.uint16), "uint16 of 3 channels")]
+  "array, form", [(draw(0), "uint8 of 1 channel"), (draw(0, 3, np.uint16), "uint16 of 3 channels")]
 )
 def test_files_that_differ_from_the_first_are_both_named(tmp_path, side, array, form):
   for name in ("1", "2"):
     for each in "AB":
-      write(tmp_path / f"raw/{each}/train/{name}.png", array if (each, name) == (side, "2") else draw(0, 3, np.uint8))
+      write(tmp_path / f"raw/{each}/train/{name}.png", array if (each, name) == (side, "2") else draw(0, 3))
   with pytest.raises(
     UsageError, match=f"{side}/train/2.png is {form}, but .*{side}/train/1.png is uint8 of 3 channels"
   ):
-    datasets.prepare(make_data(tmp_path))
+    prepare.prepare(make_data(tmp_path))
 
 
-def test_palettes_bits_and_odd_tiffs(tmp_path):
-  rgb = draw(0, 3, np.uint8)
-  palette = Image.fromarray(rgb).quantize(64)
-  palette.save(tmp_path / "palette.png")
-  palette.save(tmp_path / "palette.tif")
-  for name in ("palette.png", "palette.tif"):
-    np.testing.assert_array_equal(folder.read_file(tmp_path / name), np.asarray(palette.convert("RGB")))
-  bits = draw(0, 1, np.uint8) > 127
-  for name in ("bits.png", "bits.tif"):
-    Image.fromarray(bits).save(tmp_path / name)
-    np.testing.assert_array_equal(folder.read_file(tmp_path / name)[..., 0], bits * 255)
-  for dtype in (np.uint8, np.uint16):
-    picture = draw(0, 1, dtype)
-    Image.fromarray(picture).save(tmp_path / "lzw.tif", compression="tiff_lzw")
-    np.testing.assert_array_equal(folder.read_file(tmp_path / "lzw.tif")[..., 0], picture)
-    tifffile.imwrite(tmp_path / "white.tif", np.iinfo(dtype).max - picture, photometric="miniswhite")
-    np.testing.assert_array_equal(folder.read_file(tmp_path / "white.tif")[..., 0], picture)
-    tifffile.imwrite(tmp_path / "big_endian.tif", picture, byteorder=">", compression="zlib")
-    np.testing.assert_array_equal(folder.read_file(tmp_path / "big_endian.tif")[..., 0], picture)
-  planes = draw(0, 3, np.uint16)
-  tifffile.imwrite(tmp_path / "planes.tif", planes.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
-  np.testing.assert_array_equal(folder.read_file(tmp_path / "planes.tif"), planes)
+def test_all_files_that_cannot_be_used_are_listed_at_once(tmp_path):
+  for split in ("train", "val"):
+    for number in range(8):
+      write(tmp_path / f"raw/{split}/{number}.png", draw(number, 1 if number in (3, 5) else 3))
+    write(tmp_path / f"raw/{split}/odd.png", draw(0, 3, size=(6, 7)))
+  whole = (tmp_path / "raw/train/0.png").read_bytes()
+  (tmp_path / "raw/train/0.png").write_bytes(whole[:60])
+  with pytest.raises(UsageError) as caught:
+    prepare.prepare(make_data(tmp_path))
+  message = str(caught.value)
+  assert "All inputs must agree: convert or remove these 4 files." in message and "but " in message
+  for name in ("train/3.png", "train/5.png", "val/3.png", "val/5.png", "train/0.png", "train/odd.png", "val/odd.png"):
+    assert f"raw/{name} " in message, name
+  assert "3 files cannot be used." in message and "train/1.png is uint8 of 3 channels" in message
 
 
-@pytest.mark.parametrize(
-  "name, make, message",
-  [
-    (
-      "x.npy",
-      lambda path: np.save(path, np.zeros((3, 4), np.int64)),
-      "x.npy holds int64; convert it to uint8 or uint16",
-    ),
-    ("x.npy", lambda path: np.save(path, np.zeros((3, 40, 40), np.uint8)), r"x.npy has the shape \(3, 40, 40\)"),
-    ("x.npy", lambda path: path.write_bytes(b"\x93NUMPY"), "x.npy cannot be read as a numpy array"),
-    (
-      "x.npy",
-      lambda path: np.save(path, np.array([{}], object), allow_pickle=True),
-      "x.npy cannot be read as a numpy array",
-    ),
-    (
-      "x.tif",
-      lambda path: tifffile.imwrite(path, np.zeros((5, 9, 9), np.uint8), photometric="minisblack"),
-      "holds 5 pictures",
-    ),
-    ("x.tif", lambda path: path.write_bytes(b"II*\x00" + b"\x07" * 40), "x.tif cannot be read as a TIFF"),
-    (
-      "x.png",
-      lambda path: path.write_bytes(tf.io.encode_png(draw(0, 3, np.uint16)).numpy()[:150]),
-      "x.png cannot be read",
-    ),
-    ("x.jpg", lambda path: path.write_bytes(b"nothing"), "x.jpg cannot be read as a picture"),
-  ],
-)
-def test_a_file_that_cannot_be_used_is_named(tmp_path, name, make, message):
-  make(tmp_path / name)
-  with pytest.raises(UsageError, match=message):
-    folder.read_file(tmp_path / name)
+def test_a_long_list_is_cut_after_ten(tmp_path):
+  for number in range(40):
+    write(tmp_path / f"raw/train/{number}.png", draw(number, 1 if number % 2 else 3))
+  with pytest.raises(UsageError, match="and 10 more, but .*0.png is uint8 of 3.*these 20 files"):
+    prepare.prepare(make_data(tmp_path))
 
 
-@pytest.mark.parametrize(
-  "files, fields, message",
-  [
-    ({}, {}, "holds no pairs. It should hold pairs as files side by side"),
-    ({"1.png": (4, 7)}, {}, "1.png is 7 pixels wide"),
-    ({"A/1.png": (4, 8), "B/1.png": (8, 8)}, {}, "A/1.png is 8×4 but .*B/1.png is 8×8"),
-    ({"A/1.png": (4, 8), "A/1.jpg": (4, 8), "B/1.png": (4, 8)}, {}, "holds both 1.jpg and 1.png"),
-    (
-      {"1.png": (4, 8)},
-      {"side_by_side": "left_right"},
-      "data.side_by_side is 'left_right'; it is input_target or target_input",
-    ),
-  ],
-)
-def test_wrong_folders_say_what_is_wrong(tmp_path, files, fields, message):
-  (tmp_path / "raw").mkdir()
-  for name, size in files.items():
-    write(tmp_path / "raw" / name, np.zeros(size, np.uint8))
-  with pytest.raises(UsageError, match=message):
-    datasets.prepare(make_data(tmp_path, **fields))
+def test_a_split_of_damaged_files_alone_is_named(tmp_path):
+  put(tmp_path / "raw/train", ["1.png"])
+  (tmp_path / "raw/val").mkdir()
+  (tmp_path / "raw/val/2.png").write_bytes(b"nothing")
+  put(tmp_path / "raw/test", ["3.png"])
+  with pytest.raises(UsageError, match="val/2.png cannot be read as an image"):
+    prepare.prepare(make_data(tmp_path))
 
 
 def test_a_damaged_file_is_named_and_the_preparation_does_not_count(tmp_path):
-  for number in range(3):
-    write(tmp_path / f"raw/train/{number}.png", draw(number, 1, np.uint8))
+  put(tmp_path / "raw/train", ["0.png", "1.png", "2.png"])
   whole = (tmp_path / "raw/train/1.png").read_bytes()
   (tmp_path / "raw/train/1.png").write_bytes(whole[:50])
-  with pytest.raises(UsageError, match="train/1.png cannot be read as a picture"):
-    datasets.prepare(make_data(tmp_path))
+  with pytest.raises(UsageError, match="train/1.png cannot be read as an image"):
+    prepare.prepare(make_data(tmp_path))
   (tmp_path / "raw/train/1.png").write_bytes(whole)
-  assert datasets.prepare(make_data(tmp_path)).info.splits["train"].num_examples == 3
+  assert prepare.prepare(make_data(tmp_path)).spec.counts == {"train": 3}
 
 
 def test_large_data_are_stored_in_order_and_in_bounded_memory(tmp_path, monkeypatch):
@@ -286,84 +419,25 @@ def test_large_data_are_stored_in_order_and_in_bounded_memory(tmp_path, monkeypa
   )
   count = 3 * examples.BUCKETS
   for number in range(count):
-    write(tmp_path / f"raw/train/{number}.png", np.full((1, 2), number % 256, np.uint8))
-  builder = datasets.prepare(make_data(tmp_path))
+    write(tmp_path / f"raw/train/{number}.png", np.full((1, 2, 1), number % 256, np.uint8))
+  split = load(tmp_path, shape=(1, 1))
   assert max(lengths) == 3 and sum(lengths) == count and sum(length > 0 for length in lengths) == examples.BUCKETS
-  split = pipeline.load_split(pipeline.PreparedSource(builder), "train", (1, 1), cache_gib=1)
   assert split.ids == [str(number) for number in range(count)]
-
-
-def test_sixteen_bit_tiffs_survive_from_reader_to_writer(tmp_path):
-  """A copy task through training and the translate command: not one of the 65536 grey levels is lost."""
-  levels = np.random.default_rng(0).permutation(65536).astype(np.uint16).reshape(16, 64, 64)
-  for side in "AB":
-    for i, picture in enumerate(levels):
-      write(tmp_path / "raw" / side / f"{i}.tif", picture)
-  config = folder_config.get_config()
-  config.update_from_flattened_dict(
-    {
-      "data.prepared_dir": str(tmp_path / "prepared"),
-      "data.source_dir": str(tmp_path / "raw"),
-      "data.load_size": 64,
-      "data.crop_size": 64,
-      "model.base_features": 2,
-      "model.levels": 3,
-      "model.patch": 16,
-      "train.batch_size": 2,
-      "train.num_steps": 2,
-    }
-  )
-  train.train_and_evaluate(config, tmp_path / "run")
-
-  source, read = pipeline.PreparedSource(datasets.prepare(config.data)), []
-  for split in source.counts:
-    loaded = pipeline.load_split(source, split, (64, 64), cache_gib=1)
-    for batch, counts in pipeline.eval_batches(loaded, config.data, batch_size=4):
-      read.append((batch["target"][counts].astype(np.float64) + 1) / 2 * 65535)
-  read = np.concatenate(read)[..., 0]
-  errors = [
-    np.abs(read - picture).max((1, 2)).min() for picture in levels
-  ]  # against the original, whichever place it got
-  assert len(read) == 16 and max(errors) < 0.01  # of one 16-bit step
-
-  translator = inference.Translator.load(tmp_path / "run", step="latest")
-  answer = translator(levels[0])
-  assert answer.dtype == np.uint16 and len(np.unique(answer)) > 1000  # the untrained network: more than 8 bits of greys
-  translator._translate = lambda variables, pictures, key, **switches: pictures  # a network that has learned to copy
-  inputs = translate.find_inputs(str(tmp_path / "raw/A"))
-  assert not translate.translate(translator, inputs, translate.name_outputs(inputs, tmp_path / "out", 1))
-  for i, picture in enumerate(levels):
-    np.testing.assert_array_equal(tifffile.imread(tmp_path / f"out/{i}.tif"), picture)
 
 
 def test_files_beside_the_pairs_do_not_matter_but_new_pairs_do(tmp_path):
   for side in "AB":
-    write(tmp_path / "raw" / side / "train" / "1.png", draw(0, 3, np.uint8))
-  first = datasets.prepare(make_data(tmp_path)).data_dir
-  write(tmp_path / "raw" / "runs" / "1.png", draw(1, 3, np.uint8))
-  assert datasets.prepare(make_data(tmp_path)).data_dir == first
-  write(tmp_path / "raw" / "B" / "train" / "1.png", draw(2, 3, np.uint8))
-  assert datasets.prepare(make_data(tmp_path)).data_dir != first
-
-
-def test_config_and_variants():
-  assert (
-    folder_config.get_config().data.name == "folder"
-    and folder_config.get_config("report").model.decoder_widths == "report"
-  )
-  with pytest.raises(UsageError, match="no variant 'procedural'"):
-    folder_config.get_config("procedural")
+    put(tmp_path / "raw" / side / "train", ["1.png"])
+  first = prepare.prepare(make_data(tmp_path)).folder
+  put(tmp_path / "raw/runs", ["1.png"])
+  assert prepare.prepare(make_data(tmp_path)).folder == first
+  write(tmp_path / "raw/B/train/1.png", draw(2, 1))
+  assert prepare.prepare(make_data(tmp_path)).folder != first
 
 
 def test_real_facades_as_ones_own_folder(real_data):
-  splits, report = folder.find_splits(real_data / "facades")
-  assert not report and {split: len(members) for split, members in splits.items()} == {"train": 400, "val": 100}
+  splits, notes = folder.find_splits(real_data / "facades")
+  assert not notes and {split: len(members) for split, members in splits.items()} == {"train": 400, "val": 100}
   labels, photo = folder.read_pair(splits["train"][0], "target_input")
-  np.testing.assert_array_equal(
-    np.concatenate([photo, labels], axis=1), images.read_rgb(real_data / "facades/train/1.jpg")
-  )
-
-
-def test_real_depth_keeps_its_16_bits(real_data):
-  depth = folder.read_file(real_data / "nyu/depth.png")
-  assert depth.dtype == np.uint16 and depth.shape == (425, 560, 1) and depth.max() == 9484
+  whole = np.asarray(Image.open(real_data / "facades/train/1.jpg"))
+  np.testing.assert_array_equal(np.concatenate([photo, labels], axis=1), whole)

@@ -2,23 +2,27 @@
 Objects with Regular Structure", GCPR 2013), in either of two raw layouts:
 
 * the pix2pix archive: `train|val|test/N.jpg`, 512×256, photograph on the left (target), labels on the right (input);
-  400, 100 and 106 pairs. It is downloaded from its own server where no directory is given.
+  400, 100 and 106 pairs. It is downloaded from its own server if no directory is given.
 * CMP's own base set: `base/cmp_bNNNN.jpg` with `base/cmp_bNNNN.png`, an indexed label map 1..12; 378 pairs of
   varying size. It has no splits: numbers ending in 8 are `val`, in 9 `test`, the rest `train`.
 """
 
+from collections.abc import Iterator
 import dataclasses
 from pathlib import Path
+import re
+from typing import Any
 import urllib.request
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from pix2pix_jax.data import images
+from pix2pix_jax.data import files
 from pix2pix_jax.data.readers import examples
 from pix2pix_jax.data.synthesis.facades import LABEL_COLORS
-from pix2pix_jax.errors import UsageError
+from pix2pix_jax.errors import UsageError, few
 
+KINDS = ("image", "image")
 URL = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/facades.tar.gz"
 ARCHIVE_COUNTS = {"train": 400, "val": 100, "test": 106}
 
@@ -36,49 +40,57 @@ class Facades(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")
 
   def _info(self) -> tfds.core.DatasetInfo:
-    picture = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
     return tfds.core.DatasetInfo(
       builder=self,
       description=__doc__,
       disable_shuffling=True,
-      features=tfds.features.FeaturesDict({"input": picture, "target": picture, "id": tfds.features.Text()}),
+      features=tfds.features.FeaturesDict(
+        {"input": examples.picture(), "target": examples.picture(), "id": tfds.features.Text()}
+      ),
     )
 
-  def _split_generators(self, dl_manager):
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     source = self.builder_config.source_dir
     splits = find_splits(Path(source) if source else download(dl_manager))
     return {split: self._generate_examples(paths) for split, paths in splits.items()}
 
-  def _generate_examples(self, paths):
+  def _generate_examples(self, paths: list[Path]) -> Iterator:
     for key, path in examples.in_order(paths):
       label, photo = read_cmp_pair(path) if path.stem.startswith("cmp_b") else read_archive_pair(path)
-      yield key, {"input": label, "target": photo, "id": path.stem}
+      yield key, {"input": examples.png(label), "target": examples.png(photo), "id": path.stem}
 
 
-def download(dl_manager) -> Path:
-  """Fetches and unpacks the pix2pix archive, and checks its counts."""
+def download(dl_manager: Any) -> Path:
+  """The folder of the pix2pix archive, after download and a check of its counts.
+
+  Raises:
+    UsageError: the server cannot be reached, or the archive is not complete.
+  """
   advice = (
     f"Download {URL} yourself (a mirror will do), unpack it, and give the folder that holds train/, val/ and test/ as "
-    "--config.data.source_dir=DIR. Without any download, --config=configs/facades.py:procedural trains on built-in façades."
+    "--config.data.source_dir=DIR. Without any download, --config=configs/facades.py:procedural trains on built-in "
+    "façades."
   )
   try:
     with urllib.request.urlopen(URL, timeout=20):  # TFDS would try an unreachable server again for minutes
       pass
     folder = Path(dl_manager.download_and_extract(URL)) / "facades"
-  except Exception as error:  # whatever the network, a proxy or the disk may raise
+  except Exception as error:  # the network, a proxy or the disk may raise anything
     raise UsageError(
       f"The façades archive could not be downloaded ({type(error).__name__}: {str(error)[:200]}). {advice}"
     ) from error
   counts = {split: len(list((folder / split).glob("*.jpg"))) for split in ARCHIVE_COUNTS}
   if counts != ARCHIVE_COUNTS:
-    raise UsageError(
-      f"The façades archive from {URL} holds {counts} pictures; {ARCHIVE_COUNTS} were expected. {advice}"
-    )
+    raise UsageError(f"The façades archive from {URL} holds {counts} images; {ARCHIVE_COUNTS} were expected. {advice}")
   return folder
 
 
 def find_splits(source: Path) -> dict[str, list[Path]]:
-  """The raw files of each split that is there, in numeric order."""
+  """The raw files of each split that is there, in natural order.
+
+  Raises:
+    UsageError: no façades, or photographs without label maps.
+  """
   wanted = (
     f"train/, val/ or test/ with N.jpg of 512×256 (the pix2pix archive, {URL}), or base/cmp_bNNNN.jpg with .png "
     "(the CMP façade database, https://cmp.felk.cvut.cz/~tylecr1/facade/)"
@@ -88,14 +100,15 @@ def find_splits(source: Path) -> dict[str, list[Path]]:
       f"data.source_dir {str(source)!r} is not a directory. For façades it should hold {wanted}; "
       "leave it empty to download the archive."
     )
-  splits = {split: images.numeric_order((source / split).glob("*.jpg")) for split in ARCHIVE_COUNTS}
+  splits = {split: examples.images_in(source / split, (".jpg", ".jpeg")) for split in ARCHIVE_COUNTS}
   base = source / "base" if (source / "base").is_dir() else source
   if not any(splits.values()):
-    photos = images.numeric_order(base.glob("cmp_b*.jpg"))
-    lonely = [path.name for path in photos if not path.with_suffix(".png").exists()]
-    if lonely:
+    photos = [path for path in examples.images_in(base, (".jpg",)) if re.fullmatch(r"cmp_b\d+", path.stem)]
+    unmatched = [path.name for path in photos if not path.with_suffix(".png").exists()]
+    if unmatched:
       raise UsageError(
-        f"{base} lacks the label map (.png) of {len(lonely)} photographs: {', '.join(lonely[:5])}. Restore or remove them."
+        f"{base} lacks the label map (.png) of {len(unmatched)} photographs: {few(unmatched, 5)}. Restore or remove "
+        "them."
       )
     splits = {split: [path for path in photos if _cmp_split(path) == split] for split in ARCHIVE_COUNTS}
   splits = {split: paths for split, paths in splits.items() if paths}
@@ -109,8 +122,8 @@ def _cmp_split(path: Path) -> str:
 
 
 def read_archive_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
-  """(labels, photograph), each uint8 (H, W, 3), of a side-by-side file."""
-  both = images.read_rgb(path)
+  """(labels, photograph) of a side-by-side file, each uint8 (H, W, 3)."""
+  both = examples.read_rgb(path)
   if both.shape[1] % 2:
     raise UsageError(
       f"{path} is {both.shape[1]} pixels wide; a photograph and its labels side by side have an even width."
@@ -121,11 +134,12 @@ def read_archive_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def read_cmp_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
   """(labels in the archive's colours, photograph), each uint8 (H, W, 3). Index 0, which occurs once, is background."""
-  photo, labels = images.read_rgb(path), images.read_image(path.with_suffix(".png"))
-  if labels.ndim != 2 or labels.shape != photo.shape[:2] or labels.max() > len(LABEL_COLORS):
+  photo, labels = examples.read_rgb(path), files.read(path.with_suffix(".png"), colors=False)
+  if labels.shape != (*photo.shape[:2], 1) or labels.max() > len(LABEL_COLORS):
     raise UsageError(
-      f"{path.with_suffix('.png')} should be an indexed label map 0..{len(LABEL_COLORS)} of the size of its photograph, "
+      f"{path.with_suffix('.png')} should be an indexed label map 0..{len(LABEL_COLORS)} of the size of its "
+      "photograph, "
       f"{photo.shape[:2]}; it is {labels.shape} with values up to {labels.max()}."
     )
   palette = np.array(list(LABEL_COLORS.values()), np.uint8)
-  return palette[np.maximum(labels, 1) - 1], photo
+  return palette[np.maximum(labels[..., 0], 1) - 1], photo

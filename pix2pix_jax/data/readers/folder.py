@@ -1,315 +1,533 @@
-"""A user's own pairs, in a folder of either layout:
+"""A user's own pairs, in a folder of one of these layouts, in this order of preference:
 
-* side by side: `train/`, `val/`, `test/` of pictures whose left half is the input and whose right half is the target (or the
-  other way round: `data.side_by_side`);
-* `A/` (inputs) and `B/` (targets), matched by name without its ending: `A/1.png` with `B/1.npy`. Splits are `A/train`, `B/train`
-  and so on, or `train/A`, `train/B`.
+* `A/` (inputs) and `B/` (targets), matched by name: `A/cam1/7.png` with `B/cam1/7.npy`. Splits are `A/train`, `B/train`
+  and so on, or there are none.
+* `trainA/` and `trainB/`, `valA/` and so on.
+* `train/`, `val/`, `test/`, each with `A/` and `B/`, or with side-by-side files: the left half is the input and the
+  right half the target, or the other way round (`data.side_by_side`).
+* side-by-side files directly in the folder.
 
-Without split folders the pairs are cut at random, seeded, into 90 % `train` and 10 % `val`.
+Names of splits and sides are understood in any case; `valid` and `validation` mean `val`. The folders of a split are
+read recursively, through links, and the path below them without its suffix is a pair's id and what inputs and targets
+are matched by: after Unicode normalisation, and where that leaves files over, without regard to case and to a final
+`_A` or `_B`.
 
-Files are png, jpg, jpeg, tif, tiff or npy of 1 to 4 channels (npy: (height, width) or (height, width, channels)). uint8 and
-uint16 are pictures, 0 to their largest value; 16 bits stay 16 bits; a palette becomes RGB, one bit 0 and 255. Floating-point
-numbers (npy, tiff) are metres of depth, as `data.depth_range` maps them; 0, negative, infinite and NaN are holes, and a target
-of depth has a mask of the others. All inputs must agree in channels and type, and all targets.
+Without split folders each pair belongs to `val` with a probability of 10 %, else to `train`, as its id and the seed
+alone decide: adding or removing pairs does not move others.
+
+Every format that `data/files.py` reads is accepted, with any number of channels. `data.input_kind` and
+`data.target_kind` say what the numbers mean (`pix2pix_jax/signals.py`). All inputs must agree in channels and number
+type, and so must all targets.
 """
 
+from collections.abc import Iterator
 import dataclasses
+import hashlib
 from pathlib import Path
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
+import unicodedata
 
 import numpy as np
-from PIL import Image
-import tensorflow as tf
 import tensorflow_datasets as tfds
-import tifffile
 
-from pix2pix_jax.data import images
+from pix2pix_jax import signals
+from pix2pix_jax.data import files
 from pix2pix_jax.data.readers import examples
-from pix2pix_jax.errors import UsageError
+from pix2pix_jax.errors import UsageError, few
+from pix2pix_jax.signals import Signal
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 SPLITS = ("train", "val", "test")
 ORDERS = ("input_target", "target_input")
-TIFF = tifffile.PHOTOMETRIC
 WANTED = (
-  "pairs as files side by side (input left, target right) in train/, val/ and test/, or as A/NAME (input) and B/NAME "
-  f"(target) in A/train, B/train and so on, or either without split folders; files are {', '.join(SUFFIXES)}"
+  "pairs as A/NAME (input) and B/NAME (target) in A/train, B/train and so on, or as files side by side (input left, "
+  f"target right) in train/, val/ and test/, or either without split folders; files are {', '.join(files.SUFFIXES)}"
 )
+VAL_SHARE = 0.1
+MAX_PROBLEMS = 100  # preparation stops after so many files that cannot be used
+
+_SPLIT_NAMES = {
+  "train": "train",
+  "training": "train",
+  "val": "val",
+  "valid": "val",
+  "validation": "val",
+  "test": "test",
+  "testing": "test",
+}
+# Folders of single images; two of them in a split folder are no side-by-side files.
+_OTHER_SIDES = re.compile(r"(input|target|source|image|label|mask|photo|depth|gt|rgb)s?", re.IGNORECASE)
+_SPLIT_AND_SIDE = re.compile(rf"({'|'.join(_SPLIT_NAMES)})[ _-]?([ab])", re.IGNORECASE)
 
 
-class Form(NamedTuple):
-  """What all files of one side have in common."""
+class Side(NamedTuple):
+  """What all files of one side have in common.
 
-  channels: int
-  dtype: str
-  first: Path  # the file this was read from
+  Attributes:
+    kind: of the signal, resolved.
+    asked: the kind that the config asks for, which may be `auto`.
+    scale: divisor that turns integer depth into metres.
+    channels: number of channels.
+    dtype: number type as stored.
+    first: the file that this was read from.
+  """
 
-  def __str__(self) -> str:
-    return f"{self.dtype} of {self.channels} channel{'s' * (self.channels > 1)}"
+  kind: str = "image"
+  asked: str = "auto"
+  scale: float = 0.0
+  channels: int = 3
+  dtype: str = "uint8"
+  first: Path = Path()
+
+  @property
+  def signal(self) -> Signal:
+    return signals.make(self.kind, channels=self.channels, dtype=self.dtype, scale=self.scale)
 
   @property
   def feature(self) -> tfds.features.FeatureConnector:
-    return (
-      examples.metres(self.channels)
-      if self.dtype == "float32"
-      else examples.picture(self.channels, np.dtype(self.dtype))
-    )
+    if self.kind == "depth":
+      return examples.metres(self.channels)
+    return examples.picture(self.channels, np.dtype(self.dtype))
 
 
 @dataclasses.dataclass(eq=False)
 class FolderConfig(tfds.core.BuilderConfig):
-  """Made by `make_config`, which reads the form of both sides from the first pair."""
+  """Made by `make_config`, which reads the kind and form of both sides from the first pair."""
 
   source_dir: str = ""
   side_by_side: str = "input_target"
   seed: int = 0
-  input: Form = Form(3, "uint8", Path())
-  target: Form = Form(3, "uint8", Path())
+  input: Side = Side()
+  target: Side = Side()
 
 
-def make_config(name: str, source_dir: str, side_by_side: str = "input_target", seed: int = 0) -> FolderConfig:
+def make_config(
+  name: str,
+  source_dir: str,
+  *,
+  side_by_side: str = "input_target",
+  seed: int = 0,
+  input_kind: str = "auto",
+  target_kind: str = "auto",
+  input_scale: float = 0.0,
+  target_scale: float = 0.0,
+) -> FolderConfig:
   """The config of the builder.
 
   Args:
     name: of the builder's config.
     source_dir: the folder of pairs.
-    side_by_side: input_target or target_input: what is left and what is right.
-    seed: decides the split, where there are no split folders.
+    side_by_side: `input_target` or `target_input`: what is on the left and what on the right.
+    seed: decides the split where there are no split folders.
+    input_kind, target_kind: `image`, `depth`, or `auto` for images of unsigned integers.
+    input_scale, target_scale: divisors that turn integer depth into metres; 0 if depth is float.
+
+  Raises:
+    UsageError: no pairs, or a first pair that cannot be used.
   """
   splits, _ = find_splits(examples.source_folder(source_dir, "folder", WANTED), seed)
-  pair = next(iter(splits.values()))[0]
-  forms = [
-    Form(array.shape[-1], str(array.dtype), path) for array, path in zip(read_pair(pair, side_by_side), pair.files)
-  ]
-  return FolderConfig(
-    name=name, source_dir=source_dir, side_by_side=side_by_side, seed=seed, input=forms[0], target=forms[1]
-  )
+  pair, arrays = _first_readable([pair for members in splits.values() for pair in members], side_by_side)
+  asked = {"input": (input_kind, input_scale), "target": (target_kind, target_scale)}
+  sides = {}
+  for side, array, path in zip(asked, arrays, pair.files):
+    kind = signals.choose_kind(asked[side][0], array.dtype, f"data.{side}_kind", str(path))
+    unchecked = Side(kind, *asked[side], first=path)
+    stored = _stored(array, unchecked, side, path)
+    if len(stored.shape) == 3 and stored.shape[-1] > 16 >= stored.shape[0]:
+      raise UsageError(
+        f"{path} has the shape {stored.shape}: {stored.shape[-1]} channels. If the channels are its first axis, save "
+        "it as (height, width, channels)."
+      )
+    sides[side] = unchecked._replace(channels=stored.shape[-1], dtype=str(stored.dtype))
+  return FolderConfig(name=name, source_dir=source_dir, side_by_side=side_by_side, seed=seed, **sides)
+
+
+def _first_readable(pairs: list["Pair"], side_by_side: str) -> tuple["Pair", tuple[np.ndarray, np.ndarray]]:
+  """A damaged pair among the first is no reason to name it alone: preparation lists all."""
+  errors = []
+  for pair in pairs[:MAX_PROBLEMS]:
+    try:
+      return pair, read_pair(pair, side_by_side)
+    except UsageError as error:
+      errors.append(error)
+  raise errors[0]
+
+
+def _stored(array: np.ndarray, side: Side, name: str, path: Path) -> np.ndarray:
+  """A file's array as data sets keep it; `name` is input or target."""
+  signals.choose_kind(side.asked, array.dtype, f"data.{name}_kind", str(path))
+  signal = signals.make(side.kind, channels=array.shape[-1], dtype=array.dtype, scale=side.scale)
+  return signal.store(signal.accept(array, str(path)))
 
 
 class Folder(tfds.core.GeneratorBasedBuilder):
-  """A user's pairs as `{input, target, id}`, with `mask` where the target is depth."""
+  """A user's pairs as `{input, target, id}`, with `mask` where the target has holes."""
 
   VERSION = tfds.core.Version("1.0.0")
 
   def _info(self) -> tfds.core.DatasetInfo:
     config = self.builder_config
     features = {"input": config.input.feature, "target": config.target.feature, "id": tfds.features.Text()}
-    if config.target.dtype == "float32":
+    if config.target.signal.has_holes:
       features["mask"] = examples.validity()
     return tfds.core.DatasetInfo(
       builder=self, description=__doc__, disable_shuffling=True, features=tfds.features.FeaturesDict(features)
     )
 
-  def _split_generators(self, dl_manager):
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager
     config = self.builder_config
-    splits, report = find_splits(examples.source_folder(config.source_dir, "folder", WANTED), config.seed)
-    counts = ", ".join(f"{split} {len(members)}" for split, members in splits.items())
-    print("\n".join([*report, f"Pairs: {counts}."]), flush=True)
-    return {split: self._generate_examples(members) for split, members in splits.items()}
+    splits, _ = find_splits(examples.source_folder(config.source_dir, "folder", WANTED), config.seed)
+    problems = Problems(config)
+    last = list(splits)[-1]
+    return {
+      split: self._generate_examples(members, problems, is_last=split == last) for split, members in splits.items()
+    }
 
-  def _generate_examples(self, members):
+  def _generate_examples(self, members: list["Pair"], problems: "Problems", is_last: bool) -> Iterator:
     config = self.builder_config
+    usable = 0
     for key, pair in examples.in_order(members):
-      example = {"id": pair.id}
-      arrays = read_pair(pair, config.side_by_side)
-      for side, array, path, form in zip(("input", "target"), arrays, pair.files, (config.input, config.target)):
-        of_file = Form(array.shape[-1], str(array.dtype), path)
-        if of_file[:2] != form[:2]:
-          raise UsageError(
-            f"{path} is {of_file}, but {form.first} is {form}. All {side}s must agree: convert or remove "
-            "one of the two."
-          )
-        example[side] = array if form.dtype == "float32" else examples.png(array)
-      if config.target.dtype == "float32":
-        example["mask"] = (arrays[1] > 0).all(-1, keepdims=True)
-      yield key, example
+      try:
+        arrays = read_pair(pair, config.side_by_side)
+      except UsageError as error:
+        problems.add_unusable(error)
+        continue
+      example: dict[str, Any] = {"id": pair.id}
+      for name, array, path in zip(("input", "target"), arrays, pair.files):
+        side: Side = getattr(config, name)
+        try:
+          stored = _stored(array, side, name, path)
+        except UsageError as error:
+          problems.add_unusable(error)
+          continue
+        if (stored.shape[-1], str(stored.dtype)) != (side.channels, side.dtype):
+          problems.add_different(name, path, stored)
+          continue
+        example[name] = stored if side.signal.has_holes else examples.png(stored)
+      if len(example) == 3:
+        if config.target.signal.has_holes:
+          example["mask"] = (example["target"] > 0).all(-1, keepdims=True)
+        usable += 1
+        yield key, example
+    if is_last or not usable:
+      problems.raise_all()
+
+
+class Problems:
+  """The files of a folder that cannot be used, collected so that one message lists them all."""
+
+  def __init__(self, config: FolderConfig):
+    self._config = config
+    self._unusable: list[str] = []
+    self._different: dict[str, list[str]] = {"input": [], "target": []}
+
+  def add_unusable(self, error: UsageError) -> None:
+    self._unusable.append(str(error))
+    self._stop_at_many()
+
+  def add_different(self, name: str, path: Path, array: np.ndarray) -> None:
+    """A file of the side `name` whose form is not that of the first."""
+    self._different[name].append(f"{path} is {_form(array.shape[-1], array.dtype)}")
+    self._stop_at_many()
+
+  def _stop_at_many(self) -> None:
+    if len(self._unusable) + sum(map(len, self._different.values())) >= MAX_PROBLEMS:
+      self.raise_all()
+
+  def raise_all(self) -> None:
+    """Raises one UsageError about all problems, if there are any."""
+    parts = []
+    for name, found in self._different.items():
+      side: Side = getattr(self._config, name)
+      if found:
+        parts.append(
+          f"{few(found, 10)}, but {side.first} is {_form(side.channels, side.dtype)}. All {name}s must agree: convert "
+          f"or remove {'it' if len(found) == 1 else f'these {len(found)} files'}."
+        )
+    if len(self._unusable) > 1:
+      parts.append(f"{len(self._unusable)} files cannot be used.")
+    parts += self._unusable[:10]
+    if len(self._unusable) > 10:
+      parts.append(f"And {len(self._unusable) - 10} more.")
+    if parts:
+      raise UsageError("\n".join(parts))
+
+
+def _form(channels: int, dtype: Any) -> str:
+  return f"{dtype} of {channels} channel{'s' * (channels != 1)}"
 
 
 class Pair(NamedTuple):
-  """The files of a pair; `target` is None where `input` holds both, side by side."""
+  """The files of a pair; `target` is None where `input` holds both, side by side.
 
+  Attributes:
+    id: the path below the folder of the split, with slashes and without the suffix.
+  """
+
+  id: str
   input: Path
-  target: Path | None
+  target: Path | None = None
 
   @property
   def files(self) -> tuple[Path, Path]:
     return self.input, self.target or self.input
 
-  @property
-  def id(self) -> str:
-    return self.input.stem
+
+# --- Finding pairs
 
 
-def raw_folders(source: Path) -> list[Path]:
-  """The folders that the reader reads: a workdir or notes beside them are no reason to prepare anew."""
-  return [folder for folder in (source / name for name in ("A", "B", *SPLITS)) if folder.is_dir()] or [source]
+class Layout(NamedTuple):
+  """Folders of the pairs by split, "" where there are no splits: (inputs, targets), or (side-by-side files, None)."""
+
+  folders: dict[str, tuple[Path, Path | None]]
+  recursive: bool = True
 
 
 def find_splits(source: Path, seed: int = 0) -> tuple[dict[str, list[Pair]], list[str]]:
-  """(the pairs of each split that is there, lines about files without a partner)."""
-  report = []
-  if (source / "A").is_dir() and (source / "B").is_dir():
-    splits = {split: _match(source / "A" / split, source / "B" / split, report) for split in SPLITS}
-    rest = lambda: _match(source / "A", source / "B", report)
-  else:
-    splits = {}
-    for split in SPLITS:
-      folder = source / split
-      splits[split] = (
-        _match(folder / "A", folder / "B", report)
-        if (folder / "A").is_dir() and (folder / "B").is_dir()
-        else [Pair(path, None) for path in _files(folder).values()]
-      )
-    rest = lambda: [Pair(path, None) for path in _files(source).values()]
-  if not any(splits.values()):
-    splits = _cut(rest(), seed)
-  splits = {split: members for split, members in splits.items() if members}
+  """(the pairs of each split that is there, lines about files and folders that were left out).
+
+  Raises:
+    UsageError: no pairs, names that occur twice, or an ambiguous layout.
+  """
+  layout = _layout(source)
+  notes: list[str] = []
+  splits: dict[str, list[Pair]] = {}
+  for split, (inputs, targets) in layout.folders.items():
+    found = _files(inputs, layout.recursive, notes)
+    if targets is None:
+      splits[split] = [Pair(name, path) for name, path in found.items()]
+    else:
+      splits[split] = _match(inputs, found, targets, _files(targets, True, notes), notes)
+  if "" in splits:
+    splits = _cut(splits[""], seed)
+  splits = {split: splits[split] for split in SPLITS if splits.get(split)}
   if not splits:
-    raise UsageError(
-      " ".join([f"data.source_dir {str(source)!r} holds no pairs.", *report, f"It should hold {WANTED}."])
+    others = [path.name for path in _subfolders(source) if path not in _read_folders(layout)]
+    hint = (
+      f" Its folders {few(others, 10)} lack a partner, or are named neither like splits nor A and B." if others else ""
     )
-  return splits, report
+    raise UsageError(
+      " ".join([f"data.source_dir {str(source)!r} holds no pairs.{hint}", *notes, f"It should hold {WANTED}."])
+    )
+  return splits, notes + _unread(source, layout)
 
 
-def _files(folder: Path) -> dict[str, Path]:
-  """The pictures right in a folder by stem, in numeric order; none where the folder is not there."""
-  found = {}
-  for path in images.numeric_order(folder.glob("*")):
-    if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
-      if path.stem in found:
-        raise UsageError(
-          f"{folder} holds both {found[path.stem].name} and {path.name}; names must differ before their ending. "
-          "Remove or rename one."
-        )
-      found[path.stem] = path
+def report(source: Path, seed: int = 0) -> list[str]:
+  """Lines for the user: what was left out, and the number of pairs in each split."""
+  splits, notes = find_splits(source, seed)
+  return [*notes, f"Pairs: {', '.join(f'{split} {len(members)}' for split, members in splits.items())}."]
+
+
+def raw_folders(source: Path) -> list[Path]:
+  """The folders that the reader reads: a workdir or notes beside them are no reason to prepare the data again."""
+  return _read_folders(_layout(source))
+
+
+def _read_folders(layout: Layout) -> list[Path]:
+  return [folder for pair in layout.folders.values() for folder in pair if folder is not None]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+  try:
+    return files.natural_order(path for path in folder.iterdir() if path.is_dir() and not files.is_junk(path.name))
+  except OSError as error:
+    raise UsageError(f"{folder} cannot be read ({error.strerror or error}). Check the path.") from error
+
+
+def _named(folder: Path, meaning: dict[str, str]) -> dict[str, Path]:
+  """The subfolders whose lower-case names have a meaning, by that meaning.
+
+  Raises:
+    UsageError: two of them mean the same.
+  """
+  found: dict[str, Path] = {}
+  for path in _subfolders(folder):
+    if (key := meaning.get(path.name.lower())) is None:
+      continue
+    if key in found:
+      raise UsageError(f"{folder} holds both {found[key].name} and {path.name}, which mean the same. Remove one.")
+    found[key] = path
   return found
 
 
-def _match(inputs: Path, targets: Path, report: list[str]) -> list[Pair]:
-  one, other = _files(inputs), _files(targets)
-  for here, there, mine, theirs in ((one, other, inputs, targets), (other, one, targets, inputs)):
-    lonely = [path.name for stem, path in here.items() if stem not in there]
-    if lonely:
-      report.append(
-        f"{len(lonely)} of {len(here)} files in {mine} have no partner of the same name in {theirs}: "
-        f"{examples.some(lonely, 10)}."
+def _sides(folder: Path) -> tuple[Path, Path] | None:
+  """The folders A and B, if both are there."""
+  found = _named(folder, {"a": "A", "b": "B"})
+  return (found["A"], found["B"]) if len(found) == 2 else None
+
+
+def _within(split: Path) -> tuple[Path, Path | None]:
+  """The folders of a split: A and B in it, or itself for side-by-side files.
+
+  Raises:
+    UsageError: it holds folders that look like sides under other names.
+  """
+  if sides := _sides(split):
+    return sides
+  names = [path.name for path in _subfolders(split)]
+  if {name.lower() for name in names} & {"a", "b"} or sum(bool(_OTHER_SIDES.fullmatch(name)) for name in names) > 1:
+    raise UsageError(
+      f"{split} holds the folders {few(names, 10)}. For inputs and targets in folders of their own, name them A "
+      "(inputs) and B (targets); side-by-side files lie in folders of other names."
+    )
+  return split, None
+
+
+def _layout(source: Path) -> Layout:
+  if sides := _sides(source):
+    inputs, targets = (_named(side, _SPLIT_NAMES) for side in sides)
+    both: dict[str, tuple[Path, Path | None]] = {
+      split: (inputs[split], targets[split]) for split in SPLITS if split in inputs and split in targets
+    }
+    return Layout(both or {"": sides})
+  joined: dict[tuple[str, str], Path] = {}
+  for path in _subfolders(source):
+    if parts := _SPLIT_AND_SIDE.fullmatch(path.name):
+      key = (_SPLIT_NAMES[parts[1].lower()], parts[2].upper())
+      if key in joined:
+        raise UsageError(f"{source} holds both {joined[key].name} and {path.name}, which mean the same. Remove one.")
+      joined[key] = path
+  if any((split, "A") in joined and (split, "B") in joined for split in SPLITS):
+    return Layout(
+      {
+        split: (joined[split, "A"], joined[split, "B"])
+        for split in SPLITS
+        if {(split, "A"), (split, "B")} <= set(joined)
+      }
+    )
+  splits = _named(source, _SPLIT_NAMES)
+  if splits:
+    return Layout({split: _within(splits[split]) for split in SPLITS if split in splits})
+  return Layout({"": (source, None)}, recursive=False)
+
+
+def _unread(source: Path, layout: Layout) -> list[str]:
+  """A line about images beside the layout's folders, which someone may believe to be used."""
+  read = _read_folders(layout)
+  if source in read:  # side-by-side files directly in the source
+    ignored = [path for path in _subfolders(source) if files.find(path)[0]]
+  else:
+    above = dict.fromkeys(folder.parent for folder in read if folder != source)
+    beside = [path for parent in above for path in [*_subfolders(parent), *_direct(parent)]]
+    kept = {*read, *above}
+    ignored = [path for path in beside if path not in kept and _means_something(path)]
+  names = [f"{path.relative_to(source).as_posix()}{'/' * path.is_dir()}" for path in ignored]
+  return [f"Not used, because of the folders that are: {few(names, 10)}."] if names else []
+
+
+def _direct(folder: Path) -> list[Path]:
+  return [path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in files.SUFFIXES]
+
+
+def _means_something(path: Path) -> bool:
+  """Whether a file or folder beside the folders that are read looks like data: an image, or a split or side."""
+  if path.is_file():
+    return not files.is_junk(path.name)
+  name = path.name.lower()
+  return name in _SPLIT_NAMES or name in ("a", "b") or bool(_SPLIT_AND_SIDE.fullmatch(name))
+
+
+def _files(folder: Path, recursive: bool, notes: list[str]) -> dict[str, Path]:
+  """The images of a folder by id, in natural order.
+
+  Raises:
+    UsageError: files that differ in their suffix alone.
+  """
+  found, left_out = files.find(folder)
+  if not recursive:
+    found, left_out = ([path for path in paths if path.parent == folder] for paths in (found, left_out))
+  if left_out:
+    names = [path.relative_to(folder).as_posix() for path in left_out]
+    notes.append(f"Left out of {folder}, not being images of a known format: {few(names, 10)}.")
+  by_id: dict[str, Path] = {}
+  twice = []
+  for path in found:
+    name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+    name = name.encode("utf-8", "backslashreplace").decode()  # names that are no Unicode
+    if name in by_id:
+      twice.append(f"{by_id[name].relative_to(folder).as_posix()} and {path.relative_to(folder).as_posix()}")
+    else:
+      by_id[name] = path
+  if twice:
+    raise UsageError(
+      f"{folder} holds both {few(twice, 10)}; names must differ before their suffix. Remove or rename one of the two."
+    )
+  return by_id
+
+
+def _match(
+  inputs: Path, of_inputs: dict[str, Path], targets: Path, of_targets: dict[str, Path], notes: list[str]
+) -> list[Pair]:
+  """Pairs in the order of the inputs; files without a partner are noted."""
+  partner = {name: name for name in of_inputs if name in of_targets}
+  rest = [name for name in of_inputs if name not in partner], [name for name in of_targets if name not in partner]
+  loose = [_by_loose_name(names, side) for names, side in zip(rest, "ab")]
+  partner |= {name: loose[1][key] for key, name in loose[0].items() if key in loose[1]}
+  taken = set(partner.values())
+  for names, all_names, mine, theirs in (
+    ([name for name in of_inputs if name not in partner], of_inputs, inputs, targets),
+    ([name for name in of_targets if name not in taken], of_targets, targets, inputs),
+  ):
+    if names:
+      unmatched = [all_names[name].relative_to(mine).as_posix() for name in names]
+      notes.append(
+        f"{len(names)} of {len(all_names)} files in {mine} have no partner of the same name in {theirs}: "
+        f"{few(unmatched, 10)}."
       )
-  return [Pair(path, other[stem]) for stem, path in one.items() if stem in other]
+  return [Pair(name, path, of_targets[partner[name]]) for name, path in of_inputs.items() if name in partner]
+
+
+def _by_loose_name(names: list[str], side: str) -> dict[str, str]:
+  """Names by what is left of them without case and without a final _A or _B; only where that is unique."""
+  found: dict[str, list[str]] = {}
+  for name in names:
+    found.setdefault(re.sub(rf"[ _-]{side}$", "", name.casefold()), []).append(name)
+  return {key: members[0] for key, members in found.items() if len(members) == 1}
 
 
 def _cut(members: list[Pair], seed: int) -> dict[str, list[Pair]]:
-  """A random tenth, at least one of two, is val."""
-  count = max(1, round(len(members) / 10)) if len(members) > 1 else 0
-  drawn = set(np.random.default_rng(seed).permutation(len(members))[:count].tolist())
+  """Into train and val by a hash of seed and id. Of two pairs or more, each split gets at least one."""
+
+  def place(pair: Pair) -> float:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{pair.id}".encode()).digest()[:8], "big") / 2**64
+
+  ordered = sorted(members, key=place)
+  count = sum(place(pair) < VAL_SHARE for pair in members)
+  count = min(max(count, 1), len(members) - 1)
+  val = set(ordered[: max(count, 0)])
   return {
-    "train": [pair for i, pair in enumerate(members) if i not in drawn],
-    "val": [members[i] for i in sorted(drawn)],
+    "train": [pair for pair in members if pair not in val],
+    "val": [pair for pair in members if pair in val],
   }
 
 
+# --- Reading pairs
+
+
 def read_pair(pair: Pair, side_by_side: str = "input_target") -> tuple[np.ndarray, np.ndarray]:
-  """(input, target), each (H, W, C) uint8, uint16, or float32 with holes 0."""
+  """(input, target), each (H, W, C) with the numbers of its file.
+
+  Raises:
+    UsageError: a file that cannot be read, an odd width, or sizes that do not show the same view.
+  """
   if side_by_side not in ORDERS:
     raise UsageError(f"data.side_by_side is {side_by_side!r}; it is {' or '.join(ORDERS)}.")
-  first = read_file(pair.input)
+  first = files.read(pair.input)
   if pair.target is not None:
-    second = read_file(pair.target)
+    second = files.read(pair.target)
     (height, width), (other_height, other_width) = first.shape[:2], second.shape[:2]
-    if abs(height * other_width - other_height * width) > max(
-      height, other_height, width, other_width
-    ):  # beyond rounding
+    largest = max(height, other_height, width, other_width)
+    if abs(height * other_width - other_height * width) > largest:  # more than rounding
       raise UsageError(
-        f"{pair.input} is {width}×{height} but {pair.target} is {other_width}×{other_height} (width × height): "
-        "pairs must show the same view, in the same proportions. Crop one of them."
+        f"{pair.input} is {width}×{height} but {pair.target} is {other_width}×{other_height} (width × height). The "
+        "files of a pair must show the same view, in the same proportions: crop one of them."
       )
     return first, second
   if first.shape[1] % 2:
     raise UsageError(
-      f"{pair.input} is {first.shape[1]} pixels wide; an input and a target side by side have an even width."
+      f"{pair.input} is {first.shape[1]} pixels wide; an input and a target side by side have an even width. "
+      "Crop it, or put inputs and targets into folders A and B."
     )
   left, right = np.split(first, 2, axis=1)
   return (left, right) if side_by_side == "input_target" else (right, left)
-
-
-def read_file(path: Path) -> np.ndarray:
-  """(H, W, C) uint8, uint16, or float32 with holes 0."""
-  readers = {".npy": _read_npy, ".tif": _read_tiff, ".tiff": _read_tiff}
-  array = readers.get(path.suffix.lower(), _read_png_or_jpeg)(path)
-  array = array[..., None] if array.ndim == 2 else array
-  if array.ndim != 3 or not 1 <= array.shape[-1] <= 4 or not array.size:
-    raise UsageError(
-      f"{path} has the shape {array.shape}; it should be (height, width) or (height, width, 1 to 4 channels)."
-    )
-  if array.dtype.kind == "f":
-    array = array.astype(np.float32)
-    array = np.where(np.isfinite(array) & (array > 0), array, np.float32(0))
-  elif array.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
-    raise UsageError(
-      f"{path} holds {array.dtype}; convert it to uint8 or uint16 (pictures) or float32 (metres of depth)."
-    )
-  return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-
-
-def _read_npy(path: Path) -> np.ndarray:
-  try:
-    return np.load(path, allow_pickle=False)
-  except (OSError, ValueError, EOFError) as error:
-    raise UsageError(
-      f"{path} cannot be read as a numpy array ({error}). It may be damaged: replace it, or remove it."
-    ) from error
-
-
-def _read_png_or_jpeg(path: Path) -> np.ndarray:
-  try:
-    with path.open("rb") as file:
-      head = file.read(25)
-  except OSError as error:
-    raise UsageError(f"{path} cannot be read ({error}).") from error
-  if head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:25] == b"\x10":  # bits a channel
-    images.read_image(path)  # Pillow names damage, but makes 8 bits of three channels of 16
-    return tf.io.decode_png(path.read_bytes(), dtype=tf.uint16).numpy()
-  return images.read_image(path, _plain)
-
-
-def _plain(image: Image.Image) -> Image.Image:
-  """Without palette, single bits or inks."""
-  if image.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV"):
-    return image.convert("RGB")
-  return image.convert("L") if image.mode == "1" else image
-
-
-def _read_tiff(path: Path) -> np.ndarray:
-  """tifffile reads every kind of number; Pillow the colour models and compressions that tifffile alone does not."""
-  try:
-    with tifffile.TiffFile(path) as file:
-      pages = [page for page in file.pages if not page.is_reduced]
-      if not pages:
-        raise ValueError("it holds no picture")
-      if len(pages) > 1:
-        raise UsageError(f"{path} holds {len(pages)} pictures; save each as a file of its own.")
-      page = pages[0]
-      if page.bitspersample < 8 or page.bitspersample == 8 and page.photometric not in (TIFF.MINISBLACK, TIFF.RGB):
-        return images.read_image(path, _plain)
-      try:
-        array = page.asarray()
-      except (KeyError, ValueError, ImportError) as error:
-        if "imagecodecs" not in str(error):
-          raise
-        if page.bitspersample > 8 and page.samplesperpixel > 1:
-          raise UsageError(
-            f"{path} is compressed in a way that needs the package imagecodecs: install that, or save the file "
-            "uncompressed."
-          ) from error
-        return images.read_image(path, _plain)
-      if page.axes.startswith("S"):  # one plane for each channel
-        array = np.moveaxis(array, 0, -1)
-      if page.photometric == TIFF.MINISWHITE and array.dtype.kind == "u":
-        array = np.iinfo(array.dtype).max - array
-      return array
-  except UsageError:
-    raise
-  except Exception as error:  # a damaged file may raise whatever the parser trips over
-    raise UsageError(
-      f"{path} cannot be read as a TIFF ({type(error).__name__}: {error}). It may be damaged: replace it, or remove it."
-    ) from error

@@ -1,39 +1,46 @@
 """KITTI's depth set: photograph → sparse LiDAR depth (Uhrig et al., "Sparsity Invariant CNNs", 3DV 2017), in either of
 two raw layouts:
 
-* `annotated`: `data_depth_annotated/{train,val}/DRIVE/proj_depth/groundtruth/image_0[23]/FRAME.png`, with the photographs
-  of KITTI's raw data, `DATE/DRIVE/image_0[23]/data/FRAME.png` (or .jpg). Some 1242×375, cropped here.
+* `annotated`: `data_depth_annotated/{train,val}/DRIVE/proj_depth/groundtruth/image_0[23]/FRAME.png`, with the
+  photographs of KITTI's raw data, `DATE/DRIVE/image_0[23]/data/FRAME.png` (or .jpg). About 1242×375, cropped here.
 * `selection`: `val_selection_cropped/{image,groundtruth_depth}`, 1000 pairs of 1216×352, cropped already. The first
   `image` in a photograph's name is `groundtruth_depth` in the name of its depth.
 
-Depth is 16 bits, 1/256 metre, 0 where nothing was measured; it is read exactly and never resampled. Photograph and depth are
-cropped to the bottom 352 rows and the middle 1216 columns, as the selection is: no LiDAR beam reaches above.
+Depth has 16 bits in units of 1/256 metre, 0 where nothing was measured; it is read exactly and never resampled.
+Photograph and depth are cropped to the bottom 352 rows and the middle 1216 columns, as the selection is: no LiDAR beam
+reaches above.
 
-Splits. The depth set's own train and val folders are `train` and `val` (its test set has no public depth). Otherwise, with
-three drives or more, whole drives: the last tenth by date `test`, the tenth before it `val`. With fewer, blocks of time within
-each drive: the first 70 % of its frames `train`, the next 15 % `val`, the rest `test`. Both cameras of a frame are
-in one split. The frames where two blocks of time meet are a tenth of a second apart: good for a trial, not for a claim.
+Splits. If the depth set's own train and val folders are there, they are `train` and `val` (its test set has no public
+depth). Else, of three drives or more, the last tenth by date is `test` and the tenth before it `val`. Fewer drives are
+cut by time: the first 70 % of each drive's frames are `train`, the next 15 % `val`, the rest `test`. Both cameras of a
+frame are in one split. Where two such blocks meet, frames are a tenth of a second apart: good for a trial, not for a
+published result.
 """
 
+from collections.abc import Iterator
 import dataclasses
 from pathlib import Path
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from pix2pix_jax.data import images
+from pix2pix_jax import depth as depth_lib
+from pix2pix_jax.data import files
 from pix2pix_jax.data.readers import examples
 from pix2pix_jax.errors import UsageError
 
+KINDS = ("image", "depth")
 HEIGHT, WIDTH = 352, 1216
 LAYOUTS = ("auto", "selection", "annotated")
 WANTED = (
   "either data_depth_annotated/{train,val}/DRIVE/proj_depth/groundtruth/image_0[23]/FRAME.png with the photographs "
-  "DATE/DRIVE/image_0[23]/data/FRAME.png in it, in raw/, in kitti_raw/ or beside it; or val_selection_cropped/image and "
+  "DATE/DRIVE/image_0[23]/data/FRAME.png in it, in raw/, in kitti_raw/ or beside it; or val_selection_cropped/image "
+  "and "
   "val_selection_cropped/groundtruth_depth. Get data_depth_annotated.zip or data_depth_selection.zip from "
-  "https://www.cvlibs.net/datasets/kitti/eval_depth.php?benchmark=depth_prediction and the photographs with its raw data "
+  "https://www.cvlibs.net/datasets/kitti/eval_depth.php?benchmark=depth_prediction and the photographs with its raw "
+  "data "
   "download script (registration; for non-commercial use). Without any download, --config=configs/kitti.py:procedural "
   "trains on built-in scenes"
 )
@@ -50,7 +57,7 @@ class KittiDepthConfig(tfds.core.BuilderConfig):
 class KittiDepth(tfds.core.GeneratorBasedBuilder):
   """KITTI as `{input: uint8 (352, 1216, 3), target: float32 metres (352, 1216, 1), mask, id}`.
 
-  The mask is where depth was measured.
+  The mask is True where depth was measured.
   """
 
   VERSION = tfds.core.Version("1.0.0")
@@ -70,20 +77,20 @@ class KittiDepth(tfds.core.GeneratorBasedBuilder):
       ),
     )
 
-  def _split_generators(self, dl_manager):
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager
     config = self.builder_config
-    splits = find_splits(examples.source_folder(config.source_dir, "KITTI", WANTED), config.layout)
+    splits, _ = find_splits(examples.source_folder(config.source_dir, "KITTI", WANTED), config.layout)
     return {split: self._generate_examples(frames) for split, frames in splits.items()}
 
-  def _generate_examples(self, frames):
+  def _generate_examples(self, frames: list["Frame"]) -> Iterator:
     for key, frame in examples.in_order(frames):
       photo, depth = read_frame(frame)
       yield key, {"input": examples.png(photo), "target": depth, "mask": depth > 0, "id": frame.id}
 
 
 class Frame(NamedTuple):
-  """One picture of one camera (image_02 is left, image_03 right) with its depth. Sorts by time."""
+  """A photograph of one camera (image_02 is left, image_03 right) with its depth. Sorts by time."""
 
   drive: str
   number: str
@@ -96,38 +103,46 @@ class Frame(NamedTuple):
     return f"{self.drive}/{self.camera}/{self.number}"
 
 
-def find_splits(source: Path, layout: str = "auto") -> dict[str, list[Frame]]:
-  """The frames of each split that is there, in order.
+def find_splits(source: Path, layout: str = "auto") -> tuple[dict[str, list[Frame]], list[str]]:
+  """(the frames of each split that is there, in order; lines about what was found and skipped).
 
   Args:
     source: the folder of either layout, or one above it.
-    layout: `auto` takes the selection where `source` itself is one (val_selection_cropped), else the annotated
-      layout where it has photographs, else the selection.
+    layout: `auto` prefers the selection if `source` itself is one (val_selection_cropped), else the annotated layout
+      if it has photographs, else the selection.
+
+  Raises:
+    UsageError: no frames, or an unknown layout.
   """
   if layout not in LAYOUTS:
     raise UsageError(f"data.layout is {layout!r}; the layouts of KITTI are {', '.join(LAYOUTS)}.")
   tried = ["selection", "annotated"] if _is_selection(source) else ["annotated", "selection"]
   notes = []
   for name in tried if layout == "auto" else [layout]:
-    found, lonely = _annotated_frames(source) if name == "annotated" else _selection_frames(source)
-    if lonely:
-      notes.append(f"{len(lonely)} depth maps of the {name} layout have no photograph, for instance {lonely[0]}")
+    found, unmatched = _annotated_frames(source) if name == "annotated" else _selection_frames(source)
+    if unmatched:
+      notes.append(f"{len(unmatched)} depth maps of the {name} layout have no photograph, for instance {unmatched[0]}")
     splits = {split: frames for split, frames in _cut(found).items() if frames}
     if splits:
-      if lonely:
-        print(f"KITTI: skipped: {notes[-1]}.", flush=True)
-      drives = {split: len({frame.drive for frame in frames}) for split, frames in splits.items()}
-      counts = [f"{split} {len(frames)} frames of {drives[split]} drives" for split, frames in splits.items()]
-      print(f"KITTI, {name} layout: {', '.join(counts)}.", flush=True)
-      return splits
+      counts = []
+      for split, frames in splits.items():
+        drives = len({frame.drive for frame in frames})
+        counts.append(f"{split} {len(frames)} frame{'s' * (len(frames) > 1)} from {drives} drive{'s' * (drives > 1)}")
+      skipped = [f"KITTI: skipped: {notes[-1]}."] if unmatched else []
+      return splits, [*skipped, f"KITTI, {name} layout: {', '.join(counts)}."]
   raise UsageError(
     f"data.source_dir {str(source)!r} holds no pairs of KITTI (data.layout {layout!r})"
     f"{': ' + '; '.join(notes) if notes else ''}. Looked for {WANTED}."
   )
 
 
+def report(source: Path, layout: str = "auto") -> list[str]:
+  """Lines for the user: what was found, and what was skipped."""
+  return find_splits(source, layout)[1]
+
+
 def raw_folders(source: Path, layout: str = "auto") -> list[Path]:
-  """The folders that `find_splits` reads pictures from; there may be none."""
+  """The folders that hold the images `find_splits` finds; there may be none."""
   selection = [folder / part for folder in _selections(source) for part in ("image", "groundtruth_depth")]
   drives = [drive for root in _annotated_roots(source) for drive in sorted(root.glob("*/*_drive_*"))]
   annotated = [drive / "proj_depth/groundtruth" for drive in drives]
@@ -151,42 +166,36 @@ def _annotated_roots(source: Path) -> list[Path]:
 
 
 def _photo_folders(source: Path, drive: str, camera: str) -> list[Path]:
-  """Where the photographs of a drive may lie: in `source`, or beside it."""
+  """The folders, in `source` or beside it, that may hold the photographs of a drive."""
   roots = [base / part for base in (source, source.absolute().parent) for part in ("", "raw", "kitti_raw")]
   return [folder for root in roots if (folder := root / drive[:10] / drive / camera / "data").is_dir()]
 
 
-def _pictures(folder: Path, suffixes=(".png",)) -> list[Path]:
-  """Sorted; files that start with a dot are an operating system's own."""
-  return sorted(path for path in folder.glob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
-
-
 def _annotated_frames(source: Path) -> tuple[dict[str, list[Frame]], list[Path]]:
   """({train or val: frames}, depth maps without photograph)."""
-  found, lonely = {"train": [], "val": []}, []
+  found: dict[str, list[Frame]] = {"train": [], "val": []}
+  unmatched = []
   for root in _annotated_roots(source):
     for split, frames in found.items():
       for folder in sorted(root.glob(f"{split}/*_drive_*/proj_depth/groundtruth/image_0[23]")):
         drive, camera = folder.parents[2].name, folder.name
-        photos = {}
-        for photo_folder in reversed(
-          _photo_folders(source, drive, camera)
-        ):  # the nearest folder wins, and .png over .jpg
+        photos: dict[str, Path] = {}
+        for photo_folder in reversed(_photo_folders(source, drive, camera)):  # the nearest wins, and .png over .jpg
           for suffixes in ((".jpg", ".jpeg"), (".png",)):
-            photos |= {photo.stem: photo for photo in _pictures(photo_folder, suffixes)}
-        for depth in _pictures(folder):
+            photos |= {photo.stem: photo for photo in examples.images_in(photo_folder, suffixes)}
+        for depth in examples.images_in(folder, (".png",)):
           if depth.stem in photos:
             frames.append(Frame(drive, depth.stem, camera, photos[depth.stem], depth))
           else:
-            lonely.append(depth)
-  return found, lonely
+            unmatched.append(depth)
+  return found, unmatched
 
 
 def _selection_frames(source: Path) -> tuple[dict[str, list[Frame]], list[Path]]:
   """({"": frames}, depth maps without photograph)."""
-  frames, lonely = [], []
+  frames, unmatched = [], []
   for root in _selections(source):
-    for depth in _pictures(root / "groundtruth_depth"):
+    for depth in examples.images_in(root / "groundtruth_depth", (".png",)):
       parts = re.fullmatch(r"(.+)_groundtruth_depth_(\d+)_(image_0[23])", depth.stem)
       if not parts:
         raise UsageError(
@@ -197,12 +206,12 @@ def _selection_frames(source: Path) -> tuple[dict[str, list[Frame]], list[Path]]
       if photo.exists():
         frames.append(Frame(parts[1], parts[2], parts[3], photo, depth))
       else:
-        lonely.append(depth)
-  return {"": frames}, lonely
+        unmatched.append(depth)
+  return {"": frames}, unmatched
 
 
 def _cut(found: dict[str, list[Frame]]) -> dict[str, list[Frame]]:
-  """KITTI's own train and val where both have frames; else by drive, or by time within each drive."""
+  """KITTI's own train and val if both have frames; else by drive, or by time within each drive."""
   found = {split: sorted(frames) for split, frames in found.items() if frames}
   if set(found) == {"train", "val"}:
     return found
@@ -211,7 +220,7 @@ def _cut(found: dict[str, list[Frame]]) -> dict[str, list[Frame]]:
   if len(drives) >= 3:
     split_of = {drive: split for split, members in examples.held_out(drives).items() for drive in members}
     return {split: [frame for frame in frames if split_of[frame.drive] == split] for split in ("train", "val", "test")}
-  splits = {"train": [], "val": [], "test": []}
+  splits: dict[str, list[Frame]] = {"train": [], "val": [], "test": []}
   for drive in drives:
     of_drive = [frame for frame in frames if frame.drive == drive]
     numbers = sorted({frame.number for frame in of_drive})
@@ -223,7 +232,7 @@ def _cut(found: dict[str, list[Frame]]) -> dict[str, list[Frame]]:
 
 def read_frame(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
   """(photograph uint8 (352, 1216, 3), depth float32 metres (352, 1216, 1))."""
-  photo, depth = images.read_rgb(frame.photo), read_depth(frame.depth)
+  photo, depth = examples.read_rgb(frame.photo), read_depth(frame.depth)
   if photo.shape[:2] != depth.shape[:2]:
     raise UsageError(
       f"{frame.photo} is {_size(photo)} but its depth {frame.depth} is {_size(depth)} (width × height); "
@@ -233,24 +242,24 @@ def read_frame(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_depth(path: Path) -> np.ndarray:
-  """float32 metres (H, W, 1) of a 16-bit depth map; 0 where nothing was measured."""
-  depth = images.read_image(path)
-  if depth.ndim != 2 or depth.dtype not in (np.uint16, np.int32):  # Pillow's modes "I;16" and "I"
+  """A 16-bit depth map as float32 metres (H, W, 1); 0 where nothing was measured."""
+  depth = files.read(path)
+  if depth.shape[-1] != 1 or depth.dtype != np.uint16:
     raise UsageError(
       f"{path} should be a depth map of one 16-bit channel; it is {depth.dtype} {depth.shape}. "
       "It may have been converted, which loses the depth: take the original."
     )
-  return depth.astype(np.float32)[..., None] / 256
+  return depth.astype(np.float32) / np.float32(depth_lib.KITTI_SCALE)
 
 
-def crop(picture: np.ndarray, path: Path) -> np.ndarray:
+def crop(image: np.ndarray, path: Path) -> np.ndarray:
   """The bottom 352 rows and the middle 1216 columns."""
-  height, width = picture.shape[:2]
+  height, width = image.shape[:2]
   if height < HEIGHT or width < WIDTH:
-    raise UsageError(f"{path} is {_size(picture)}; KITTI's pictures are {WIDTH}×{HEIGHT} (width × height) or larger.")
+    raise UsageError(f"{path} is {_size(image)}; KITTI's images are {WIDTH}×{HEIGHT} (width × height) or larger.")
   left = (width - WIDTH) // 2
-  return picture[height - HEIGHT :, left : left + WIDTH]
+  return image[height - HEIGHT :, left : left + WIDTH]
 
 
-def _size(picture: np.ndarray) -> str:
-  return f"{picture.shape[1]}×{picture.shape[0]}"
+def _size(image: np.ndarray) -> str:
+  return f"{image.shape[1]}×{image.shape[0]}"

@@ -1,29 +1,34 @@
-"""NYU Depth v2: the depth of a Kinect with its holes → the dense depth (Silberman et al., "Indoor Segmentation and Support
-Inference from RGBD Images", ECCV 2012), 1,449 frames of 464 rooms.
+"""NYU Depth v2: the depth of a Kinect with its holes → the dense depth (Silberman et al., "Indoor Segmentation and
+Support Inference from RGBD Images", ECCV 2012), 1,449 frames of 464 rooms.
 
 Raw file: `nyu_depth_v2_labeled.mat` (MATLAB 7.3, which is HDF5), of which `rawDepths` and `depths` are read, both
-(1449, 640, 480) float32 metres, each picture transposed; a raw depth of 0 is a hole. The two differ also where the raw one was
-measured, by some millimetres. They are read picture by picture: the file's 2.8 GB are never in memory.
+(1449, 640, 480) float32 metres, each frame transposed; a raw depth of 0 is a hole. The two differ by some millimetres
+even where the raw depth was measured. They are read frame by frame: the file's 2.8 GB are never in memory.
 
-Splits. With the official `splits.mat` beside it (trainNdxs, testNdxs, counted from 1): its test is `test`; of its train every
-tenth is `val`, the rest `train`. That val shares rooms with train; test shares none. Without splits.mat: the first 80 %
-`train`, the next 10 % `val`, the rest `test`, as blocks: neighbouring frames show the same room, so that blocks leak least.
+Splits. With the official `splits.mat` beside it (trainNdxs, testNdxs, counted from 1), its test frames are `test`;
+every tenth of its train frames is `val`, the rest `train`. That val shares rooms with train; test shares none. Without
+splits.mat, the first 80 % are `train`, the next 10 % `val`, the rest `test`. Neighbouring frames show the same room, so
+such blocks leak least.
 """
 
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import tensorflow_datasets as tfds
 
 from pix2pix_jax.data.readers import examples
-from pix2pix_jax.errors import UsageError
+from pix2pix_jax.errors import UsageError, few
 
+KINDS = ("depth", "depth")
 FILE = "nyu_depth_v2_labeled.mat"
 WANTED = (
-  f"{FILE} and, for the official split, splits.mat. Get them from https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html "
+  f"{FILE} and, for the official split, splits.mat. Get them from "
+  "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html "
   "(http://horatio.cs.nyu.edu/mit/silberman/nyu_depth_v2/nyu_depth_v2_labeled.mat, 2.8 GB, and "
   "http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat). Without any download, "
   "--config=configs/nyu.py:procedural trains on built-in rooms"
@@ -38,7 +43,10 @@ class NyuDepthConfig(tfds.core.BuilderConfig):
 
 
 class NyuDepth(tfds.core.GeneratorBasedBuilder):
-  """NYU as `{input: raw depth, target: dense depth, mask, id}`, float32 metres (480, 640, 1); the mask is target > 0."""
+  """NYU as `{input: raw depth, target: dense depth, mask, id}`, float32 metres (480, 640, 1).
+
+  The mask is True where the target is above 0.
+  """
 
   VERSION = tfds.core.Version("1.0.0")
 
@@ -57,12 +65,12 @@ class NyuDepth(tfds.core.GeneratorBasedBuilder):
       ),
     )
 
-  def _split_generators(self, dl_manager):
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager
     path = find_file(examples.source_folder(self.builder_config.source_dir, "NYU", WANTED))
     return {split: self._generate_examples(path, frames) for split, frames in find_splits(path).items()}
 
-  def _generate_examples(self, path, frames):
+  def _generate_examples(self, path: Path, frames: list[int]) -> Iterator:
     with open_frames(path) as (raw, dense):
       for key, frame in examples.in_order(frames):
         depth = read_frame(dense, frame, path)
@@ -107,7 +115,7 @@ def _indices(path: Path, name: str, count: int) -> list[int]:
 
   try:
     indices = np.unique(scipy.io.loadmat(path, variable_names=[name])[name].astype(int)) - 1
-  except Exception as error:  # a damaged file may raise whatever scipy's parser trips over
+  except Exception as error:  # scipy's parser may raise anything on a damaged file
     raise UsageError(
       f"{path} cannot be read as the official split, a MATLAB 5 file with trainNdxs and testNdxs "
       f"({type(error).__name__}: {error}). Replace it, or remove it for a fixed split."
@@ -121,17 +129,21 @@ def _indices(path: Path, name: str, count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def open_frames(path: Path):
-  """(rawDepths, depths) of the file, to be read frame by frame."""
+def open_frames(path: Path) -> Iterator[tuple[h5py.Dataset, h5py.Dataset]]:
+  """(rawDepths, depths) of the file, to be read frame by frame.
+
+  Raises:
+    UsageError: damaged, or without both of them in metres.
+  """
   advice = f"It may be damaged or half downloaded: get it again ({WANTED})."
-  try:  # the cache holds whole chunks, which may span several frames: none is unpacked twice
+  try:  # a chunk may span several frames; the cache holds it whole, so that none is unpacked twice
     file = h5py.File(path, "r", rdcc_nbytes=64 * 2**20, rdcc_nslots=10007)
   except OSError as error:
     raise UsageError(f"{path} cannot be read as a MATLAB 7.3 (HDF5) file ({error}). {advice}") from error
   with file:
     missing = [name for name in ("rawDepths", "depths") if not isinstance(file.get(name), h5py.Dataset)]
     if missing:
-      raise UsageError(f"{path} has no {' and no '.join(missing)}, only {examples.some(list(file), 20)}. {advice}")
+      raise UsageError(f"{path} has no {' and no '.join(missing)}, only {few(file, 20)}. {advice}")
     raw, dense = file["rawDepths"], file["depths"]
     if (
       raw.ndim != 3
@@ -147,7 +159,7 @@ def open_frames(path: Path):
 
 
 def read_frame(array: h5py.Dataset, frame: int, path: Path) -> np.ndarray:
-  """float32 metres (H, W, 1), 0 where there is no depth."""
+  """Depth in metres, float32 (H, W, 1); 0 where there is none."""
   try:
     depth = array[frame].T.astype(np.float32)
   except OSError as error:

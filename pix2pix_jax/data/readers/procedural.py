@@ -1,6 +1,8 @@
-"""Built-in data: scenes drawn by code, seeded, at any size. They stand in for each experiment where nothing can be downloaded."""
+"""Built-in data: scenes drawn by code, seeded, at any size. They stand in for each experiment without a download."""
 
+from collections.abc import Iterator
 import dataclasses
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -16,10 +18,17 @@ TASKS = {
   "nyu_depth": room.draw,
 }
 
+KINDS = {
+  "facades": ("image", "image"),
+  "winter_summer": ("image", "image"),
+  "kitti_depth": ("image", "depth"),
+  "nyu_depth": ("depth", "depth"),
+}
+
 
 @dataclasses.dataclass(eq=False)
 class ProceduralConfig(tfds.core.BuilderConfig):
-  """What is drawn: a task, how large (height, width), how many pairs a split, from which seed."""
+  """The task to draw, the size (height, width), the number of pairs in train, val and test, and the seed."""
 
   task: str = "facades"
   size: tuple[int, int] = (256, 256)
@@ -28,7 +37,7 @@ class ProceduralConfig(tfds.core.BuilderConfig):
 
 
 class Procedural(tfds.core.GeneratorBasedBuilder):
-  """Procedural pairs `{input, target, id}`, with a `mask` for depth; the splits are disjoint ranges of one seeded sequence."""
+  """Drawn pairs `{input, target, id}`, with a `mask` for depth; splits are disjoint ranges of one seeded sequence."""
 
   VERSION = tfds.core.Version("1.0.0")
 
@@ -45,7 +54,7 @@ class Procedural(tfds.core.GeneratorBasedBuilder):
       ),
     )
 
-  def _split_generators(self, dl_manager):
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager
     start, splits = 0, {}
     for split, count in zip(("train", "val", "test"), self.builder_config.counts):
@@ -54,19 +63,19 @@ class Procedural(tfds.core.GeneratorBasedBuilder):
       start += count
     return splits
 
-  def _generate_examples(self, indices):
+  def _generate_examples(self, indices: range) -> Iterator:
     config = self.builder_config
     for key, index in examples.in_order(indices):
       yield key, {**_draw(config.task, config.seed, index, config.size), "id": f"{config.task}_{index:05d}"}
 
 
-def _draw(task, seed, index, size):
-  """`input`, `target` and, for depth, `mask`; what else a scene gives is for looking at."""
+def _draw(task: str, seed: int, index: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
+  """`input`, `target` and, for depth, `mask`; other arrays of a scene are for inspection only."""
   return {name: array for name, array in TASKS[task](seed, index, size).items() if name in ("input", "target", "mask")}
 
 
-def _feature(array):
-  """How an array is stored: pictures as PNG, metres and masks as they are, compressed."""
+def _feature(array: np.ndarray) -> tfds.features.FeatureConnector:
+  """How an array is stored: images as PNG, metres and masks as they are, compressed."""
   if array.dtype == np.uint8:
     return tfds.features.Image(shape=(None, None, array.shape[-1]), encoding_format="png")
   return tfds.features.Tensor(shape=(None, None, array.shape[-1]), dtype=array.dtype, encoding="zlib")

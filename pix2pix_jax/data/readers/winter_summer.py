@@ -1,29 +1,33 @@
 """Winter → summer, from webcams: the Transient Attributes set (Laffont et al., "Transient Attributes for High-Level
-Understanding and Editing of Outdoor Scenes", SIGGRAPH 2014), 8,571 photographs of 101 cameras, each scored for 40 attributes.
+Understanding and Editing of Outdoor Scenes", SIGGRAPH 2014), 8,571 photographs of 101 cameras, each scored for 40
+attributes.
 
 Raw files: `annotations/annotations.tsv` (no header; `camera/file`, then 40 times `score,confidence`),
 `annotations/attributes.txt` (the attributes' names in that order) and the photographs, `imageAlignedLD/camera/file`.
 
-A photograph is winter where any of the winter attributes scores above the threshold, summer likewise; one that is both is
-neither. Pairs are drawn at random within one camera, each photograph in at most one pair. Splits are by camera, so that no
-scene is seen in training and in test: about 80/10/10 of the cameras.
+A photograph is winter if any of the winter attributes scores above the threshold, and summer likewise; one that is
+both is not used. Pairs are drawn at random within one camera, each photograph in at most one pair. Splits are by
+camera, so that no scene is seen in training and in test: about 80/10/10 of the cameras.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from pix2pix_jax.data import images
+from pix2pix_jax.data import files
 from pix2pix_jax.data.readers import examples
-from pix2pix_jax.errors import UsageError
+from pix2pix_jax.errors import UsageError, few
 
+KINDS = ("image", "image")
 WINTER, SUMMER, THRESHOLD = ("winter", "cold", "ice"), ("summer", "warm", "spring"), 0.8
 WANTED = (
-  "annotations/annotations.tsv, annotations/attributes.txt and imageAlignedLD/CAMERA/FILE, the Transient Attributes set. "
+  "annotations/annotations.tsv, annotations/attributes.txt and imageAlignedLD/CAMERA/FILE, the Transient Attributes "
+  "set. "
   "Get annotations.tar.gz and imageAlignedLD.tar.gz from http://transattr.cs.brown.edu and unpack both there. Without "
   "any download, --config=configs/winter_summer.py:procedural trains on built-in scenes"
 )
@@ -31,7 +35,7 @@ WANTED = (
 
 @dataclasses.dataclass(eq=False)
 class WinterSummerConfig(tfds.core.BuilderConfig):
-  """`source_dir`: the raw files. The rest decides which photographs pair up; see `pairs`."""
+  """`source_dir`: the raw files. The other fields decide which photographs pair up; see `pairs`."""
 
   source_dir: str = ""
   seed: int = 0
@@ -55,16 +59,16 @@ class WinterSummer(tfds.core.GeneratorBasedBuilder):
       ),
     )
 
-  def _split_generators(self, dl_manager):
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager
     config = self.builder_config
     source = examples.source_folder(config.source_dir, "winter_summer", WANTED)
     splits = find_splits(source, config.seed, config.threshold, config.winter, config.summer)
     return {split: self._generate_examples(source / "imageAlignedLD", members) for split, members in splits.items()}
 
-  def _generate_examples(self, folder, members):
+  def _generate_examples(self, folder: Path, members: list["Pair"]) -> Iterator:
     for key, pair in examples.in_order(members):
-      winter, summer = (images.read_rgb(folder / pair.camera / name) for name in (pair.winter, pair.summer))
+      winter, summer = (examples.read_rgb(folder / pair.camera / name) for name in (pair.winter, pair.summer))
       yield key, {"input": examples.png(winter), "target": examples.png(summer), "id": pair.id}
 
 
@@ -81,9 +85,17 @@ class Pair(NamedTuple):
 
 
 def find_splits(
-  source: Path, seed: int = 0, threshold: float = THRESHOLD, winter=WINTER, summer=SUMMER
+  source: Path,
+  seed: int = 0,
+  threshold: float = THRESHOLD,
+  winter: tuple[str, ...] = WINTER,
+  summer: tuple[str, ...] = SUMMER,
 ) -> dict[str, list[Pair]]:
-  """The pairs of each split that is there; every photograph of theirs exists."""
+  """The pairs of each split that is there, after a check that all photographs exist.
+
+  Raises:
+    UsageError: annotations or photographs are missing or damaged.
+  """
   annotations = next(
     (folder for folder in (source / "annotations", source) if (folder / "annotations.tsv").is_file()), None
   )
@@ -97,20 +109,25 @@ def find_splits(
     what = "none" if len(missing) == len(names) else f"only {len(names) - len(missing)}"
     raise UsageError(
       f"{folder} holds {what} of the {len(names)} photographs that form the pairs; {len(missing)} are missing: "
-      f"{examples.some(missing)}. data.source_dir should hold {WANTED}."
+      f"{few(missing, 5)}. data.source_dir should hold {WANTED}."
     )
   return split_by_camera(found, seed)
 
 
-def pairs(annotations: Path, seed: int = 0, threshold: float = THRESHOLD, winter=WINTER, summer=SUMMER) -> list[Pair]:
-  """Random pairs within each camera, sorted; as many as the rarer season has photographs there.
+def pairs(
+  annotations: Path,
+  seed: int = 0,
+  threshold: float = THRESHOLD,
+  winter: tuple[str, ...] = WINTER,
+  summer: tuple[str, ...] = SUMMER,
+) -> list[Pair]:
+  """Random pairs within each camera, sorted; as many per camera as its rarer season has photographs.
 
   Args:
     annotations: the folder of annotations.tsv and attributes.txt; no photograph is read.
     seed: decides which photographs pair up.
-    threshold: a photograph is winter where any of `winter` scores above it, in [0, 1].
-    winter: names of attributes.
-    summer: names of attributes, likewise.
+    threshold: a photograph is winter if any of `winter` scores above it, in [0, 1].
+    winter, summer: names of attributes.
   """
   attributes = _read(annotations / "attributes.txt").split()
   columns = [[_column(name, attributes, annotations) for name in names] for names in (winter, summer)]
@@ -136,9 +153,9 @@ def pairs(annotations: Path, seed: int = 0, threshold: float = THRESHOLD, winter
   found = []
   for camera in sorted(cameras):
     chosen = [
-      [names[i] for i in generator.permutation(len(names))] for names in map(images.numeric_order, cameras[camera])
+      [names[i] for i in generator.permutation(len(names))] for names in map(files.natural_order, cameras[camera])
     ]
-    found += [Pair(camera, str(one), str(other)) for one, other in zip(*chosen)]  # as many as the shorter has
+    found += [Pair(camera, str(one), str(other)) for one, other in zip(*chosen)]  # the longer list is cut
   if not found:
     raise UsageError(
       f"{annotations} gives no pair of winter (any of {', '.join(winter)} above {threshold}) and summer (any of "
@@ -148,7 +165,7 @@ def pairs(annotations: Path, seed: int = 0, threshold: float = THRESHOLD, winter
 
 
 def split_by_camera(found: list[Pair], seed: int) -> dict[str, list[Pair]]:
-  """All pairs of a camera in one split; the cameras are drawn at random."""
+  """All pairs of a camera in one split; the cameras are assigned at random."""
   cameras = sorted({pair.camera for pair in found})
   drawn = [cameras[i] for i in np.random.default_rng([seed, 1]).permutation(len(cameras))]
   splits = {
