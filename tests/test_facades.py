@@ -9,9 +9,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from pix2pix_jax.configs import default
-from pix2pix_jax.data import pipeline
-from pix2pix_jax.data import prepare as datasets
+from pix2pix_jax import config as config_lib
+from pix2pix_jax.data import pipeline, prepare
 from pix2pix_jax.data.readers import facades
 from pix2pix_jax.data.synthesis.facades import LABEL_COLORS
 from pix2pix_jax.errors import UsageError
@@ -29,7 +28,7 @@ def write_archive(folder, counts, size=16):
 
 
 def make_data(tmp_path, **fields):
-  data = default.get_config().data
+  data = config_lib.default().data
   data.update(
     {"name": "facades", "prepared_dir": str(tmp_path / "prepared"), "load_size": 16, "crop_size": 16, **fields}
   )
@@ -38,22 +37,22 @@ def make_data(tmp_path, **fields):
 
 def test_archive_in_numeric_order_with_labels_as_input(tmp_path):
   write_archive(tmp_path / "raw", {"train": 12, "val": 2})
-  builder = datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
-  assert set(builder.info.splits) == {"train", "val"}, "an absent split is absent"
-  split = pipeline.load_split(pipeline.PreparedSource(builder), "train", (16, 16), cache_gib=1)
+  source = prepare.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
+  assert set(source.spec.counts) == {"train", "val"}, "an absent split is absent"
+  split = pipeline.load_split(source, "train", (16, 16), cache_gib=1)
   assert split.ids == [str(n) for n in range(1, 13)]
   np.testing.assert_allclose(split.arrays["target"].mean((1, 2, 3)), np.arange(1, 13) * 10, atol=3)
   np.testing.assert_allclose(split.arrays["input"].mean((0, 1, 2)), [0, 0, 200], atol=6)
   with pytest.raises(UsageError, match="no split 'test'.*train, val"):
-    pipeline.load_split(pipeline.PreparedSource(builder), "test", (16, 16), cache_gib=1)
+    pipeline.load_split(source, "test", (16, 16), cache_gib=1)
 
 
 def test_decoded_pictures_beyond_the_budget_lie_on_disk(tmp_path):
   write_archive(tmp_path / "raw", {"train": 3})
-  builder = datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
-  in_memory = pipeline.load_split(pipeline.PreparedSource(builder), "train", (12, 12), cache_gib=1)
+  source = prepare.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
+  in_memory = pipeline.load_split(source, "train", (12, 12), cache_gib=1)
   for _ in range(2):  # written, then found
-    on_disk = pipeline.load_split(pipeline.PreparedSource(builder), "train", (12, 12), cache_gib=0)
+    on_disk = pipeline.load_split(source, "train", (12, 12), cache_gib=0)
     assert isinstance(on_disk.arrays["input"], np.memmap)
     assert on_disk.ids == in_memory.ids
     for name, array in in_memory.arrays.items():
@@ -63,9 +62,7 @@ def test_decoded_pictures_beyond_the_budget_lie_on_disk(tmp_path):
 def test_two_source_directories_never_mix_and_a_changed_one_is_prepared_anew(tmp_path):
   write_archive(tmp_path / "one", {"train": 2})
   write_archive(tmp_path / "two", {"train": 3})
-  count = lambda name: (
-    datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / name))).info.splits["train"].num_examples
-  )
+  count = lambda name: prepare.prepare(make_data(tmp_path, source_dir=str(tmp_path / name))).spec.counts["train"]
   assert (count("one"), count("two"), count("one")) == (2, 3, 2)
   (tmp_path / "one/train/3.jpg").write_bytes((tmp_path / "two/train/3.jpg").read_bytes())
   assert count("one") == 3
@@ -84,9 +81,9 @@ def write_cmp(folder, numbers):
 
 def test_cmp_layout_splits_by_number_and_paints_labels_in_the_archives_colours(tmp_path):
   write_cmp(tmp_path / "raw/base", range(1, 21))
-  builder = datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
-  assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 16, "val": 2, "test": 2}
-  split = pipeline.load_split(pipeline.PreparedSource(builder), "val", (10, 14), cache_gib=1)
+  source = prepare.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
+  assert source.spec.counts == {"train": 16, "val": 2, "test": 2}
+  split = pipeline.load_split(source, "val", (10, 14), cache_gib=1)
   assert split.ids == ["cmp_b0008", "cmp_b0018"]
   colors = list(LABEL_COLORS.values())
   assert tuple(split.arrays["input"][0, 5, 5]) == colors[8]  # index 9
@@ -107,7 +104,7 @@ def test_cmp_layout_splits_by_number_and_paints_labels_in_the_archives_colours(t
 def test_wrong_directories_say_what_was_looked_for(tmp_path, make, message):
   make(tmp_path / "raw")
   with pytest.raises(UsageError, match=message):
-    datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
+    prepare.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
 
 
 def test_a_truncated_jpeg_is_named_and_the_preparation_does_not_count(tmp_path):
@@ -116,10 +113,10 @@ def test_a_truncated_jpeg_is_named_and_the_preparation_does_not_count(tmp_path):
   whole = damaged.read_bytes()
   damaged.write_bytes(whole[: len(whole) // 2])
   data = make_data(tmp_path, source_dir=str(tmp_path / "raw"))
-  with pytest.raises(UsageError, match="train/2.jpg cannot be read as a picture"):
-    datasets.prepare(data)
+  with pytest.raises(UsageError, match="train/2.jpg cannot be read as an image"):
+    prepare.prepare(data)
   damaged.write_bytes(whole)
-  assert datasets.prepare(data).info.splits["train"].num_examples == 3
+  assert prepare.prepare(data).spec.counts["train"] == 3
 
 
 @pytest.fixture
@@ -151,16 +148,16 @@ def archive_server(tmp_path, monkeypatch):
 
 def test_download_is_unpacked_and_its_counts_are_checked(tmp_path, monkeypatch, archive_server):
   with pytest.raises(UsageError, match="'train': 3.*'train': 400.*were expected.*--config.data.source_dir"):
-    datasets.prepare(make_data(tmp_path))
+    prepare.prepare(make_data(tmp_path))
   monkeypatch.setattr(facades, "ARCHIVE_COUNTS", archive_server)
-  builder = datasets.prepare(make_data(tmp_path))
-  assert {name: split.num_examples for name, split in builder.info.splits.items()} == archive_server
+  source = prepare.prepare(make_data(tmp_path))
+  assert source.spec.counts == archive_server
 
 
 def test_offline_says_where_to_get_the_file_and_where_to_put_it(tmp_path, monkeypatch):
   monkeypatch.setattr(facades, "URL", "http://127.0.0.1:9/facades.tar.gz")  # nothing listens there
   with pytest.raises(UsageError, match="could not be downloaded.*127.0.0.1:9/facades.tar.gz.*--config.data.source_dir"):
-    datasets.prepare(make_data(tmp_path))
+    prepare.prepare(make_data(tmp_path))
 
 
 def test_real_archive(real_data, tmp_path):

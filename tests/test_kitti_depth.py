@@ -4,9 +4,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from pix2pix_jax.configs import default, kitti
-from pix2pix_jax.data import pipeline
-from pix2pix_jax.data import prepare as datasets
+from pix2pix_jax import config as config_lib
+from pix2pix_jax.configs import kitti
+from pix2pix_jax.data import pipeline, prepare
 from pix2pix_jax.data.readers import kitti_depth
 from pix2pix_jax.errors import UsageError
 
@@ -14,7 +14,7 @@ DRIVE = "2011_09_26_drive_{:04d}_sync"
 
 
 def make_data(tmp_path, **fields):
-  data = default.get_config().data
+  data = config_lib.default().data
   data.update(
     {
       "name": "kitti_depth",
@@ -63,9 +63,9 @@ def test_annotated_frames_are_cropped_and_in_exact_metres(tmp_path):
   photos = tmp_path / "raw/kitti_raw/2011_09_26" / DRIVE.format(1) / "image_03/data"
   write_depth(depths / "0000000005.png", depth)
   write_photo(photos / "0000000005.png", photo)
-  builder = datasets.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
-  assert set(builder.info.splits) == {"train"}
-  split = pipeline.load_split(pipeline.PreparedSource(builder), "train", (352, 1216), cache_gib=1, depth_range=(0, 256))
+  source = prepare.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw"), depth_range=(0.0, 256.0)))
+  assert set(source.spec.counts) == {"train"}
+  split = pipeline.load_split(source, "train", (352, 1216), cache_gib=1)
   assert split.ids == [f"{DRIVE.format(1)}/image_03/0000000005"]
   np.testing.assert_array_equal(split.arrays["input"][0], photo[23:, 13:1229])
   np.testing.assert_array_equal(split.arrays["target"][0, ..., 0] * 256, depth[23:, 13:1229])
@@ -75,7 +75,7 @@ def test_annotated_frames_are_cropped_and_in_exact_metres(tmp_path):
 
 def test_few_drives_are_cut_by_time_with_both_cameras_of_a_frame_together(tmp_path):
   touch_annotated(tmp_path, [1, 2], range(5, 25))
-  splits = kitti_depth.find_splits(tmp_path)
+  splits, _ = kitti_depth.find_splits(tmp_path)
   for drive in (1, 2):
     for camera in ("image_02", "image_03"):
       of = {
@@ -87,7 +87,7 @@ def test_few_drives_are_cut_by_time_with_both_cameras_of_a_frame_together(tmp_pa
 
 def test_several_drives_are_cut_by_drive(tmp_path):
   touch_annotated(tmp_path, range(20), [0, 1])
-  splits = kitti_depth.find_splits(tmp_path)
+  splits, _ = kitti_depth.find_splits(tmp_path)
   drives = {split: sorted({int(frame.drive[17:21]) for frame in frames}) for split, frames in splits.items()}
   assert drives == {"train": list(range(16)), "val": [16, 17], "test": [18, 19]}
   assert {split: len(frames) for split, frames in splits.items()} == {"train": 64, "val": 8, "test": 8}
@@ -96,7 +96,7 @@ def test_several_drives_are_cut_by_drive(tmp_path):
 
 def test_three_drives_give_one_to_each_split(tmp_path):
   touch_annotated(tmp_path, [1, 2, 3], [0])
-  assert {split: frames[0].drive[17:21] for split, frames in kitti_depth.find_splits(tmp_path).items()} == {
+  assert {split: frames[0].drive[17:21] for split, frames in kitti_depth.find_splits(tmp_path)[0].items()} == {
     "train": "0001",
     "val": "0002",
     "test": "0003",
@@ -106,7 +106,7 @@ def test_three_drives_give_one_to_each_split(tmp_path):
 def test_the_sets_own_val_folder_is_val(tmp_path):
   touch_annotated(tmp_path, [1, 2, 3, 4], [0])
   touch_annotated(tmp_path, [5], [0, 1], split="val")
-  splits = kitti_depth.find_splits(tmp_path)
+  splits, _ = kitti_depth.find_splits(tmp_path)
   assert {split: len(frames) for split, frames in splits.items()} == {"train": 8, "val": 4}
   assert {frame.drive for frame in splits["val"]} == {DRIVE.format(5)}
 
@@ -124,19 +124,20 @@ def test_the_sets_own_val_folder_is_val(tmp_path):
 )
 def test_photographs_are_found_wherever_they_usually_lie(tmp_path, raw, source, suffix):
   touch_annotated(tmp_path, [1], range(10), raw=raw, suffix=suffix)
-  splits = kitti_depth.find_splits(tmp_path / source)
+  splits, _ = kitti_depth.find_splits(tmp_path / source)
   assert sum(map(len, splits.values())) == 20
   for frame in splits["train"]:
     assert frame.photo.exists() and frame.photo.suffix == suffix and frame.photo.stem == frame.depth.stem
 
 
-def test_depth_without_a_photograph_is_skipped_and_counted(tmp_path, capsys):
+def test_depth_without_a_photograph_is_skipped_and_counted(tmp_path):
   touch_annotated(tmp_path, [1], range(10), cameras=["image_02"])
   for number in (3, 4):
     (tmp_path / "raw/2011_09_26" / DRIVE.format(1) / f"image_02/data/{number:010d}.png").unlink()
-  splits = kitti_depth.find_splits(tmp_path)
+  splits, _ = kitti_depth.find_splits(tmp_path)
   assert sorted(sum(map(numbers, splits.values()), [])) == [0, 1, 2, 5, 6, 7, 8, 9]
-  assert "skipped: 2 depth maps" in capsys.readouterr().out
+  skipped, found = kitti_depth.report(tmp_path)
+  assert "skipped: 2 depth maps" in skipped and "train 6 frames from 1 drive, val 1 frame from 1 drive" in found
 
 
 def touch_selection(folder, drives, frames):
@@ -151,7 +152,7 @@ def touch_selection(folder, drives, frames):
 def test_selection_pairs_by_the_first_image_in_the_name(tmp_path):
   touch_selection(tmp_path / "val_selection_cropped", [2, 5, 7], [8])
   for source in (tmp_path, tmp_path / "val_selection_cropped"):
-    splits = kitti_depth.find_splits(source)
+    splits, _ = kitti_depth.find_splits(source)
     assert set(splits) == {"train", "val", "test"}
     (frame,) = splits["test"]
     assert frame.photo.name == f"{DRIVE.format(7)}_image_0000000008_image_02.png" and frame.photo.exists()
@@ -162,7 +163,7 @@ def test_selection_pairs_by_the_first_image_in_the_name(tmp_path):
 def test_the_layout_is_chosen_by_the_config_or_by_the_folder(tmp_path):
   touch_annotated(tmp_path, [1], [0])
   touch_selection(tmp_path / "val_selection_cropped", [2], [8])
-  drive = lambda *args: kitti_depth.find_splits(*args)["train"][0].drive[17:21]
+  drive = lambda *args: kitti_depth.find_splits(*args)[0]["train"][0].drive[17:21]
   assert drive(tmp_path) == drive(tmp_path, "annotated") == "0001"
   assert drive(tmp_path, "selection") == drive(tmp_path / "val_selection_cropped") == "0002"
   for path in (tmp_path / "raw").rglob("*.png"):  # no photograph left
@@ -181,7 +182,7 @@ def test_nothing_there_says_what_was_looked_for(tmp_path):
     with pytest.raises(
       UsageError, match="data_depth_annotated/.*val_selection_cropped/image.*cvlibs.net.*non-commercial.*:proc"
     ):
-      datasets.prepare(make_data(tmp_path, source_dir=source))
+      prepare.prepare(make_data(tmp_path, source_dir=source))
 
 
 def test_photographs_beside_the_source_count_for_the_fingerprint(tmp_path):
@@ -193,7 +194,7 @@ def test_photographs_beside_the_source_count_for_the_fingerprint(tmp_path):
   photo = tmp_path / "set/raw/2011_09_26" / DRIVE.format(1) / "image_02/data/0000000000.png"
   write_photo(photo, np.zeros((352, 1216, 3), np.uint8))
   data = make_data(tmp_path, source_dir=str(source))
-  count = lambda: sum(split.num_examples for split in datasets.prepare(data).info.splits.values())
+  count = lambda: sum(prepare.prepare(data).spec.counts.values())
   assert count() == 1
   photo.with_name("0000000001.png").write_bytes(photo.read_bytes())
   assert count() == 2
@@ -221,7 +222,7 @@ def one_frame(tmp_path, depth, photo):
     (
       np.ones((300, 1216), np.uint16),
       np.zeros((300, 1216, 3), np.uint8),
-      "photo.png is 1216×300; KITTI's pictures are 1216×352",
+      "photo.png is 1216×300; KITTI's images are 1216×352",
     ),
   ],
 )
@@ -233,15 +234,15 @@ def test_files_that_cannot_be_right_are_named(tmp_path, depth, photo, message):
 def test_config_and_variants():
   for variant, name in (("", "kitti_depth"), ("report", "kitti_depth"), ("report,procedural", "procedural")):
     config = kitti.get_config(variant)
-    assert (config.data.name, datasets.crop_shape(config.data), config.train.num_epochs) == (name, (352, 352), 100)
-    assert datasets.load_shape(config.data) == datasets.eval_shape(config.data) == (352, 1216), (
+    assert (config.data.name, config_lib.crop_shape(config.data), config.train.num_epochs) == (name, (352, 352), 100)
+    assert config_lib.load_shape(config.data) == config_lib.eval_shape(config.data) == (352, 1216), (
       "measured whole, without resampling"
     )
   assert kitti.get_config("report").model.patch == 70 and kitti.get_config("procedural").data.task == "kitti_depth"
 
 
 def test_real_frames(real_data):
-  splits = kitti_depth.find_splits(real_data / "kitti")
+  splits, _ = kitti_depth.find_splits(real_data / "kitti")
   assert {split: numbers(frames) for split, frames in splits.items()} == {
     "train": list(range(5, 13)),
     "val": [13, 14],
@@ -260,7 +261,7 @@ def test_real_frames(real_data):
 
 def test_real_selection(real_data):
   for source, layout in ((real_data / "kitti", "selection"), (real_data / "kitti/val_selection_cropped", "auto")):
-    splits = kitti_depth.find_splits(source, layout)
+    splits, _ = kitti_depth.find_splits(source, layout)
     assert sorted(sum(map(numbers, splits.values()), [])) == list(range(17, 64, 2))
   photo, depth = kitti_depth.read_frame(splits["val"][0])
   assert photo.shape == (352, 1216, 3) and depth.shape == (352, 1216, 1) and 5 < np.median(depth[depth > 0]) < 40

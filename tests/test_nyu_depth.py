@@ -8,9 +8,9 @@ from PIL import Image
 import pytest
 import scipy.io
 
-from pix2pix_jax.configs import default, nyu
-from pix2pix_jax.data import pipeline
-from pix2pix_jax.data import prepare as datasets
+from pix2pix_jax import config as config_lib
+from pix2pix_jax.configs import nyu
+from pix2pix_jax.data import pipeline, prepare
 from pix2pix_jax.data.readers import nyu_depth
 from pix2pix_jax.errors import UsageError
 
@@ -34,7 +34,7 @@ def make_depth(count, height=6, width=8):
 
 
 def make_data(tmp_path, **fields):
-  data = default.get_config().data
+  data = config_lib.default().data
   data.update(
     {
       "name": "nyu_depth",
@@ -54,14 +54,14 @@ def test_frames_are_upright_and_exact_with_their_holes(tmp_path, options):
   raw, dense = make_depth(10)
   dense[9, 2, 3], dense[9, 2, 4] = 0, np.nan
   write_mat(tmp_path / "raw" / nyu_depth.FILE, raw, dense, **options)
-  builder = datasets.prepare(make_data(tmp_path))
-  assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 8, "val": 1, "test": 1}
-  train = pipeline.load_split(pipeline.PreparedSource(builder), "train", (6, 8), cache_gib=1)
+  source = prepare.prepare(make_data(tmp_path))
+  assert source.spec.counts == {"train": 8, "val": 1, "test": 1}
+  train = pipeline.load_split(source, "train", (6, 8), cache_gib=1)
   assert train.ids == [f"{number:04d}" for number in range(1, 9)]
   np.testing.assert_array_equal(train.arrays["input"][..., 0], raw[:8])
   np.testing.assert_array_equal(train.arrays["target"][..., 0], dense[:8])
   assert train.arrays["mask"].all() and (train.arrays["input"][:, 0, -1] == 0).all()
-  test = pipeline.load_split(pipeline.PreparedSource(builder), "test", (6, 8), cache_gib=1)
+  test = pipeline.load_split(source, "test", (6, 8), cache_gib=1)
   assert test.ids == ["0010"]
   assert sorted(zip(*np.nonzero(~test.arrays["mask"][0, ..., 0]))) == [(2, 3), (2, 4)]
   assert (test.arrays["target"][~test.arrays["mask"]] == 0).all()
@@ -77,19 +77,19 @@ def test_the_official_split_counts_from_1_and_gives_every_tenth_of_train_to_val(
   assert [k + 1 for k in splits["test"]] == test
   assert [k + 1 for k in splits["val"]] == [train[9], train[19]]
   assert sorted(k + 1 for k in splits["train"] + splits["val"]) == train
-  builder = datasets.prepare(make_data(tmp_path))
-  loaded = pipeline.load_split(pipeline.PreparedSource(builder), "test", (6, 8), cache_gib=1)
+  source = prepare.prepare(make_data(tmp_path))
+  loaded = pipeline.load_split(source, "test", (6, 8), cache_gib=1)
   assert loaded.ids == [f"{k:04d}" for k in test]
   np.testing.assert_allclose(loaded.arrays["target"][:, 0, 0, 0], test)  # frame k is k metres deep
   (tmp_path / "raw/splits.mat").unlink()
-  assert datasets.prepare(make_data(tmp_path)).info.splits["test"].num_examples == 3, "another split is other data"
+  assert prepare.prepare(make_data(tmp_path)).spec.counts["test"] == 3, "another split is other data"
 
 
 def test_the_source_may_be_the_file_itself_and_a_change_of_it_is_noticed(tmp_path):
   path = tmp_path / "raw/mine.mat"
   write_mat(path, *make_depth(5))
   data = make_data(tmp_path, source_dir=str(path))
-  count = lambda: sum(split.num_examples for split in datasets.prepare(data).info.splits.values())
+  count = lambda: sum(prepare.prepare(data).spec.counts.values())
   assert count() == 5
   write_mat(path, *make_depth(7))
   assert count() == 7
@@ -152,7 +152,7 @@ def test_a_damaged_file_is_named_and_says_where_to_get_it(tmp_path, spoil, messa
   write_mat(path, *make_depth(4, 64, 64), compression="gzip", chunks=(1, 64, 64))
   spoil(path)
   with pytest.raises(UsageError, match=message):
-    datasets.prepare(make_data(tmp_path))
+    prepare.prepare(make_data(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -179,10 +179,10 @@ def test_config_and_variants():
   config = nyu.get_config("report")
   assert (config.data.name, config.data.depth_range, config.train.num_epochs) == ("nyu_depth", (0.0, 10.0), 90)
   assert config.model.patch == 70
-  assert datasets.load_shape(config.data) == datasets.eval_shape(config.data) == (480, 640), (
+  assert config_lib.load_shape(config.data) == config_lib.eval_shape(config.data) == (480, 640), (
     "measured whole, without resampling"
   )
-  for load, crop in zip(datasets.load_shape(config.data), datasets.crop_shape(config.data)):
+  for load, crop in zip(config_lib.load_shape(config.data), config_lib.crop_shape(config.data)):
     assert load > crop and load % 32 == crop % 32 == 0
   assert nyu.get_config("procedural").data.task == "nyu_depth"
 
@@ -192,8 +192,8 @@ def test_real_triple_through_the_original_container(real_data, tmp_path):
     np.asarray(Image.open(real_data / "nyu" / name)).astype(np.uint16) for name in ("rawdepth.png", "depth.png")
   )
   write_mat(tmp_path / "raw" / nyu_depth.FILE, np.stack([raw] * 3) / 1000, np.stack([dense] * 3) / 1000)
-  builder = datasets.prepare(make_data(tmp_path))
-  split = pipeline.load_split(pipeline.PreparedSource(builder), "train", (425, 560), cache_gib=1)
+  source = prepare.prepare(make_data(tmp_path))
+  split = pipeline.load_split(source, "train", (425, 560), cache_gib=1)
   assert split.ids == ["0001", "0002"]
   for name, millimetres in (("input", raw), ("target", dense)):
     np.testing.assert_array_equal(np.round(split.arrays[name][0, ..., 0] * 1000), millimetres)

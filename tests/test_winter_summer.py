@@ -4,10 +4,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from pix2pix_jax.configs import default
+from pix2pix_jax import config as config_lib
 from pix2pix_jax.configs import winter_summer as winter_summer_config
-from pix2pix_jax.data import pipeline
-from pix2pix_jax.data import prepare as datasets
+from pix2pix_jax.data import pipeline, prepare
 from pix2pix_jax.data.readers import winter_summer
 from pix2pix_jax.errors import UsageError
 
@@ -39,7 +38,7 @@ def write_photos(folder, rows):
 
 
 def make_data(tmp_path, **fields):
-  data = default.get_config().data
+  data = config_lib.default().data
   data.update(
     {
       "name": "winter_summer",
@@ -118,18 +117,18 @@ def test_prepared_pairs_have_winter_as_input(tmp_path):
   rows = make_rows(["00000064", "64", "65"])
   write_annotations(tmp_path / "raw/annotations", rows)
   write_photos(tmp_path / "raw/imageAlignedLD", rows)
-  builder = datasets.prepare(make_data(tmp_path))
-  assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 2, "val": 2, "test": 2}
+  source = prepare.prepare(make_data(tmp_path))
+  assert source.spec.counts == {"train": 2, "val": 2, "test": 2}
   ids = []
-  for name in builder.info.splits:
-    split = pipeline.load_split(pipeline.PreparedSource(builder), name, (12, 16), cache_gib=1)
+  for name in source.spec.counts:
+    split = pipeline.load_split(source, name, (12, 16), cache_gib=1)
     assert set(split.arrays) == {"input", "target"}
     np.testing.assert_allclose(split.arrays["input"].mean((0, 1, 2)), (0, 0, 200), atol=6)
     np.testing.assert_allclose(split.arrays["target"].mean((0, 1, 2)), (0, 200, 0), atol=6)
     ids += split.ids
   assert sorted(ids) == sorted(pair.id for pair in winter_summer.pairs(tmp_path / "raw/annotations"))
   for other in ({"pair_seed": 1}, {"attribute_threshold": 0.7}, {"winter_attributes": ("winter",)}):
-    assert datasets.prepare(make_data(tmp_path, **other)).data_dir != builder.data_dir, "other settings are other data"
+    assert prepare.prepare(make_data(tmp_path, **other)).folder != source.folder, "other settings are other data"
 
 
 def test_missing_photographs_are_counted_and_named(tmp_path):
@@ -138,11 +137,11 @@ def test_missing_photographs_are_counted_and_named(tmp_path):
   with pytest.raises(
     UsageError, match="none of the 12 photographs.*12 are missing.*imageAlignedLD.tar.gz from http://transattr"
   ):
-    datasets.prepare(make_data(tmp_path))
+    prepare.prepare(make_data(tmp_path))
   write_photos(tmp_path / "raw/imageAlignedLD", rows)
   (tmp_path / "raw/imageAlignedLD/2/101.jpg").unlink()
   with pytest.raises(UsageError, match="holds only 11 of the 12 photographs.*1 are missing: 2/101.jpg"):
-    datasets.prepare(make_data(tmp_path))
+    prepare.prepare(make_data(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +163,7 @@ def test_wrong_directories_say_what_was_looked_for(tmp_path):
   (tmp_path / "empty").mkdir()
   for source in (str(tmp_path / "empty"), str(tmp_path / "absent"), ""):
     with pytest.raises(UsageError, match="annotations.tsv.*imageAlignedLD.*transattr.cs.brown.edu.*:procedural"):
-      datasets.prepare(make_data(tmp_path, source_dir=source))
+      prepare.prepare(make_data(tmp_path, source_dir=source))
 
 
 def test_a_damaged_photograph_is_named(tmp_path):
@@ -173,8 +172,8 @@ def test_a_damaged_photograph_is_named(tmp_path):
   write_photos(tmp_path / "raw/imageAlignedLD", rows)
   path = tmp_path / "raw/imageAlignedLD/1/100.jpg"
   path.write_bytes(path.read_bytes()[:300])
-  with pytest.raises(UsageError, match="1/100.jpg cannot be read as a picture"):
-    datasets.prepare(make_data(tmp_path))
+  with pytest.raises(UsageError, match="1/100.jpg cannot be read as an image"):
+    prepare.prepare(make_data(tmp_path))
 
 
 def test_config_and_variants():
