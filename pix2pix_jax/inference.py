@@ -17,7 +17,7 @@ import numpy as np
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import prng
 from pix2pix_jax.errors import UsageError, require_integer
-from pix2pix_jax.model import networks
+from pix2pix_jax.model import layers, networks
 from pix2pix_jax.run import checkpoint, experiment
 
 
@@ -122,8 +122,8 @@ class Translator:
     if not isinstance(dropout, bool | np.bool_):
       raise UsageError(f"dropout is {dropout!r}; it has to be True, False or None.")
     norm_stats = norm_stats or self.config.evaluation.norm_stats
-    if norm_stats not in networks.NORM_STATS:
-      raise UsageError(f"norm_stats is {norm_stats!r}; it has to be one of {', '.join(networks.NORM_STATS)}.")
+    if norm_stats not in layers.NORM_STATS:
+      raise UsageError(f"norm_stats is {norm_stats!r}; it has to be one of {', '.join(layers.NORM_STATS)}.")
     batch_size = require_integer("batch_size", batch_size, 1)
     tile = None if tile is None else require_integer("tile", tile, 1)
     samples = []

@@ -46,8 +46,9 @@ class Image:
     """
     if array.dtype == np.bool_:
       return array.astype(np.uint8) * 255
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype in (np.uint8, np.uint16):
-      return array.astype(array.dtype.newbyteorder("="), copy=False)
+      return array
     if array.dtype.kind != "f":
       raise UsageError(f"{name} is {array.dtype}; images are uint8, uint16, bool, or float in [0, 1].")
     if not (array.size and array.min() >= 0 and array.max() <= 1):  # also refuses NaN

@@ -1,4 +1,4 @@
-"""The experiments end to end through main.py, tiny, on their built-in data; and the depth that they carry."""
+"""The experiments end to end through main.py, tiny, on their built-in data; and how holes in depth are filled."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,7 @@ import pytest
 
 from pix2pix_jax import depth
 from pix2pix_jax.configs import facades, folder, kitti, nyu, winter_summer
-from pix2pix_jax.data import images
-from pix2pix_jax.errors import UsageError
 from pix2pix_jax.model import networks as models
-from pix2pix_jax.run import viz
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -86,42 +83,6 @@ def test_report_variants_are_the_reports():
   assert folder.get_config().data.name == "folder"
 
 
-def test_kitti_png_round_trip_is_exact_to_a_512th_of_a_metre(tmp_path):
-  metres = np.random.default_rng(0).uniform(0.1, 90, (7, 9, 1)).astype(np.float32)
-  metres[0] = 0
-  depth.write_png(tmp_path / "depth.png", metres)
-  read = depth.read_png(tmp_path / "depth.png")
-  assert np.abs(read - metres).max() <= 1 / 512
-  assert (read[0] == 0).all() and read.dtype == np.float32
-  with Image.open(tmp_path / "depth.png") as image:
-    np.testing.assert_array_equal(np.asarray(image, np.uint16), np.round(metres[..., 0].astype(np.float64) * 256))
-
-
-def test_an_eight_bit_depth_png_is_refused(tmp_path):
-  Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "depth.png")
-  with pytest.raises(UsageError, match="16-bit one-channel.*8-bit file has lost its metres"):
-    depth.read_png(tmp_path / "depth.png")
-
-
-def test_real_kitti_metres(real_data):
-  path = sorted((real_data / "kitti/val_selection_cropped/groundtruth_depth").iterdir())[0]
-  metres = depth.read_png(path)
-  with Image.open(path) as image:
-    values = np.array(image.getdata(), np.int64).reshape(
-      image.height, image.width
-    )  # pixel by pixel, without Pillow's array interface
-  np.testing.assert_array_equal(metres[..., 0], values / 256)
-  assert 4 < metres[metres > 0].min() and metres.max() < 90
-
-
-def test_depth_encoding_is_one_line_and_its_inverse():
-  metres = np.float32([[[0.0]], [[0.7]], [[5.0]], [[10.0]], [[12.0]]])
-  encoded = images.normalise(metres, (0.0, 10.0))
-  np.testing.assert_allclose(encoded.ravel(), [-1, -0.86, 0, 1, 1], atol=1e-6)
-  np.testing.assert_allclose(depth.decode(encoded, (0.0, 10.0)).ravel(), [0, 0.7, 5, 10, 10], atol=1e-6)
-  np.testing.assert_array_equal(depth.in_range(metres, (0.5, 10.0)).ravel(), [False, True, True, True, False])
-
-
 def test_holes_take_their_nearest_neighbour():
   metres = np.zeros((5, 5, 1), np.float32)
   metres[0, 0], metres[4, 4] = 2, 7
@@ -132,7 +93,7 @@ def test_holes_take_their_nearest_neighbour():
 
 
 def pull_push(values, valid):
-  """Holes of one picture (H, W) filled by pull-push, pixel by pixel in float64."""
+  """Holes of one image (H, W) filled by pull-push, pixel by pixel in float64."""
   height, width = values.shape
   if height == width == 1:
     return np.where(valid, values, 0.0)
@@ -179,16 +140,3 @@ def test_a_residual_generator_starts_from_its_interpolated_input():
   )
   variables["params"]["output"]["bias"] = np.float32([3, 0])
   assert generator.apply(variables, x, dropout=False, norm_stats="image").max() == 1
-
-
-def test_holes_have_a_colour_that_no_depth_has():
-  encoded = np.linspace(-1, 1, 1000, dtype=np.float32).reshape(20, 50, 1)
-  colors = viz.display(encoded, "float32")
-  assert (np.abs(colors.astype(int) - viz.HOLE).sum(-1) > 60).all()
-  mask = np.ones((20, 50, 1))
-  mask[3, 4] = 0
-  assert tuple(viz.display(encoded, "float32", mask)[3, 4]) == viz.HOLE
-  lightness = viz.depth_colors(np.linspace(-1, 1, 256, dtype=np.float32)[None])[0].astype(float) @ [0.299, 0.587, 0.114]
-  assert (np.diff(lightness) < 1.5).all() and lightness[0] > 200 > 60 > lightness[
-    -1
-  ]  # near is light, far is dark, monotonously

@@ -8,40 +8,41 @@ import numpy as np
 import pytest
 
 from pix2pix_jax import Translator, UsageError
+from pix2pix_jax import config as config_lib
 from pix2pix_jax import export as export_lib
-from pix2pix_jax.configs import default
-from pix2pix_jax.model import networks as models
-from pix2pix_jax.model import state as train_state
 from pix2pix_jax.run import checkpoint
+from pix2pix_jax.run.experiment import Experiment
+from pix2pix_jax.signals import DataSpec
 
 SHAPE = (24, 16)  # the height is padded to 32
 
 
 def make_workdir(workdir, **fields):
   """Of an untrained generator of four levels; its weights are large enough for outputs that differ."""
-  config = default.get_config()
-  config.update_from_flattened_dict(
-    {
-      "data.crop_size": SHAPE[0],
-      "data.crop_width": SHAPE[1],
-      "data.input_dtype": "uint8",
-      "data.target_dtype": "uint8",
-      "model.base_features": 4,
-      "model.levels": 4,
-      "model.patch": 1,
-      "model.input_channels": 3,
-      "model.output_channels": 3,
-    }
-    | fields
-  )
-  state = jax.jit(lambda: train_state.initial(config, *models.make_networks(config.model)))()
+  config = config_lib.default()
+  settings = {
+    "data.crop_size": SHAPE[0],
+    "data.crop_width": SHAPE[1],
+    "data.input_kind": "image",
+    "data.target_kind": "image",
+    "data.input_dtype": "uint8",
+    "data.target_dtype": "uint8",
+    "model.base_features": 4,
+    "model.levels": 4,
+    "model.patch": 1,
+    "model.input_channels": 3,
+    "model.output_channels": 3,
+  }
+  config_lib.update(config, settings | fields)
+  run = Experiment(config, DataSpec(*config_lib.signals_of(config), {}))
+  state = run.init()
   kernels = {name: block for name, block in state.generator.params.items() if name != "output"}
   output = {name: value * 5 for name, value in state.generator.params["output"].items()}
   state = state.replace(generator=state.generator.replace(params=kernels | {"output": output}))
-  checkpoint.save_config(workdir, config)
-  checkpointer = checkpoint.Checkpointer(workdir)
-  checkpointer.save(7, state)
-  checkpointer.close()
+  config_lib.make_workdir(workdir)
+  config_lib.write(workdir, config)
+  with checkpoint.Checkpointer(workdir) as checkpointer:
+    checkpointer.save(7, state)
   return workdir
 
 
@@ -55,6 +56,8 @@ def depth_workdir(tmp_path_factory):
   return make_workdir(
     tmp_path_factory.mktemp("export") / "depth",
     **{
+      "data.input_kind": "depth",
+      "data.target_kind": "depth",
       "data.input_dtype": "float32",
       "data.target_dtype": "float32",
       "data.depth_range": (0.0, 10.0),
@@ -66,7 +69,7 @@ def depth_workdir(tmp_path_factory):
   )
 
 
-def pictures(count=3):
+def images(count=3):
   return np.random.default_rng(0).integers(0, 256, (count, *SHAPE, 3), dtype=np.uint8)
 
 
@@ -78,7 +81,7 @@ def assert_same(output, workdir, x, **options):
 
 def test_stablehlo_runs_with_jax_alone(workdir, tmp_path):
   export_lib.main([f"--workdir={workdir}", f"--output={tmp_path / 'g.stablehlo'}"])
-  np.save(tmp_path / "x.npy", pictures())
+  np.save(tmp_path / "x.npy", images())
   code = """if True:
       import sys, jax, numpy as np
       folder = sys.argv[1]
@@ -95,15 +98,16 @@ def test_stablehlo_runs_with_jax_alone(workdir, tmp_path):
   )
   assert done.stdout.strip() == "[]", done.stdout + done.stderr
   outputs = {name: np.load(tmp_path / f"{name}.npy") for name in ("seed3", "seed4", "single")}
-  assert_same(outputs["seed3"], workdir, pictures(), seed=3)
-  assert_same(outputs["seed4"], workdir, pictures(), seed=4)
-  assert_same(outputs["single"], workdir, pictures()[1:2], seed=3)
+  assert_same(outputs["seed3"], workdir, images(), seed=3)
+  assert_same(outputs["seed4"], workdir, images(), seed=4)
+  assert_same(outputs["single"], workdir, images()[1:2], seed=3)
   assert np.abs(outputs["seed3"].astype(int) - outputs["seed4"]).max() > 10
 
 
 def test_depth_stays_metres(depth_workdir, tmp_path):
   export_lib.export(depth_workdir, tmp_path / "new" / "g", height=32, width=32)
   x = np.random.default_rng(0).uniform(0, 12, (2, 32, 32, 1)).astype(np.float32)
+  x[:, 3:6, :4, 0] = [0, -1, np.nan, np.inf]  # four ways to mark a hole
   output = np.asarray(jax.export.deserialize((tmp_path / "new" / "g").read_bytes()).call(x, np.uint32(0)))
   expected = Translator.load(depth_workdir)(x)
   assert output.dtype == np.float32 and 0.1 < (output == 0).mean() < 0.9 and output.max() > 5
@@ -115,7 +119,7 @@ def test_savedmodel(workdir, tmp_path):
   tf = pytest.importorskip("tensorflow")
   export_lib.export(workdir, tmp_path / "saved", form="savedmodel")
   loaded = tf.saved_model.load(str(tmp_path / "saved"))
-  assert_same(loaded.translate(pictures(), tf.constant(3, tf.uint32)).numpy(), workdir, pictures(), seed=3)
+  assert_same(loaded.translate(images(), tf.constant(3, tf.uint32)).numpy(), workdir, images(), seed=3)
 
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
@@ -124,9 +128,9 @@ def test_tflite(workdir, tmp_path):
   export_lib.export(workdir, tmp_path / "g.tflite", form="tflite")
   interpreter = tf.lite.Interpreter(model_path=str(tmp_path / "g.tflite"))
   interpreter.allocate_tensors()
-  interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pictures(1))
+  interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images(1))
   interpreter.invoke()
-  assert_same(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]), workdir, pictures(1), dropout=False)
+  assert_same(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]), workdir, images(1), dropout=False)
 
 
 def test_onnx(workdir, tmp_path):
@@ -134,7 +138,7 @@ def test_onnx(workdir, tmp_path):
   runtime = pytest.importorskip("onnxruntime")
   export_lib.export(workdir, tmp_path / "g.onnx", form="onnx")
   session = runtime.InferenceSession(str(tmp_path / "g.onnx"))
-  assert_same(session.run(None, {session.get_inputs()[0].name: pictures()})[0], workdir, pictures(), dropout=False)
+  assert_same(session.run(None, {session.get_inputs()[0].name: images()})[0], workdir, images(), dropout=False)
 
 
 def test_without_jax2onnx_the_error_says_how_to_get_it(workdir, tmp_path, monkeypatch):
@@ -146,7 +150,7 @@ def test_without_jax2onnx_the_error_says_how_to_get_it(workdir, tmp_path, monkey
 @pytest.mark.parametrize(
   "options, message",
   [
-    ({"height": -3}, "Pictures of -3×16"),
+    ({"height": -3}, "--height=-3 --width=0: sizes in pixels have to be at least 1"),
     ({"step": "8"}, "has no checkpoint '8'; it has 7"),
   ],
 )

@@ -1,13 +1,16 @@
 """`fit`, `predict` and `evaluate` on arrays, and the translator they give."""
 
+import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 import pix2pix_jax as p2p
 from pix2pix_jax import UsageError
+from pix2pix_jax import config as config_lib
 from pix2pix_jax.model import metrics
 from pix2pix_jax.model import networks as models
 from pix2pix_jax.run import checkpoint, history
@@ -76,7 +79,7 @@ def test_history_is_what_the_callbacks_saw(fitted):
   assert len(result.history["val_generator_loss"]) == 2
 
 
-def test_a_workdir_goes_on_where_it_was(fitted):
+def test_a_workdir_resumes_where_it_was(fitted):
   result, _ = fitted
   recorder = Recorder()
   x, y = pairs()
@@ -120,8 +123,7 @@ def test_evaluate_compiles_once_and_does_not_depend_on_the_batch_size(fitted):
   whole = result.evaluate(x, y, batch_size=10)
   for name, value in result.evaluate(x, y, batch_size=4).items():  # the last batch is short
     np.testing.assert_allclose(value, whole[name], rtol=1e-4, err_msg=name)
-  step = result._eval_step[1]
-  assert step is result._eval_step[1]
+  step = result._experiment.eval_step
   compiled = step._cache_size()
   result.evaluate(x[:7], y[:7], batch_size=4)
   assert step._cache_size() == compiled
@@ -135,7 +137,7 @@ def test_predict_and_evaluate_agree():
   np.testing.assert_allclose(result.evaluate(x, y)["l1"], np.abs(z / 255 - y / 255).mean(), atol=0.5 / 255)
 
 
-def test_float_pictures_stay_floats():
+def test_float_images_stay_floats():
   x, y = pairs(dtype=np.float32)
   result = p2p.fit(x, y, batch_size=5, epochs=1, overrides=NOISELESS)
   z = result.predict(x)
@@ -143,7 +145,7 @@ def test_float_pictures_stay_floats():
   np.testing.assert_allclose(result.evaluate(x, y)["l1"], np.abs(z - y).mean(), rtol=1e-3)
 
 
-def test_bool_pictures_are_taken_by_all_three():
+def test_bool_images_are_accepted_by_all_three():
   x, y = (np.random.default_rng(0).uniform(size=(6, 16, 16, channels)) < 0.5 for channels in (1, 3))
   result = p2p.fit(x, y, batch_size=2, epochs=1, validation_split=0.34, overrides=TINY, verbose=0)
   assert result.evaluate(x[4:], y[4:])["l1"] == result.history["val_l1"][-1]
@@ -182,10 +184,10 @@ def test_depth_is_measured_where_the_target_is_valid(validity_channel):
 @pytest.mark.parametrize(
   "change, message",
   [
-    (lambda x, y: (x, y[:5]), "pairs differ in count or size"),
-    (lambda x, y: (x, y[:, :8]), "pairs differ in count or size"),
+    (lambda x, y: (x, y[:5]), "to evaluate differ in count or size"),
+    (lambda x, y: (x, y[:, :8]), "to evaluate differ in count or size"),
     (lambda x, y: (x, y[..., :1]), "trained on 1 → 3 channels"),
-    (lambda x, y: (x.astype(np.int32), y), "x is int32; pictures are uint8"),
+    (lambda x, y: (x.astype(np.int32), y), "x is int32; images are uint8"),
     (lambda x, y: (x[0], y[0]), "x has shape"),
   ],
 )
@@ -243,9 +245,9 @@ def test_depth_metrics_against_numpy():
     (lambda x, y: (x[0], y[0]), "x has shape .*should be .n, H, W, C"),
     (lambda x, y: (x, y[:5]), "differ in count or size"),
     (lambda x, y: (x, y[:, :8]), "differ in count or size"),
-    (lambda x, y: (x.astype(np.int32), y), "x is int32; pictures are uint8"),
+    (lambda x, y: (x.astype(np.int32), y), "x is int32; images are uint8"),
     (lambda x, y: (x, y.astype(np.float32)), "y is float from .*lie in .0, 1"),
-    (lambda x, y: (x, np.full(y.shape, np.nan)), "float pictures lie in"),
+    (lambda x, y: (x, np.full(y.shape, np.nan)), "float images lie in"),
   ],
 )
 def test_arrays_that_do_not_fit_are_explained(change, message):
@@ -256,10 +258,26 @@ def test_arrays_that_do_not_fit_are_explained(change, message):
 @pytest.mark.parametrize(
   "arguments, message",
   [
-    ({"epochs": 0}, "epochs is 0; both have to be at least 1"),
-    ({"batch_size": 0}, "batch_size is 0 and"),
-    ({"overrides": {"model.base_feature": 4}}, "base_feature.*Did you mean.*base_features"),
+    ({"epochs": 0}, "epochs is 0; it has to be an integer, at least 1"),
+    ({"batch_size": 0}, "batch_size is 0; it has to be an integer, at least 1"),
+    (
+      {"overrides": {"model.base_feature": 4}},
+      "overrides: There is no field model.base_feature; did you mean model.base_features",
+    ),
     ({"overrides": {"modle.base_features": 4}}, "overrides: .*modle"),
+    ({"overrides": {"model.base_features": "4"}}, "overrides: model.base_features is '4'; it has to be an integer"),
+    ({"overrides": {"data.mirror": 1}}, "overrides: data.mirror is 1; it has to be True or False"),
+    ({"batch_size": 2.0}, "batch_size is 2.0; it has to be an integer"),
+    ({"batch_size": "2"}, "batch_size is '2'"),
+    ({"batch_size": True}, "batch_size is True"),
+    ({"epochs": 1.5}, "epochs is 1.5"),
+    ({"seed": 1.5}, "seed is 1.5"),
+    ({"seed": 2**63}, "seed is 9223372036854775808"),
+    ({"validation_data": np.zeros((2, 16, 16, 1), np.uint8)}, "validation_data is a ndarray; it has to be a pair"),
+    ({"validation_split": "0.1"}, "validation_split is '0.1'"),
+    ({"config": {"seed": 1}}, "config is a dict; give a ConfigDict"),
+    ({"input_kind": "heat"}, "input_kind is 'heat'; the kinds are image and depth"),
+    ({"target_range": (9.0, 1.0)}, "data.depth_range is .9.0, 1.0.; it has to be two numbers"),
   ],
 )
 def test_arguments_that_do_not_fit_are_explained(arguments, message):
@@ -267,13 +285,108 @@ def test_arguments_that_do_not_fit_are_explained(arguments, message):
     p2p.fit(*pairs(), **{"overrides": TINY} | arguments)
 
 
-def test_negative_depth_is_refused():
-  x, y = pairs(dtype=np.float32)
-  with pytest.raises(UsageError, match="float metres ≥ 0"):
-    p2p.fit(x, y - 1, target_kind="depth", overrides=TINY)
+def depth_pairs(count=6, holes=(0.0,)):
+  """Depth → depth of 1 to 9 m, whose first row cycles through `holes`."""
+  y = np.random.default_rng(0).uniform(1, 9, (count, 16, 16, 1)).astype(np.float32)
+  if holes:
+    y[:, 0] = np.resize(np.float32(holes), (16, 1))
+  return y, y.copy()
 
 
-# --- Translator ------------------------------------------------------------------------------------------------------------
+DEPTH = {"input_kind": "depth", "target_kind": "depth", "target_range": (0.0, 10.0)}
+
+
+def test_every_form_of_a_hole_means_the_same():
+  """0, negative, NaN and infinite: the same bits in training, and in use."""
+  results = [
+    p2p.fit(*depth_pairs(holes=holes), batch_size=2, epochs=1, overrides=TINY, verbose=0, **DEPTH)
+    for holes in ((0.0,), (0.0, -1.0, np.nan, np.inf, -np.inf))
+  ]
+  first, second = (result.state.generator.params for result in results)
+  jax.tree.map(np.testing.assert_array_equal, first, second)
+  translated = [results[0].predict(depth_pairs(holes=holes)[0]) for holes in ((0.0,), (np.nan, -3.0, np.inf))]
+  assert np.isfinite(translated[1]).all()
+  np.testing.assert_array_equal(*translated)
+
+
+def test_depth_without_holes_trains_and_has_no_metric_of_holes():
+  result = p2p.fit(
+    *depth_pairs(holes=()), batch_size=2, epochs=1, validation_split=0.34, overrides=TINY, verbose=0, **DEPTH
+  )
+  assert "val_hole_rmse" not in result.history and np.isfinite(result.history["val_rmse"]).all()
+  summary = json.loads((result.workdir / "eval/val/metrics.json").read_text(), parse_constant=pytest.fail)
+  assert "hole_rmse" not in summary["metrics"] and "rmse" in summary["metrics"]
+
+
+def test_an_image_without_any_measurement_changes_no_mean():
+  """It has no error at all: neither 0 nor a perfect 120 dB."""
+  x, y = depth_pairs()
+  result = p2p.fit(x, y, batch_size=2, epochs=1, overrides=NOISELESS, verbose=0, **DEPTH)
+  alone = result.evaluate(x[:3], y[:3])
+  empty = result.evaluate(x[:4], np.concatenate([y[:3], np.zeros_like(y[:1])]))
+  for name in ("l1", "psnr", "rmse", "delta1"):
+    assert empty[name] == pytest.approx(alone[name], rel=1e-6), name
+
+
+@pytest.mark.parametrize(
+  "scale, message",
+  [
+    (1000, "y lies between 1.* and [89].*, but the depth range is 0 to 10 m: 100% .*divide by 1000"),
+    (0, "y holds no measurement at all"),
+    (np.nan, "y holds no measurement at all"),
+  ],
+)
+def test_depth_that_would_hardly_count_is_refused(scale, message):
+  x, y = depth_pairs()
+  with pytest.raises(UsageError, match=message):
+    p2p.fit(x, y * np.float32(scale), overrides=TINY, **DEPTH)
+
+
+def test_integers_are_no_depth_unless_a_scale_says_so():
+  x, y = depth_pairs()
+  millimetres = np.round(y * 1000).astype(np.uint16)
+  with pytest.raises(UsageError, match="y holds uint16, but depth is float metres.*1000 for millimetres"):
+    p2p.fit(x, millimetres, overrides=TINY, **DEPTH)
+  result = p2p.fit(x, millimetres, overrides=TINY | {"data.target_scale": 1000.0}, epochs=1, verbose=0, **DEPTH)
+  assert result.translator.target_signal.scale == 1000
+
+
+def test_a_configs_own_values_are_kept():
+  """What the caller set in a config is not replaced by the defaults of fit's arguments."""
+  config = config_lib.load("procedural")
+  config_lib.update(config, TINY | {"seed": 5, "train.batch_size": 2, "train.num_steps": 3, "data.mirror": True})
+  config_lib.update(config, {"data.load_size": 18, "data.crop_size": 16})
+  used = p2p.fit(*pairs(), config=config, verbose=0).translator.config
+  assert (used.seed, used.train.batch_size, used.train.num_steps, used.data.mirror) == (5, 2, 3, True)
+  assert (used.data.load_size, used.data.crop_size) == (18, 16)
+  used = p2p.fit(*pairs(), config=config, seed=7, batch_size=5, epochs=1, verbose=0).translator.config
+  assert (used.seed, used.train.batch_size, used.train.num_steps) == (7, 5, 2)
+  assert (config.seed, config.train.num_steps) == (5, 3)  # the caller's object is not changed
+
+
+def test_the_translator_has_the_weights_of_the_state(fitted):
+  """Also after an early stop: the last step is the one that is returned and saved."""
+
+  class Stop:
+    def set_model(self, model):
+      self.model = model
+
+    def on_epoch_end(self, epoch, logs):
+      self.model.stop_training = True
+
+  x, y = pairs()
+  result = p2p.fit(x, y, batch_size=5, epochs=9, callbacks=[Stop()], overrides=NOISELESS, verbose=0)
+  loaded = p2p.Translator.load(result.workdir, step="latest")
+  assert loaded.step == result.translator.step == int(result.state.step) == 2
+  np.testing.assert_array_equal(loaded(x), result.translator(x))
+
+
+def test_the_package_lists_what_it_offers():
+  assert {"fit", "Translator", "UsageError"} <= set(dir(p2p))
+
+
+# --- Translator
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_any_size_goes_in_and_comes_out(fitted):
@@ -301,7 +414,7 @@ def test_samples_differ_and_the_seed_decides(fitted):
   assert len({sample.tobytes() for sample in translator(picture, num_samples=2, dropout=False)}) == 1
 
 
-def test_a_picture_does_not_depend_on_its_place_or_companions(fitted):
+def test_an_image_is_independent_of_its_place_and_the_rest_of_the_batch(fitted):
   translator = fitted[0].translator
   batch = np.random.default_rng(0).uniform(size=(5, 16, 16, 1)).astype(np.float32)
   together = translator(batch, batch_size=2)
@@ -321,7 +434,9 @@ def test_the_two_switches_are_independent(fitted):
 
 
 def test_tiles_blend_to_the_whole_where_the_network_is_local(fitted):
-  """With running statistics the network sees no further than its receptive field, so tiles differ from the whole near seams only."""
+  """With running statistics the network sees no further than its receptive field, so tiles differ from the whole near
+  seams only.
+  """
   translator = fitted[0].translator
   picture = np.random.default_rng(0).uniform(size=(96, 80, 1)).astype(np.float32)
   whole = translator(picture, dropout=False, norm_stats="running")
@@ -338,21 +453,52 @@ def test_tiles_blend_to_the_whole_where_the_network_is_local(fitted):
 @pytest.mark.parametrize(
   "picture, message",
   [
-    (np.zeros((16, 16, 3), np.uint8), "takes pictures of 1 channels; these have 3"),
+    (np.zeros((16, 16, 3), np.uint8), "expects images of 1 channel; these have 3"),
     (np.zeros((0, 16, 1), np.uint8), "not empty"),
-    (np.full((16, 16, 1), 200.0), "lie in .0, 1.; these go from 200 to 200"),
+    (np.full((16, 16, 1), 200.0), "float from 200 to 200; float images lie in .0, 1"),
     (np.full((16, 16, 1), np.nan), "lie in .0, 1"),
-    (np.zeros((16, 16, 1), np.int64), "this array is int64"),
+    (np.zeros((16, 16, 1), np.int64), "The input is int64; images are uint8"),
   ],
 )
-def test_pictures_that_do_not_fit_are_explained(fitted, picture, message):
+def test_images_that_do_not_fit_are_explained(fitted, picture, message):
   with pytest.raises(UsageError, match=message):
     fitted[0].translator(picture)
 
 
+@pytest.mark.parametrize(
+  "options, message",
+  [
+    ({"dropout": "off"}, "dropout is 'off'; it has to be True, False or None"),
+    ({"dropout": 0}, "dropout is 0"),
+    ({"norm_stats": "none"}, "norm_stats is 'none'; it has to be one of batch, image, running"),
+    ({"tile": 0}, "tile is 0; it has to be an integer, at least 1"),
+    ({"tile": 16.0}, "tile is 16.0"),
+    ({"num_samples": -1}, "num_samples is -1"),
+    ({"num_samples": 0}, "num_samples is 0"),
+    ({"batch_size": 0}, "batch_size is 0"),
+    ({"seed": 2**70}, "seed is 1180591620717411303424; it has to be an integer, between 0 and 4294967295"),
+    ({"seed": -1}, "seed is -1"),
+  ],
+)
+def test_options_that_do_not_fit_are_explained(fitted, options, message):
+  with pytest.raises(UsageError, match=message):
+    fitted[0].translator(np.zeros((16, 16, 1), np.uint8), **options)
+
+
+def test_all_tiles_share_one_noise(fitted):
+  """Tiles of equal content, as in a clear sky, get equal results, so that noise draws no seams between them."""
+  translator = fitted[0].translator
+  plain = np.full((40, 16, 1), 130, np.uint8)  # tiles of 16 begin at rows 0, 12 and 24
+  single, tiled = translator(plain[:16], seed=3), translator(plain, seed=3, tile=16)
+  np.testing.assert_allclose(tiled[:12].astype(int), single[:12].astype(int), atol=1)
+  np.testing.assert_allclose(tiled[28:].astype(int), single[4:].astype(int), atol=1)
+  assert single.std() > 2
+
+
 def test_loading_a_translator_imports_no_tensorflow(fitted):
   code = (
-    "import sys, numpy as np, pix2pix_jax; t = pix2pix_jax.Translator.load(sys.argv[1], step='latest'); t(np.zeros((16, 16, 1), np.uint8));"
+    "import sys, numpy as np, pix2pix_jax; t = pix2pix_jax.Translator.load(sys.argv[1], step='latest'); "
+    "t(np.zeros((16, 16, 1), np.uint8));"
     "print([m for m in ('tensorflow', 'clu', 'tensorflow_datasets') if m in sys.modules])"
   )
   done = subprocess.run(
@@ -363,7 +509,8 @@ def test_loading_a_translator_imports_no_tensorflow(fitted):
 
 def test_the_best_checkpoint_is_the_default(fitted):
   result, _ = fitted
-  best = checkpoint.Checkpointer(result.workdir, read_only=True).best()
+  with checkpoint.Checkpointer(result.workdir, read_only=True) as checkpointer:
+    best = checkpointer.best()
   validated = {
     row["step"]: row["val/l1"] for row in history.read(result.workdir) if "val/l1" in row and row["step"] > 0
   }  # all that trained there

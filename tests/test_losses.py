@@ -73,7 +73,7 @@ def test_shapes_that_would_silently_broadcast_are_refused():
 def test_the_discriminator_sees_the_targets_holes():
   candidate = jnp.full((1, 2, 2, 1), 0.5)
   mask = jnp.array([1.0, 0, 0, 1]).reshape(1, 2, 2, 1)
-  np.testing.assert_allclose(losses.show_holes(candidate, mask).ravel(), [0.5, -1, -1, 0.5])
+  np.testing.assert_allclose(losses.apply_holes(candidate, mask).ravel(), [0.5, -1, -1, 0.5])
 
 
 def test_metrics_against_numpy():

@@ -7,26 +7,34 @@ import zlib
 import numpy as np
 import pytest
 
-from pix2pix_jax.configs import default
-from pix2pix_jax.data import images, pipeline
+from pix2pix_jax import config as config_lib
+from pix2pix_jax import prng
+from pix2pix_jax.data import pipeline
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.signals import DataSpec, Depth, Image
 
 
 def make_data(**fields):
-  config = default.get_config().data
+  config = config_lib.default().data
   config.update({"load_size": 20, "crop_size": 16, "depth_range": (0.0, 20.0), **fields})
   return config
 
 
+def make_spec(count=5):
+  return DataSpec(Image(3), Depth(2, (0.0, 20.0)), {"train": count})
+
+
 def ramp_split(count=5, size=20):
-  """Every picture tells its coordinates: input in 8 bits, target in metres, mask by parity; channel 2 is the picture's number."""
+  """Every pixel holds its coordinates: input in 8 bits, target in metres, mask by parity; channel 2 is the image's
+  number.
+  """
   y, x = np.mgrid[:size, :size]
   arrays = {
     "input": np.stack([np.stack([y, x, np.full_like(y, n)], -1) for n in range(count)]).astype(np.uint8),
     "target": np.stack([np.stack([y, x], -1)] * count).astype(np.float32),
     "mask": np.stack([((y + x) % 2 == 0)[..., None]] * count),
   }
-  return pipeline.Split(arrays, [str(n) for n in range(count)])
+  return pipeline.Split(arrays, [str(n) for n in range(count)], make_spec(count))
 
 
 def test_input_target_and_mask_stay_aligned_under_jitter():
@@ -84,36 +92,79 @@ def test_processes_share_a_batch_without_overlap(monkeypatch):
 
 def test_evaluation_visits_seven_images_once_in_batches_of_four():
   seen = []
-  for batch, counts in pipeline.eval_batches(ramp_split(count=7), make_data(), batch_size=4):
-    assert len(batch["input"]) == 4
-    assert batch["index"][counts].tolist() == [n for n, c in zip(numbers(batch), counts) if c]
-    seen += batch["index"][counts].tolist()
+  for batch in pipeline.eval_batches(ramp_split(count=7), batch_size=4):
+    assert len(batch["input"]) == len(batch["is_real"]) == 4
+    real = batch["is_real"]
+    assert batch["index"][real].tolist() == [n for n, is_real in zip(numbers(batch), real) if is_real]
+    seen += batch["index"][real].tolist()
   assert seen == list(range(7))
-
-
-def test_normalisation_covers_the_range_and_is_undone():
-  for dtype, largest in (("uint8", 255), ("uint16", 65535)):
-    values = np.arange(largest + 1, dtype=dtype)
-    encoded = images.normalise(values, (0, 1))
-    assert (encoded.dtype, encoded[0], encoded[-1]) == (np.float32, -1, 1)
-    np.testing.assert_array_equal(images.denormalise(encoded, dtype, (0, 1)), values)
-  metres = np.float32([0, 10, 40, 90])
-  np.testing.assert_allclose(images.normalise(metres, (0.0, 80.0)), [-1, -0.75, 0, 1])
-  np.testing.assert_allclose(
-    images.denormalise(images.normalise(metres, (0.0, 80.0)), "float32", (0.0, 80.0)), [0, 10, 40, 80]
-  )
 
 
 def test_depth_and_masks_are_not_blended_by_resizing():
   import tensorflow as tf
 
   depth = tf.constant(np.random.default_rng(0).choice([1.0, 50.0], (9, 9, 1)), tf.float32)
-  assert set(np.unique(pipeline._resize(depth, (14, 14)))) == {1.0, 50.0}
-  assert pipeline._resize(depth > 2, (14, 14)).dtype == tf.bool
+  assert set(np.unique(pipeline._resize(depth, (14, 14), "nearest"))) == {1.0, 50.0}
+  assert pipeline._resize(depth > 2, (14, 14), "nearest").dtype == tf.bool
   step = tf.cast(tf.concat([tf.zeros((8, 4, 3)), 200 * tf.ones((8, 4, 3))], 1), tf.uint8)
-  assert 0 < np.unique(pipeline._resize(step, (7, 7))).size - 2  # photographs are blended
+  assert 0 < np.unique(pipeline._resize(step, (7, 7), "bicubic")).size - 2  # photographs are blended
 
 
-def test_a_crop_larger_than_the_picture_is_refused():
+def depth_source(folder=None):
+  """Three depth pairs with holes and values out of range, in memory or, with a folder, as if prepared there."""
+  rng = np.random.default_rng(0)
+  x = rng.uniform(1, 30, (3, 8, 8, 1)).astype(np.float32)
+  x[:, :2] = 0
+  spec = DataSpec(Depth(1, (0.0, 20.0)), Depth(1, (0.0, 20.0)), {"train": 3})
+  source = pipeline.ArraySource({"train": (x, x)}, spec)
+  source.folder = folder
+  return source, x
+
+
+def test_pixels_without_a_measurement_within_the_range_are_masked():
+  source, x = depth_source()
+  split = pipeline.load_split(source, "train", (8, 8), cache_gib=1)
+  np.testing.assert_array_equal(split.arrays["mask"], (x > 0) & (x <= 20))
+
+
+def test_the_decoded_cache_appears_complete_or_not_at_all(tmp_path, monkeypatch):
+  """Arrays on disk equal those in memory; a crash while decoding leaves nothing that a later run would read; and of two
+  processes that decode at once the later one takes the other's files."""
+  source, _ = depth_source(tmp_path)
+  in_memory = pipeline.load_split(source, "train", (8, 8), cache_gib=1)
+  fill = pipeline._fill
+
+  def crash(arrays, dataset, spec):
+    fill(arrays, dataset.take(1), spec)
+    raise RuntimeError("power cut")
+
+  monkeypatch.setattr(pipeline, "_fill", crash)
+  with pytest.raises(RuntimeError, match="power cut"):
+    pipeline.load_split(source, "train", (8, 8), cache_gib=0)
+  assert list(tmp_path.iterdir()) == []
+
+  def overtaken(arrays, dataset, spec):
+    monkeypatch.setattr(pipeline, "_fill", fill)
+    pipeline.load_split(source, "train", (8, 8), cache_gib=0)
+    return fill(arrays, dataset, spec)
+
+  monkeypatch.setattr(pipeline, "_fill", overtaken)
+  on_disk = pipeline.load_split(source, "train", (8, 8), cache_gib=0)
+  assert len(list(tmp_path.iterdir())) == 1
+  for name, array in in_memory.arrays.items():
+    np.testing.assert_array_equal(on_disk.arrays[name], array)
+  assert isinstance(on_disk.arrays["input"], np.memmap) and on_disk.ids == in_memory.ids
+
+
+def test_order_and_jitter_have_streams_of_their_own(monkeypatch):
+  """Another jitter leaves the order of the pairs as it is."""
+  before = [numbers(next(pipeline.train_batches(ramp_split(7), make_data(), batch_size=7, seed=0)))]
+  data_seed = prng.data_seed
+  monkeypatch.setattr(prng, "data_seed", lambda seed, name: data_seed(seed, name) + (name == "jitter"))
+  after = [numbers(next(pipeline.train_batches(ramp_split(7), make_data(), batch_size=7, seed=0)))]
+  assert before == after
+
+
+def test_a_crop_larger_than_the_image_is_refused():
   with pytest.raises(UsageError, match="crop_size .32, 32. .*larger than data.load_size .20, 20"):
     pipeline.train_batches(ramp_split(), make_data(crop_size=32), batch_size=1, seed=0)

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from pix2pix_jax import config as config_lib
 from pix2pix_jax import report
-from pix2pix_jax.configs import default
 from pix2pix_jax.errors import UsageError
 
 EVIL = '</script><script>document.documentElement.dataset.evil = "1"</script><img src=x onerror="document.title=1">'
@@ -46,11 +46,14 @@ def picture(path, color=(200, 30, 30), size=(60, 80)):
 
 def bare_workdir(folder):
   folder.mkdir()
-  config = default.get_config()
+  config = config_lib.default()
   config.data.source_dir = f"/somewhere/private/{EVIL.replace('/', '_')}"
   config.data.name = "folder"
   config.model.base_features, config.model.levels = 2, 3
   config.model.input_channels, config.model.output_channels = 3, 1
+  config.data.input_kind, config.data.target_kind = "image", "depth"
+  config.data.input_dtype, config.data.target_dtype = "uint8", "float32"
+  config.loss.l1_weight = 300.0
   config.train.num_steps, config.train.batch_size = 40, 5
   (folder / "config.json").write_text(config.to_json_best_effort())
   return folder
@@ -63,7 +66,7 @@ def bare(tmp_path):
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-  """A finished training with two evaluated splits."""
+  """A finished run with two evaluated splits."""
   workdir = bare_workdir(tmp_path_factory.mktemp("report") / EVIL.replace("/", "_"))
   rows = []
   for step in range(0, 41, 10):
@@ -136,13 +139,14 @@ def test_one_file_that_loads_nothing(full):
     Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"), validate=True))).load()
 
 
-def test_what_it_tells(full):
+def test_what_it_shows(full):
   _, data = read(full)
   assert data["what"].startswith("A U-Net with a 70×70 PatchGAN, trained on folder (folder <_script>")
   assert "private" not in json.dumps(data["facts"]) and data["facts"]["Pairs"] == "20 test, 20 val"
   assert (data["step"], data["num_steps"], len(data["parameters"])) == (40, 40, 2)
   assert data["facts"]["Sizes"] == "crops of 256×256 from 286×286, evaluated at 256×256 (height × width)"
-  assert data["facts"]["Target"] == "picture, 1 channel" and data["facts"]["Loss"] == "vanilla GAN + L1"
+  assert data["facts"]["Target"] == "depth, 0 to 80 m, 1 channel"
+  assert data["facts"]["Loss"] == "vanilla GAN + 300 · L1"
   assert data["rows"][0]["val/surprise"] is None and len(data["rows"]) == 9  # the half line at the end is not there
   test, val = data["splits"]
   assert [[one["name"] for one in split["pictures"]] for split in (test, val)] == [["best", "worst"], ["grid"]]
@@ -151,6 +155,11 @@ def test_what_it_tells(full):
   assert changed.pop("data.source_dir").startswith("/somewhere/private")
   assert changed == {
     "data.name": "folder",
+    "data.input_kind": "image",
+    "data.target_kind": "depth",
+    "data.input_dtype": "uint8",
+    "data.target_dtype": "float32",
+    "loss.l1_weight": 300.0,
     "model.base_features": 2,
     "model.levels": 3,
     "model.input_channels": 3,
@@ -169,7 +178,7 @@ def test_markup_in_values_is_text(full):
   )
 
 
-def test_a_training_that_has_only_begun(bare):
+def test_a_run_that_has_only_begun(bare):
   _, data = read(bare)
   assert data["rows"] == data["splits"] == data["samples"]["pictures"] == [] and data["step"] == 0
   assert data["facts"]["Pairs"] == "not recorded in this workdir"

@@ -1,5 +1,6 @@
 """Properties of the train step that a reader of the paper would check."""
 
+import functools
 import json
 import os
 import subprocess
@@ -11,47 +12,48 @@ import ml_collections
 import numpy as np
 import pytest
 
+from pix2pix_jax import config as config_lib
+from pix2pix_jax import prng
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.model import losses, steps
 from pix2pix_jax.model import networks as models
-from pix2pix_jax.model import state as train_state
+from pix2pix_jax.model import state as state_lib
+from pix2pix_jax.run import experiment, finite
+from pix2pix_jax.run.experiment import Experiment
+from pix2pix_jax.signals import DataSpec, Image
 
 GENERATOR = models.Generator(base_features=2, levels=3)
 DISCRIMINATOR = models.PatchGAN(16, base_features=2)
 SIZE = 16
 
 
-def make_config(**loss):
-  return ml_collections.ConfigDict(
-    {
-      "seed": 0,
-      "data": {"validity_channel": False},
-      "model": {"input_channels": 3, "output_channels": 3, "levels": 3},
-      "train": {"num_steps": 10},
-      "optimizer": {"learning_rate": 2e-4, "beta1": 0.5, "beta2": 0.999, "decay_fraction": 0.0},
-      "loss": {"gan": "vanilla", "l1_weight": 100.0, "halve_discriminator": True, **loss},
-    }
-  )
+def make_experiment(seed=0, **fields):
+  """Networks of 3 levels and 2 features for 16×16 RGB images; `fields` are of `loss`, `optimizer` or `evaluation`."""
+  config = config_lib.default()
+  settings = {"seed": seed, "model.base_features": 2, "model.patch": 16, "data.crop_size": SIZE, "train.num_steps": 10}
+  settings |= {"data.load_size": SIZE, "model.levels": 3, "train.batch_size": 2}
+  config_lib.update(config, settings | {name.replace("__", "."): value for name, value in fields.items()})
+  spec = DataSpec(Image(3), Image(3), {"train": 8})
+  return Experiment(config_lib.resolve(config, spec), spec)
 
 
-def make_step(seed=0, **loss):
-  config = make_config(**loss)
+def make_step(seed=0, **fields):
+  run = make_experiment(seed, **fields)
   return jax.jit(
-    lambda state, batch: steps.train_step(
-      state,
-      batch,
-      generator=GENERATOR,
-      discriminator=DISCRIMINATOR,
-      loss=config.loss,
+    functools.partial(
+      steps.train_step,
+      **run.networks,
+      loss=run.config.loss,
       seed=seed,
-      optimizer=train_state.make_optimizer(config.optimizer, 10),
+      optimizer=run.optimizer,
+      learning_rate=run.learning_rate,
     )
   )
 
 
 @pytest.fixture(scope="module")
 def state():
-  return jax.jit(lambda: train_state.initial(make_config(), GENERATOR, DISCRIMINATOR))()
+  return make_experiment().init()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def differences(a, b):
 
 
 def test_the_discriminators_update_is_not_touched_by_l1_weight(state, batch, stepped):
-  other, _ = make_step(l1_weight=1.0)(state, batch)
+  other, _ = make_step(loss__l1_weight=1.0)(state, batch)
   assert differences(stepped[0].discriminator, other.discriminator) == 0
   assert differences(stepped[0].generator.params, other.generator.params) > 0
 
@@ -79,7 +81,7 @@ def test_first_adam_step_of_both_networks_against_numpy(state, batch, stepped):
   """Two losses written out plainly, in the paper's order, their gradients put through Adam by hand: after one step a
   parameter has moved by lr · g / (|g| + ε'). G's gradient is taken through the *updated* discriminator."""
   x, y = batch["input"], batch["target"]
-  noise = jax.random.fold_in(jax.random.key(0), 0)
+  noise = jax.random.fold_in(prng.key(0, "dropout"), 0)
 
   def translate(params):
     return GENERATOR.apply(
@@ -134,7 +136,7 @@ def test_noise_is_a_function_of_seed_and_step(state, batch, stepped):
 
 
 def test_without_gan_the_discriminator_rests(state, batch):
-  next_state, metrics = make_step(gan="none")(state, batch)
+  next_state, metrics = make_step(loss__gan="none")(state, batch)
   assert differences(next_state.discriminator, state.discriminator) == 0
   np.testing.assert_allclose(metrics["generator_loss"], 100 * metrics["l1_loss"], rtol=1e-6)
   assert "discriminator_loss" not in metrics
@@ -149,32 +151,46 @@ def test_what_lies_in_the_targets_holes_changes_nothing(state, batch):
 
 
 def test_linear_decay_ends_at_zero():
-  optimizer = ml_collections.ConfigDict({"learning_rate": 1.0, "beta1": 0.0, "beta2": 0.0, "decay_fraction": 0.5})
-  adam = train_state.make_optimizer(optimizer, 10)
-  opt_state, sizes = adam.init(jnp.zeros(())), []
-  for _ in range(11):
-    update, opt_state = adam.update(jnp.ones(()), opt_state)
-    sizes.append(-float(update))
-  np.testing.assert_allclose(sizes, [1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0], atol=1e-6)
+  settings = ml_collections.ConfigDict({"learning_rate": 1.0, "decay_fraction": 0.5})
+  rates = [float(state_lib.learning_rate(settings, 10, jnp.int32(step))) for step in range(11)]
+  np.testing.assert_allclose(rates, [1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0], atol=1e-6)
 
 
-def test_evaluation_of_an_image_is_independent_of_its_companions_and_agrees_with_the_losses(state, batch):
-  evaluate = jax.jit(
-    lambda state, batch: steps.eval_step(
-      state,
-      batch,
-      generator=GENERATOR,
-      discriminator=DISCRIMINATOR,
-      loss=make_config().loss,
-      seed=0,
-      dropout=True,
-      norm_stats="image",
-      depth_range=None,
-      input_is_depth=False,
-    )
-  )
+def test_the_schedule_is_no_part_of_the_state(state, batch, stepped):
+  """One tree for every schedule, so that a decay may begin at a resume; at a decayed rate the update is scaled by it."""
+  decaying = make_experiment(optimizer__decay_fraction=0.5)
+  assert jax.tree.structure(decaying.abstract()) == jax.tree.structure(make_experiment().abstract())
+  later = state.replace(step=jnp.int32(8))
+  full, _ = make_step()(later, batch)
+  slowed, metrics = make_step(optimizer__decay_fraction=0.5)(later, batch)
+  np.testing.assert_allclose(metrics["learning_rate"], 0.4 * 2e-4, rtol=1e-6)
+  moved = lambda after: after.discriminator.params["conv_0"]["kernel"] - state.discriminator.params["conv_0"]["kernel"]
+  np.testing.assert_allclose(moved(slowed), 0.4 * moved(full), atol=2e-8)
+
+
+def test_gradient_norms_are_those_of_the_gradients(state, batch):
+  """Without the adversarial loss the generator's gradient is that of the weighted L1 alone."""
+  noise = jax.random.fold_in(prng.key(0, "dropout"), 0)
+
+  def l1(params):
+    variables = {"params": params, "batch_stats": state.generator.batch_stats}
+    fake = GENERATOR.apply(variables, batch["input"], dropout=True, norm_stats="batch", rngs={"dropout": noise})
+    return 100 * jnp.abs(batch["target"] - fake).mean()
+
+  grads = jax.jit(jax.grad(l1))(state.generator.params)
+  expected = np.sqrt(sum(np.square(np.asarray(leaf, np.float64)).sum() for leaf in jax.tree.leaves(grads)))
+  _, metrics = make_step(loss__gan="none")(state, batch)
+  np.testing.assert_allclose(metrics["generator_gradient_norm"], expected, rtol=1e-4)
+
+
+def evaluate(state, batch, **fields):
+  run = make_experiment(**fields)
+  return run.eval_step(state.variables, {"is_real": jnp.ones(len(batch["input"]), bool), **batch})
+
+
+def test_evaluation_of_an_image_is_independent_of_the_batch_and_agrees_with_the_losses(state, batch):
   fake, values = evaluate(state, {**batch, "index": jnp.array([4, 5])})
-  alone = {name: jnp.stack([pictures[1]] * 2) for name, pictures in batch.items()} | {"index": jnp.array([5, 5])}
+  alone = {name: jnp.stack([images[1]] * 2) for name, images in batch.items()} | {"index": jnp.array([5, 5])}
   fake_alone, values_alone = evaluate(state, alone)
   np.testing.assert_allclose(fake[1], fake_alone[0], atol=1e-6)
   for name in values:
@@ -183,20 +199,48 @@ def test_evaluation_of_an_image_is_independent_of_its_companions_and_agrees_with
   np.testing.assert_allclose(values["generator_loss"], values["gan_loss"] + 100 * values["l1_loss"], rtol=1e-6)
 
 
+def test_rows_that_fill_a_batch_do_not_count_in_its_statistics(state, batch):
+  """norm_stats="batch": three images and a filler give what the three give alone."""
+  x, y = (jnp.concatenate([batch[name], batch[name][::-1] * 0.5]) for name in ("input", "target"))
+  index = jnp.arange(4)
+  real = {"input": x[:3], "target": y[:3], "index": index[:3]}
+  filled = {"input": x.at[3].set(9.0), "target": y.at[3].set(-9.0), "index": index, "is_real": index < 3}
+  fake, values = evaluate(state, real, evaluation__norm_stats="batch")
+  fake_filled, values_filled = evaluate(state, filled, evaluation__norm_stats="batch")
+  np.testing.assert_allclose(fake_filled[:3], fake, atol=2e-5)
+  for name in ("gan_loss", "discriminator_loss", "l1"):
+    np.testing.assert_allclose(values_filled[name][:3], values[name], rtol=1e-3, err_msg=name)
+
+
+def test_a_network_that_is_no_longer_finite_is_found():
+  tree = {"a": jnp.ones((3, 3)), "step": jnp.int32(1), "b": jnp.array([1.0, -2.0, 3e38])}
+  assert bool(finite.all_finite(tree))
+  for bad in (np.nan, np.inf, -np.inf):
+    assert not bool(finite.all_finite({**tree, "b": jnp.array([1.0, bad, 3.0])}))
+
+
+def test_streams_are_independent():
+  """No two streams share a key, and none has the root key or a fold of it."""
+  root = jax.random.key(3)
+  streams = [prng.key(3, name) for name in ("init", "dropout", "evaluation")]
+  others = [root, *(jax.random.fold_in(root, n) for n in range(3)), *jax.random.split(root)]
+  bits = {jax.random.key_data(key).tobytes() for key in [*streams, *others]}
+  assert len(bits) >= len(streams) + 4  # split(root)[0] is fold_in(root, 0): among the others two coincide
+  assert len({jax.random.key_data(key).tobytes() for key in streams}) == 3
+  assert not {jax.random.key_data(key).tobytes() for key in streams} & {
+    jax.random.key_data(k).tobytes() for k in others
+  }
+  assert prng.data_seed(0, "order") != prng.data_seed(0, "jitter") != prng.data_seed(1, "jitter")
+
+
 _TWO_DEVICES = """
 import json, sys
 sys.path.insert(0, {tests!r})
-import jax, jax.numpy as jnp, numpy as np
+import jax
 import test_steps
-from pix2pix_jax.model import steps
-from pix2pix_jax.model import state as train_state
-mesh = steps.make_mesh()
-config = test_steps.make_config()
-step = steps.compile_train_step(mesh, generator=test_steps.GENERATOR, discriminator=test_steps.DISCRIMINATOR, loss=config.loss, seed=0,
-                                optimizer=train_state.make_optimizer(config.optimizer, 10))
-state = jax.jit(lambda: train_state.initial(config, test_steps.GENERATOR, test_steps.DISCRIMINATOR))()
+run = test_steps.make_experiment()
 x, y = jax.random.uniform(jax.random.key(5), (2, 2, 16, 16, 3), minval=-1)
-state, metrics = step(state, {{"input": x, "target": y}})
+state, metrics = run.train_step(run.init(), {{"input": x, "target": y}})
 print(json.dumps([jax.device_count(), {{k: float(v) for k, v in metrics.items()}}]))
 """
 
@@ -213,31 +257,19 @@ def test_two_devices_compute_what_one_does(stepped):
     np.testing.assert_allclose(value, stepped[1][name], rtol=1e-4, err_msg=name)
 
 
-def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
-  class Mesh:
-    size = 4
-
-  with pytest.raises(UsageError, match="train.batch_size is 6, which does not divide over 4 devices"):
-    steps.check_divides(6, Mesh)
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused(monkeypatch):
+  monkeypatch.setattr(jax, "device_count", lambda: 4)
+  with pytest.raises(UsageError, match="batch_size is 6, .*over 4 devices. Use a multiple of 4, or 1 or 2 or 3 device"):
+    experiment.check_batch_size(6)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the forms of the CPU's convolutions are what is long")
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the CPU's forms of the convolutions are the long ones")
 def test_the_whole_step_is_short_to_compile():
-  """Time to compile varies with the machine, the length of what is to be compiled does not: 8.4 thousand lines, 16 thousand when
-  it took 12 to 18 s on two cores. The paper's sizes."""
-  config = make_config()
-  config.model.levels = 8
-  generator, discriminator = models.Generator(), models.PatchGAN()
-  picture = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
-  step = steps.compile_train_step(
-    steps.make_mesh(),
-    generator=generator,
-    discriminator=discriminator,
-    loss=config.loss,
-    seed=0,
-    optimizer=train_state.make_optimizer(config.optimizer, 10),
-  )
-  lowered = step.lower(
-    jax.eval_shape(lambda: train_state.initial(config, generator, discriminator)), {"input": picture, "target": picture}
-  )
+  """Compilation time varies with the machine, the length of the program does not: 8.4 thousand lines at the paper's
+  sizes, 16 thousand when compilation took 12 to 18 s on two cores."""
+  config = config_lib.default()
+  spec = DataSpec(Image(3), Image(3), {"train": 8})
+  run = Experiment(config_lib.resolve(config, spec), spec)
+  image = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
+  lowered = run.train_step.lower(run.abstract(), {"input": image, "target": image})
   assert len(lowered.as_text().splitlines()) < 9500

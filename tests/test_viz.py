@@ -68,7 +68,7 @@ def test_small_pictures_are_enlarged_by_a_whole_factor():
 
 def test_curves_leave_pyplot_and_its_backend_alone(tmp_path):
   code = (
-    "import sys, matplotlib; matplotlib.use('svg'); from pix2pix_jax import viz; from pathlib import Path;"
+    "import sys, matplotlib; matplotlib.use('svg'); from pix2pix_jax.run import viz; from pathlib import Path;"
     "viz.curves([{'step': n, 'train/generator_loss': n, 'val/generator_loss': n} for n in (1, 2)], Path(sys.argv[1]));"
     "print(matplotlib.get_backend(), 'matplotlib.pyplot' in sys.modules)"
   )
