@@ -144,12 +144,22 @@ def train(argv: list[str] | None = None) -> None:
     return
   config, workdir, distributed = parse_train(arguments)
   if distributed:
-    import jax
-
-    jax.distributed.initialize()
+    _join_processes()
   from pix2pix_jax.train import train_and_evaluate  # imports TensorFlow, which takes seconds: flags are checked first
 
   train_and_evaluate(config, workdir)
+
+
+def _join_processes() -> None:
+  import jax
+
+  try:
+    jax.distributed.initialize()
+  except (RuntimeError, ValueError) as error:
+    raise UsageError(
+      f"--distributed: jax.distributed.initialize() cannot connect the processes ({_one_line(error).rstrip('.')}). It "
+      "finds them by itself on Slurm, TPU and Kubernetes; for a single process leave the flag out."
+    ) from error
 
 
 def parse_train(arguments: list[str]) -> tuple["ml_collections.ConfigDict", Path, bool]:
@@ -201,10 +211,12 @@ def _check_names(arguments: list[str]) -> None:
 
 def _load(text: str) -> "ml_collections.ConfigDict":
   """The configuration of a name or path; a Python error in the file becomes a UsageError with its line."""
+  import ml_collections
+
   from pix2pix_jax import config as config_lib
 
   try:
-    return config_lib.load(text)
+    config = config_lib.load(text)
   except UsageError:
     raise
   except Exception as error:
@@ -213,6 +225,12 @@ def _load(text: str) -> "ml_collections.ConfigDict":
     line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
     where = f"{path}, line {line}" if line else path
     raise UsageError(f"--config={text}: {where}: {type(error).__name__}: {_one_line(error)}") from error
+  if not isinstance(config, ml_collections.ConfigDict) or not set(config_lib.default()) <= set(config):
+    raise UsageError(
+      f"--config={text}: get_config has to return a configuration with every section; start from that of a named "
+      "configuration or of pix2pix_jax.configs.default, and change its fields."
+    )
+  return config
 
 
 def _override(config: "ml_collections.ConfigDict", arguments: list[str]) -> "ml_collections.ConfigDict":

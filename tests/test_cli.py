@@ -120,6 +120,14 @@ def test_a_configuration_file_of_ones_own(tmp_path):
     ("import json\n\njson.loads('{')\n", "line 3: JSONDecodeError"),
     ("settings = 3\n", r"defines no get_config"),
     (
+      "def get_config():\n  return {'seed': 3}\n",
+      "mine.py: get_config has to return a configuration with every section",
+    ),
+    (
+      "import ml_collections\n\ndef get_config():\n  return ml_collections.ConfigDict({'seed': 3})\n",
+      "mine.py: get_config has to return a configuration with every section",
+    ),
+    (
       "from pix2pix_jax.configs import kitti\n\ndef get_config():\n  c = kitti.get_config()\n"
       "  c.train.num_epoch = 3\n  return c\n",
       r"no field train.num_epoch; did you mean train.num_epochs\?",
@@ -150,6 +158,12 @@ def test_a_wrong_flag_ends_both_programs_with_one_paragraph_and_status_2(program
   (line,) = done.stderr.splitlines()
   assert line.startswith("error: There is no field train.batchsize; did you mean train.batch_size?")
   assert not (tmp_path / "w").exists()
+
+
+def test_processes_that_cannot_be_connected_are_one_paragraph(tmp_path):
+  done = run(sys.executable, "-m", "pix2pix_jax", "train", *TRAIN, "--distributed", cwd=tmp_path, env=environment())
+  assert done.returncode == 2 and "Traceback" not in done.stderr
+  assert done.stderr.startswith("error: --distributed: jax.distributed.initialize() cannot connect the processes (")
 
 
 def test_an_unknown_command_suggests_the_nearest(capsys):
