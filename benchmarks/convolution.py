@@ -1,23 +1,23 @@
-"""Speed of each convolution of one pix2pix training step, pass by pass.
+"""Speed of each convolution in a pix2pix training step, pass by pass.
 
   python benchmarks/convolution.py --batch=1 --forms=auto,lax
 
-For every layer of the 256x256 generator and the 70x70 discriminator (64 base
-features) it times forward, input gradient (dx) and kernel gradient (dk), each
-jitted alone, and prints effective GFLOP/s: the operations of the direct sum
-over the time, so forms that save operations can exceed the processor's peak.
-`auto` is what pix2pix_jax.model.convolution chooses, `lax` plain XLA and its
-autodiff; taps and winograd can be forced as well. Repetitions of the forms are
-interleaved, and the minimum is printed, because other programs may be running.
+For every layer of the 256x256 generator and the 70x70 discriminator (64 base features) it times the forward pass, the
+input gradient (dx) and the kernel gradient (dk), each jitted separately, and prints effective GFLOP/s: the operations
+of the direct sum divided by the time, which can exceed the processor's peak for forms that save operations. `auto` is
+what pix2pix_jax.model.convolution chooses, `lax` is plain XLA with its autodiff; taps and winograd can be forced as
+well. Repetitions of the forms are interleaved and the minimum is printed, because other programs may be running.
 
-The totals weigh each pass with its number of calls in a step (discriminator:
-forward on real, fake, and fake again for the generator). The last line is JSON.
+The totals weight each pass by its number of calls in a step (discriminator: forward on real, on fake, and on fake again
+for the generator). The last line is JSON.
 """
 
+from collections.abc import Callable
 import json
 import os
 import statistics
 import time
+from typing import Any
 
 if __name__ == "__main__":
   from pix2pix_jax import launch
@@ -30,14 +30,13 @@ import numpy as np
 
 from pix2pix_jax.model import convolution
 
-_BATCH = flags.DEFINE_integer("batch", 1, "Images.", lower_bound=1)
-_REPS = flags.DEFINE_integer("reps", 5, "Timed calls of each pass.")
+_BATCH = flags.DEFINE_integer("batch", 1, "Images per batch.", lower_bound=1)
+_REPS = flags.DEFINE_integer("reps", 5, "Timed calls per pass.")
 _FORMS = flags.DEFINE_list("forms", ["auto", "lax"], "Any of auto, lax, taps, winograd.")
-_LAYERS = flags.DEFINE_list("layers", None, "Names of the layers, default all.")
+_LAYERS = flags.DEFINE_list("layers", None, "Names of the layers; default: all.")
 _DTYPE = flags.DEFINE_string("dtype", "float32", "float32 or bfloat16.")
 
-# name, kind (stride, or 0: transposed), input size, channels in, out,
-# calls of forward, dx, dk per step.
+# Name; stride, or 0 for a transposed convolution; input size; channels in and out; calls of forward, dx, dk per step.
 LAYERS = [
   ("g.down1", 2, 256, 3, 64, (1, 0, 1)),
   ("g.down2", 2, 128, 64, 128, (1, 1, 1)),
@@ -64,8 +63,8 @@ LAYERS = [
 PASSES = ("forward", "dx", "dk")
 
 
-def passes(kind, form):
-  """The three functions of (x, kernel, dy), each of which computes one pass."""
+def passes(kind: int, form: str | None) -> dict[str, Callable[..., Any]]:
+  """Three functions of (x, kernel, dy), one per pass."""
   form = None if form == "auto" else form
 
   def f(x, kernel):
@@ -80,8 +79,10 @@ def passes(kind, form):
   }
 
 
-def measure(kind, size, channels_in, channels_out, batch, forms, reps, dtype):
-  """{(form, pass): (minimum s, median s, compile s)} and GFLOP of a pass."""
+def measure(
+  kind: int, size: int, channels_in: int, channels_out: int, batch: int, forms: list[str], reps: int, dtype: str
+) -> tuple[float, dict[tuple[str, str], tuple[float, float, float]]]:
+  """GFLOP per pass, and (minimum, median, compilation) in seconds by (form, pass)."""
   rng = np.random.default_rng(0)
   normal = lambda shape: jax.numpy.asarray(rng.standard_normal(shape), dtype)
   x = normal((batch, size, size, channels_in))
@@ -100,7 +101,7 @@ def measure(kind, size, channels_in, channels_out, batch, forms, reps, dtype):
   for rep in range(reps + 1):
     for key, call in calls.items():
       if rep > 1 and times[key][0] > 0.5:
-        continue  # One look at the very slow ones will do.
+        continue  # one repetition of the very slow ones is enough
       begin = time.perf_counter()
       jax.block_until_ready(call(x, kernel, dy))
       if rep:
@@ -113,9 +114,9 @@ def main(argv):
   forms = _FORMS.value
   print(
     f"{jax.devices()[0].device_kind}, jax {jax.__version__}, "
-    f"batch {_BATCH.value}, {_DTYPE.value}, load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    f"batch {_BATCH.value}, {_DTYPE.value}, load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
   )
-  print("GFLOP/s of forward, dx, dk; in brackets ms")
+  print("GFLOP/s of forward, dx, dk; in parentheses ms")
   layers, totals = {}, {f: dict(min_s=0.0, median_s=0.0, compile_s=0.0) for f in forms}
   total_gflop = 0.0
   for name, kind, size, i, o, calls in LAYERS:

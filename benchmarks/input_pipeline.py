@@ -3,48 +3,53 @@
   python benchmarks/input_pipeline.py --against=torch
   python benchmarks/input_pipeline.py --source_dir=facades --batch_size=10 --against=torch
 
-Ours (`pipeline.train_batches`) decodes and resizes every pair once, keeps it in memory, and crops, mirrors and normalises it at every
-use; the peer, a Dataset under a DataLoader, does all of it at every use. Both read the same side-by-side JPEGs, resize them (bicubic) to
-286/256 of the image size, crop, mirror and give batches as NumPy arrays or CPU tensors. The machine does nothing else meanwhile, which
-in a training it would. A sample is a block of `--seconds` with fresh iterators, whose first batch is not counted.
+This package (`pipeline.train_batches`) decodes and resizes every pair once, and keeps it in memory to crop, mirror and
+normalise it at every use. The peer, a Dataset with a DataLoader, repeats all five at every use. Both read the same
+side-by-side JPEGs, resize them (bicubic) to 286/256 of the image size, crop, mirror, and return batches as NumPy arrays
+or CPU tensors. The machine is otherwise idle, unlike during training. A sample is a block of `--seconds` with a fresh
+iterator, whose first batch is not counted.
 
-`median_s` is for one batch, `peer_median_s` that of the best number of workers. Beside the keys that all benchmarks have (see
-measure.py) the JSON holds
+`median_s` is the time of one batch, `peer_median_s` that of the peer with its best number of workers. In addition to
+the keys that all benchmarks share (see measure.py), the JSON has
 
-  images_per_s, peer_images_per_s   pairs
-  devices_images_per_s       the same with batches sent to the devices (`pipeline.to_devices`) and waited for
-  prepare_s, load_s          what comes before the first batch of a first start (shards are written), and of every start (they are decoded)
-  first_epoch_images_per_s   pairs over prepare_s, load_s and one epoch together
+  images_per_s, peer_images_per_s   pairs per second
+  devices_images_per_s       the same when each batch is sent to the devices (`pipeline.to_devices`) and waited for
+  prepare_s, load_s          time before the first batch: writing shards (first start only) and decoding (every start)
+  first_epoch_images_per_s   pairs divided by the time of preparing, loading and one epoch together
   peer_median_s_by_workers   for each number of workers
   pairs, load_size
 """
 
+import argparse
+from collections.abc import Callable, Iterator
 from pathlib import Path
 import tempfile
 import time
+from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 import measure
 import numpy as np
 from PIL import Image
 
-from pix2pix_jax.data import pipeline
-from pix2pix_jax.data import prepare as datasets
+from pix2pix_jax import config as config_lib
+from pix2pix_jax.data import pipeline, prepare
 from pix2pix_jax.data.synthesis import facades
-from pix2pix_jax.model import steps
 
 
 def main():
   load = measure.load()
   parser = measure.flags(__doc__, dtypes=("float32",))
   parser.add_argument(
-    "--source_dir", help="with train/N.jpg, side by side as in the pix2pix archive (default: façades drawn for the run)"
+    "--source_dir",
+    help="folder with train/N.jpg, side by side as in the pix2pix archive (default: façades drawn for this run)",
   )
-  parser.add_argument("--pairs", type=int, default=100, help="to draw (default: 100)")
-  parser.add_argument("--workers", default="0,1,2", help="numbers of workers of the peer's DataLoader (default: 0,1,2)")
-  parser.add_argument("--seconds", type=float, default=2.0, help="of a block (default: 2)")
-  parser.add_argument("--blocks", type=int, default=measure.BLOCKS, help=f"of each kind (default: {measure.BLOCKS})")
+  parser.add_argument("--pairs", type=int, default=100, help="pairs to draw (default: 100)")
+  parser.add_argument(
+    "--workers", default="0,1,2", help="worker counts to try in the peer's DataLoader (default: 0,1,2)"
+  )
+  parser.add_argument("--seconds", type=float, default=2.0, help="length of a block (default: 2)")
+  parser.add_argument("--blocks", type=int, default=measure.BLOCKS, help=f"blocks per side (default: {measure.BLOCKS})")
   parser.set_defaults(base_features=64)
   options = measure.parse(parser)
   with tempfile.TemporaryDirectory() as folder:
@@ -52,15 +57,14 @@ def main():
     measure.report(options, load, **benchmark(options, source, f"{folder}/prepared"))
 
 
-def benchmark(options, source, prepared_dir) -> dict:
-  config = measure.config(options)
-  config.update_from_flattened_dict(
-    {"data.name": "facades", "data.source_dir": str(source), "data.prepared_dir": prepared_dir}
-  )
+def benchmark(options: argparse.Namespace, source: str | Path, prepared_dir: str) -> dict[str, Any]:
+  run = measure.experiment(options)
+  config = run.config
+  config_lib.update(config, {"data.name": "facades", "data.source_dir": str(source), "data.prepared_dir": prepared_dir})
   begin = time.perf_counter()
-  prepared = pipeline.PreparedSource(datasets.prepare(config.data))
+  prepared = prepare.prepare(config.data)
   prepare_s = time.perf_counter() - begin
-  split = pipeline.load_split(prepared, "train", datasets.load_shape(config.data), cache_gib=config.data.cache_gib)
+  split = pipeline.load_split(prepared, "train", config_lib.load_shape(config.data), cache_gib=config.data.cache_gib)
   load_s = time.perf_counter() - begin - prepare_s
   batches = lambda: pipeline.train_batches(split, config.data, batch_size=options.batch_size, seed=config.seed)
   first = batches()
@@ -69,8 +73,8 @@ def benchmark(options, source, prepared_dir) -> dict:
   first_epoch_s = time.perf_counter() - begin
   del first
 
-  def run(make):
-    """Seconds a batch of a fresh iterator."""
+  def seconds_per_batch(make: Callable[[], Iterator[Any]]) -> float:
+    """Times a fresh iterator."""
     iterator = make()
     jax.block_until_ready(next(iterator))
     begin, count = time.perf_counter(), 0
@@ -79,8 +83,10 @@ def benchmark(options, source, prepared_dir) -> dict:
       count += 1
     return (time.perf_counter() - begin) / count
 
-  rows = NamedSharding(steps.make_mesh(), PartitionSpec("data"))
-  sides = {"ours": lambda: run(batches), "devices": lambda: run(lambda: pipeline.to_devices(batches(), rows))}
+  sides = {
+    "ours": lambda: seconds_per_batch(batches),
+    "devices": lambda: seconds_per_batch(lambda: pipeline.to_devices(batches(), run.split_rows)),
+  }
   peers = {}
   if options.against == "torch":
     for workers in options.workers.split(","):
@@ -120,7 +126,7 @@ def benchmark(options, source, prepared_dir) -> dict:
 
 
 def write_pairs(folder: Path, counts: dict[str, int], size: int) -> Path:
-  """Drawn façades as SPLIT/N.jpg in the pix2pix archive's layout: photograph left, labels right."""
+  """Draws façades as SPLIT/N.jpg in the pix2pix archive's layout: photograph left, labels right. Returns `folder`."""
   index = 0
   for split, count in counts.items():
     (folder / split).mkdir(parents=True)

@@ -1,37 +1,40 @@
-"""What the benchmarks share: flags, timing beside the PyTorch peer, counting of operations, and the line of JSON at the end.
+"""Shared by the benchmarks: flags, timing next to the PyTorch peer, operation counts, and the JSON line at the end.
 
 Every benchmark prints one JSON object as its last line, with at least
 
-  benchmark, command   its name and the command line that repeats it
-  device, versions     processor or GPU; of Python, JAX, Flax and PyTorch (null where it is not installed)
-  load                 of the machine at the start (one-minute average)
-  environment          OMP, XLA and allocator settings of the environment, as far as they are set
+  benchmark, command   name, and the command line that repeats it
+  device, versions     processor or GPU; versions of Python, JAX, Flax and PyTorch (null if it is not installed)
+  load                 one-minute load average of the machine at the start
+  environment          OMP, XLA and allocator settings in the environment, those that are set
   batch_size, image_size, dtype
-  median_s, spread     what its docstring says is timed: median of the samples, and (third quartile - first quartile) / median
+  median_s, spread     median of the samples (the benchmark's docstring says of what), and their interquartile range
+                       divided by the median
 
 and with --against=torch also
 
-  peer_median_s, peer_spread, peer   of the PyTorch peer, and how it was set up
-  ratio                peer_median_s / median_s: above 1 this package is the faster one
+  peer_median_s, peer_spread, peer   the same for the PyTorch peer, and its settings
+  ratio                peer_median_s / median_s: above 1, this package is faster
 
-A sample is the mean over a block of steps. Blocks of ours and of the peer's alternate, so that other programs on the machine meet both.
-The peer runs in a process of its own, and its matrix products never run at the same time as ours. Ours keeps freed memory, as main.py and
-pix2pix_jax.translate do (`launch.keep_memory`), the peer does as plain Python does, or as PEER_GLIBC_TUNABLES in the environment says.
+A sample is the mean over a block of steps. Blocks of this package and of the peer alternate, so that other programs on
+the machine slow down both. The peer runs in a separate process, which computes only while this one waits. This process
+keeps freed memory, as main.py and pix2pix_jax.translate do (`launch.keep_memory`). The peer has glibc's default
+allocator settings, or those in the environment variable PEER_GLIBC_TUNABLES.
 """
 
 import argparse
+from collections.abc import Callable
 import importlib.metadata
 import importlib.util
 import json
 import os
 from pathlib import Path
 import platform
-import resource
 import shlex
 import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peer needs some of a GPU's memory as well
 
@@ -43,16 +46,19 @@ from pix2pix_jax import launch  # noqa: E402
 if Path(sys.argv[0]).resolve() in [
   ROOT / "benchmarks" / name for name in ("train_step.py", "translate.py", "input_pipeline.py")
 ]:
-  launch.keep_memory()  # as main.py and pix2pix_jax.translate do; startup.py runs main.py itself
+  launch.keep_memory()  # not startup.py: it runs main.py, which does this itself
 
 import jax  # noqa: E402  (after the environment is set)
 import jax.numpy as jnp  # noqa: E402
+import ml_collections  # noqa: E402
 import numpy as np  # noqa: E402
 
-from pix2pix_jax.configs import default  # noqa: E402
+from pix2pix_jax import config as config_lib  # noqa: E402
+from pix2pix_jax import signals  # noqa: E402
 from pix2pix_jax.model import convolution  # noqa: E402
-from pix2pix_jax.model import networks as models  # noqa: E402
+from pix2pix_jax.run.experiment import Experiment  # noqa: E402
 
+RGB_PAIRS = signals.DataSpec(signals.Image(3, "uint8"), signals.Image(3, "uint8"), {"train": 400})
 BLOCKS = 10  # samples of each side
 SETTINGS = (
   "GLIBC_TUNABLES",
@@ -65,14 +71,14 @@ SETTINGS = (
 
 
 def flags(doc: str, *, dtypes: tuple[str, ...] = ("float32", "bfloat16")) -> argparse.ArgumentParser:
-  """The flags that every benchmark has; `doc` is its docstring."""
+  """A parser with the flags that all benchmarks share; `doc` is the benchmark's docstring."""
   parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--batch_size", type=int, default=1, help="images a step (default: 1)")
+  parser.add_argument("--batch_size", type=int, default=1, help="images per step (default: 1)")
   parser.add_argument(
-    "--image_size", type=int, default=256, help="side of the square pictures, as the networks see them (default: 256)"
+    "--image_size", type=int, default=256, help="side in pixels of the networks' square images (default: 256)"
   )
   parser.add_argument(
-    "--dtype", choices=dtypes, default="float32", help="of the networks' arithmetic (default: float32)"
+    "--dtype", choices=dtypes, default="float32", help="precision of the networks' arithmetic (default: float32)"
   )
   parser.add_argument(
     "--against",
@@ -90,45 +96,44 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
   return options
 
 
-def config(options: argparse.Namespace):
-  """configs/default.py, the paper's model, for RGB pairs of this size, resolved as a training resolves it."""
-  made = default.get_config()
-  made.update_from_flattened_dict(
-    {
-      "data.crop_size": options.image_size,
-      "data.load_size": load_size(options.image_size),
-      "data.input_dtype": "uint8",
-      "data.target_dtype": "uint8",
-      "model.base_features": options.base_features,
-      "model.input_channels": 3,
-      "model.output_channels": 3,
-      "model.levels": models.levels_for(options.image_size, options.image_size),
-      "loss.l1_weight": 100.0,
-      "train.num_steps": 10**6,
-      "train.batch_size": options.batch_size,
-      "train.dtype": options.dtype,
-    }
-  )
-  return made
+def config(options: argparse.Namespace) -> ml_collections.ConfigDict:
+  """The paper's model for RGB pairs of this size (configs/default.py), resolved as for a training run."""
+  made = config_lib.default()
+  changes = {
+    "data.crop_size": options.image_size,
+    "data.load_size": load_size(options.image_size),
+    "model.base_features": options.base_features,
+    "train.num_steps": 10**6,
+    "train.batch_size": options.batch_size,
+    "train.dtype": options.dtype,
+    "train.remat": getattr(options, "remat", False),
+  }
+  config_lib.update(made, changes)
+  return config_lib.resolve(made, RGB_PAIRS)
+
+
+def experiment(options: argparse.Namespace) -> Experiment:
+  """The networks, optimizer and compiled steps of `config`."""
+  return Experiment(config(options), RGB_PAIRS)
 
 
 def load_size(image_size: int) -> int:
-  """What pictures are resized to before the crop, in the paper's proportion: 286 for 256."""
+  """The size to which images are resized before the crop, in the paper's proportion: 286 for 256."""
   return round(image_size * 286 / 256)
 
 
-# Time.
+# --- Time
 
 
 def blocks_of(steps: int) -> tuple[int, int]:
-  """(number of blocks, steps in each) for so many timed steps of a side; 0: 20 on a CPU, 200 elsewhere."""
+  """(number of blocks, steps per block) for a number of timed steps per side; 0: 20 on a CPU, 200 elsewhere."""
   steps = steps or (20 if jax.default_backend() == "cpu" else 200)
   count = min(BLOCKS, steps)
   return count, steps // count
 
 
-def alternate(sides: dict, rounds: int) -> dict[str, list[float]]:
-  """Calls each of `sides`, functions that return seconds, in turn, `rounds` times."""
+def alternate(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+  """Calls each of `sides` in turn, `rounds` times. They are functions that return seconds."""
   samples = {name: [] for name in sides}
   for _ in range(rounds):
     for name, run in sides.items():
@@ -137,14 +142,14 @@ def alternate(sides: dict, rounds: int) -> dict[str, list[float]]:
 
 
 def summary(samples: list[float], prefix: str = "") -> dict[str, float]:
-  """`median_s` and `spread`, the distance of the quartiles over the median."""
+  """`median_s`, and `spread`: the interquartile range divided by the median."""
   median = statistics.median(samples)
   low, high = np.quantile(samples, (0.25, 0.75))
   return {f"{prefix}median_s": median, f"{prefix}spread": (high - low) / median}
 
 
 def compare(samples: list[float], peer_samples: list[float] | None) -> dict[str, float]:
-  """`summary` of both sides, and the ratio."""
+  """The `summary` of both sides, and their ratio."""
   result = summary(samples)
   if peer_samples:
     result |= summary(peer_samples, "peer_")
@@ -153,14 +158,14 @@ def compare(samples: list[float], peer_samples: list[float] | None) -> dict[str,
 
 
 class Peer:
-  """torch_peer.py in a process of its own, doing one kind of work on request.
+  """torch_peer.py in a separate process, which does one kind of work on request.
 
   Attributes:
-    info: how it was set up.
+    info: its settings.
   """
 
-  def __init__(self, work: str, **settings):
-    """`work` and `settings` are those of `torch_peer.serve`."""
+  def __init__(self, work: str, **settings: Any):
+    """`work` and `settings` are the arguments of `torch_peer.serve`."""
     tunables = os.environ.get("PEER_GLIBC_TUNABLES", "")
     env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | (
       {"GLIBC_TUNABLES": tunables} if tunables else {}
@@ -175,37 +180,37 @@ class Peer:
     self.info = self._answer() | {"GLIBC_TUNABLES": tunables}
 
   @classmethod
-  def fastest(cls, work: str, **settings) -> "Peer":
-    """With the fastest of what there is to try, tried in another process, so that the memory of that is not counted."""
+  def fastest(cls, work: str, **settings: Any) -> "Peer":
+    """A peer with the fastest setup. They are tried in another process, so that its peak memory is not counted."""
     with cls(work, **settings, try_all=True) as trial:
       peer = cls(work, **settings, **trial.info["fastest"])
     peer.info["tried_s"] = trial.info["tried_s"]
     return peer
 
   def run(self, amount: float) -> dict[str, float]:
-    """What one block measured: `seconds` for each step, and the peak memory since the process began."""
+    """Measures one block: `seconds` per step, and the peak memory since the process started."""
     print(amount, file=self._process.stdin, flush=True)
     return self._answer()
 
-  def _answer(self):
+  def _answer(self) -> dict[str, Any]:
     line = self._process.stdout.readline()
     if not line:
-      raise RuntimeError(f"The PyTorch peer ended with status {self._process.wait()}; its message stands above.")
+      raise RuntimeError(f"The PyTorch peer exited with status {self._process.wait()}; its messages are above.")
     return json.loads(line)
 
-  def close(self):
+  def close(self) -> None:
     self._process.stdin.close()
     self._process.wait()
 
-  def __enter__(self):
+  def __enter__(self) -> "Peer":
     return self
 
-  def __exit__(self, *unused):
+  def __exit__(self, *unused: object) -> None:
     self.close()
 
 
 def peak_memory_mib() -> float:
-  """Largest resident set of this process so far, or largest allocation on the first GPU."""
+  """Peak resident memory of this process so far, or peak allocation on the first GPU."""
   statistics_ = jax.local_devices()[0].memory_stats()
   if statistics_ and "peak_bytes_in_use" in statistics_:
     return statistics_["peak_bytes_in_use"] / 2**20
@@ -213,27 +218,30 @@ def peak_memory_mib() -> float:
 
 
 def peak_resident_mib() -> float:
-  try:  # ru_maxrss of Linux starts from what the parent process had
+  try:  # not ru_maxrss, which on Linux starts at the parent process's value
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 2**10
   except (OSError, ValueError):
+    import resource  # not on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-# Operations.
+# --- Operations
 
 
-def count_flops(function, *arguments) -> int:
-  """Operations of all convolutions and matrix products of a call, a multiplication and an addition being two. Nothing is computed.
+def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
+  """Counts the operations of all convolutions and matrix products in a call, which is traced but not run.
 
-  Convolutions count as direct sums over zero-padded pictures, whatever form they run in: each output meets each tap of the kernel. Seen
-  from a gradient each pixel given meets each tap, so it costs as much: the zeros of its dilation and wider padding do not count.
+  A multiplication and an addition are two operations. Convolutions count as direct sums over zero-padded images,
+  whatever form they run in: every output pixel times every tap of the kernel. A gradient therefore costs as much as
+  the forward pass: the zeros of its dilation and of its wider padding do not count.
   """
   with convolution.use_form("lax"):
     return _flops_of(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _flops_of(jaxpr) -> int:
+def _flops_of(jaxpr: Any) -> int:
   total = 0
   for equation in jaxpr.eqns:
     if equation.primitive.name == "conv_general_dilated":
@@ -251,8 +259,8 @@ def _flops_of(jaxpr) -> int:
   return total
 
 
-def _flops_of_convolution(equation) -> int:
-  picture, kernel, output, params = (
+def _flops_of_convolution(equation: Any) -> int:
+  image, kernel, output, params = (
     equation.invars[0].aval,
     equation.invars[1].aval,
     equation.outvars[0].aval,
@@ -264,15 +272,15 @@ def _flops_of_convolution(equation) -> int:
     places = np.arange(output.shape[numbers.out_spec[2 + d]])[:, None] * params["window_strides"][d]
     taps = np.arange(kernel.shape[numbers.rhs_spec[2 + d]]) * params["rhs_dilation"][d]
     meetings = np.sum((places + taps - low) % params["lhs_dilation"][d] == 0)
-    products *= int(min(meetings, picture.shape[numbers.lhs_spec[2 + d]] * len(taps)))
+    products *= int(min(meetings, image.shape[numbers.lhs_spec[2 + d]] * len(taps)))
   return 2 * products
 
 
 class MatrixProduct:
-  """Product of two large square matrices on the first device: what the device can do, measured in the same run.
+  """The product of two large square matrices on the first device, whose speed other speeds are compared with.
 
   Attributes:
-    flops: operations of one product.
+    flops: operations per product.
   """
 
   def __init__(self, dtype: str):
@@ -289,7 +297,10 @@ class MatrixProduct:
 
 
 def achieved(flops: int, median_s: float, product: MatrixProduct, product_samples: list[float]) -> dict[str, float]:
-  """Effective speed, and its share of the fastest matrix product of the run. Forms that save operations may exceed 1."""
+  """Effective speed, and the same relative to the run's fastest matrix product.
+
+  The share can exceed 1, because some convolution algorithms need fewer operations than the direct sum.
+  """
   peak = product.flops / min(product_samples)
   return {
     "gflop": flops / 1e9,
@@ -299,10 +310,11 @@ def achieved(flops: int, median_s: float, product: MatrixProduct, product_sample
   }
 
 
-# What is told.
+# --- Output
 
 
 def device_name() -> str:
+  """The processor with its number of cores, or the GPU."""
   device = jax.devices()[0]
   if device.platform != "cpu":
     return device.device_kind
@@ -318,6 +330,7 @@ def device_name() -> str:
 
 
 def versions() -> dict[str, str | None]:
+  """Of Python and the libraries; None for one that is not installed."""
   result = {"python": platform.python_version()}
   for name in ("jax", "flax", "torch"):
     try:
@@ -327,8 +340,8 @@ def versions() -> dict[str, str | None]:
   return result
 
 
-def report(options: argparse.Namespace, load: float, **values) -> None:
-  """Prints the line of JSON."""
+def report(options: argparse.Namespace, load: float, **values: Any) -> None:
+  """Prints the JSON line."""
   name = Path(sys.argv[0]).stem
   fields = dict(
     benchmark=name,
@@ -345,13 +358,14 @@ def report(options: argparse.Namespace, load: float, **values) -> None:
   print(json.dumps(_rounded(fields)), flush=True)
 
 
-def _rounded(value):
+def _rounded(value: Any) -> Any:
   if isinstance(value, dict):
     return {name: _rounded(item) for name, item in value.items()}
-  if isinstance(value, (list, tuple)):
+  if isinstance(value, list | tuple):
     return [_rounded(item) for item in value]
-  return float(f"{value:.4g}") if isinstance(value, (float, np.floating)) else value
+  return float(f"{value:.4g}") if isinstance(value, float | np.floating) else value
 
 
 def load() -> float:
+  """The one-minute load average."""
   return os.getloadavg()[0]

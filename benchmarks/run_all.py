@@ -1,10 +1,10 @@
-"""Runs every benchmark and writes what they printed to benchmarks/RESULTS.md.
+"""Runs every benchmark and writes the results to benchmarks/RESULTS.md.
 
-  python benchmarks/run_all.py                 on a CPU: about half an hour, on a machine that does nothing else
+  python benchmarks/run_all.py                 on a CPU: about half an hour, on an otherwise idle machine
   python benchmarks/run_all.py --gpu           batches of 1, 10 and 64, float32 and bfloat16
-  python benchmarks/run_all.py --quick --output=/tmp/results.md    tiny sizes: only shows that all of it runs
+  python benchmarks/run_all.py --quick --output=/tmp/results.md    tiny sizes: only checks that everything runs
 
-The PyTorch peer is measured too where PyTorch is installed, unless --against=none.
+If PyTorch is installed, the PyTorch peer is measured too, unless --against=none.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 import shlex
 import subprocess
 import sys
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("train_step", "translate", "input_pipeline", "startup", "convolution")
@@ -25,7 +26,7 @@ IN_TABLE = ("benchmark", "command", "device", "versions", "median_s", "spread", 
 def commands(
   *, quick: bool = False, gpu: bool = False, against: str = "none", only: tuple[str, ...] = NAMES
 ) -> list[list[str]]:
-  """What is run: name of the benchmark, then its flags."""
+  """The benchmarks to run, each as its name followed by its flags."""
   peer = [f"--against={against}"]
   if quick:
     small = ["--image_size=32", "--batch_size=2", *peer]
@@ -63,8 +64,8 @@ def commands(
   return [command for command in every if command[0] in only]
 
 
-def run(command: list[str]) -> dict:
-  """The last line of a benchmark as an object; its messages go to standard error."""
+def run(command: list[str]) -> dict[str, Any]:
+  """Runs a benchmark and returns the JSON object of its last line; its messages go to standard error."""
   name, *flags = command
   print("$", shown(command), file=sys.stderr, flush=True)
   done = subprocess.run(
@@ -81,10 +82,11 @@ def run(command: list[str]) -> dict:
 
 
 def shown(command: list[str]) -> str:
+  """The command line that repeats a benchmark."""
   return shlex.join(["python", f"benchmarks/{command[0]}.py", *command[1:]])
 
 
-def markdown(results: list[dict]) -> str:
+def markdown(results: list[dict[str, Any]]) -> str:
   """The text of RESULTS.md."""
   timed = [one for one in results if "median_s" in one]
   lines = ["# Timings", "", f"Written by `benchmarks/run_all.py` on {datetime.date.today()}.", ""]
@@ -96,8 +98,9 @@ def markdown(results: list[dict]) -> str:
       "",
     ]
   lines += [
-    "Seconds of one step, batch or start, as the benchmark's docstring says; ± is the distance of the quartiles over the median. A ratio above",
-    "1 says that this package is faster than plain eager PyTorch in the same run, whose blocks alternate with ours.",
+    "Seconds per step, batch or start (see the benchmark's docstring); ± is the interquartile range divided by the",
+    "median. A ratio above 1 means that this package is faster than plain eager PyTorch, whose blocks alternate with",
+    "the package's own in the same run.",
     "",
     "| command | here | PyTorch | ratio |",
     "| --- | --- | --- | --- |",
@@ -105,7 +108,7 @@ def markdown(results: list[dict]) -> str:
   for one in timed:
     peer, ratio = (_seconds(one, "peer_"), f"{one['ratio']:.2f}") if "ratio" in one else ("", "")
     lines.append(f"| `{one['command']}` | {_seconds(one)} | {peer} | {ratio} |")
-  lines += ["", "Everything else that was printed; measure.py and each benchmark's docstring explain the names.", ""]
+  lines += ["", "All other printed values; measure.py and each benchmark's docstring explain the names.", ""]
   for one in results:
     lines += [
       f"`{one['command']}`",
@@ -118,7 +121,7 @@ def markdown(results: list[dict]) -> str:
   return "\n".join(lines)
 
 
-def _seconds(one: dict, prefix: str = "") -> str:
+def _seconds(one: dict[str, Any], prefix: str = "") -> str:
   return f"{one[prefix + 'median_s']:.4g} s ± {100 * one[prefix + 'spread']:.0f} %"
 
 
@@ -130,7 +133,7 @@ def main():
     "--against",
     choices=("auto", "none", "torch"),
     default="auto",
-    help="the peer (default: torch where it is installed)",
+    help="the peer (default: torch if it is installed)",
   )
   parser.add_argument("--only", default=",".join(NAMES), help=f"names of benchmarks (default: {','.join(NAMES)})")
   parser.add_argument(
@@ -144,10 +147,10 @@ def main():
   for command in commands(quick=options.quick, gpu=options.gpu, against=against, only=tuple(options.only.split(","))):
     try:
       results.append(run(command))
-    except subprocess.CalledProcessError:  # a batch too large for the memory need not take the others along
+    except subprocess.CalledProcessError:  # for example out of memory; the others can still run
       failed.append(shown(command))
     options.output.write_text(markdown(results))
-  print(f"{options.output} holds what was measured." + "".join(f"\nfailed: {command}" for command in failed))
+  print(f"Results are in {options.output}." + "".join(f"\nFailed: {command}" for command in failed))
   sys.exit(bool(failed))
 
 

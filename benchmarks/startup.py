@@ -1,21 +1,24 @@
-"""From command to first step: what `main.py` does before it trains, and how fast the loop is then.
+"""From command to first step: the time until `main.py` trains, and the speed of its loop after that.
 
   python benchmarks/startup.py --against=torch
 
-The façades (side-by-side JPEGs, drawn for the run) are prepared beforehand. A start is timed from the command to the line that tells
-that the first step is done: imports, decoding, initial weights, validation of the untrained networks on `--val_pairs`, compilation and
-the step itself. The peer reads its pairs, makes its networks and takes a step; it validates nothing before and compiles nothing.
+The façades (side-by-side JPEGs, drawn for this run) are prepared beforehand. A start is timed from the command to the
+line that reports the first step: imports, decoding, initial weights, validation of the untrained networks on
+`--val_pairs`, compilation and the step itself. The peer reads its pairs, creates its networks and takes a step; it
+neither validates first nor compiles.
 
-`median_s` is for a start with compiled programs in the cache (`warm`), a sample being one start, `peer_median_s` for the peer's.
-Beside the keys that all benchmarks have (see measure.py) the JSON holds
+`median_s` is the time of a start with compiled programs in the cache, one start being a sample; `peer_median_s` is that
+of the peer. In addition to the keys that all benchmarks share (see measure.py), the JSON has
 
-  cold_s                       of one start with an empty compilation cache, and
-  cold_ratio                   peer_median_s over it
-  first_step_s, cold_first_step_s   of each that part which is compiling (or loading) and running the step, as main.py prints it
-  steps_per_second             of the loop over `--steps` steps after the first, as main.py logs it, without validation, and
-  data_wait_share              the share of that time in which it waited for data
+  cold_s                       time of one start with an empty compilation cache
+  cold_ratio                   peer_median_s / cold_s
+  first_step_s, cold_first_step_s   the part of each that compiles (or loads) and runs the step, as main.py prints it
+  steps_per_second             speed of the loop over the `--steps` steps after the first, as main.py logs it, without
+                               validation
+  data_wait_share              share of that time spent waiting for data
 """
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -24,21 +27,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 from input_pipeline import write_pairs
 import measure
 
-from pix2pix_jax.data import prepare as datasets
+from pix2pix_jax import config as config_lib
+from pix2pix_jax.data import prepare
 
-FIRST_STEP = re.compile(r"first step (?:after .*\((?P<a>[\d.]+) s|compiled and run in (?P<b>[\d.]+) s)")
+FIRST_STEP = re.compile(r"First step done.* \((?P<seconds>[\d.]+) s to compile and run\)")
+PEER_FIRST_STEP = re.compile("first step done")
 
 
 def main():
   load = measure.load()
   parser = measure.flags(__doc__)
-  parser.add_argument("--steps", type=int, default=20, help="of the loop, after the first (default: 20)")
+  parser.add_argument("--steps", type=int, default=20, help="steps of the loop after the first (default: 20)")
   parser.add_argument("--base_features", type=int, default=64, help="width of the networks (default: 64)")
-  parser.add_argument("--starts", type=int, default=3, help="warm ones, and the peer's (default: 3)")
+  parser.add_argument("--starts", type=int, default=3, help="warm starts, and starts of the peer (default: 3)")
   parser.add_argument("--pairs", type=int, default=50, help="training pairs (default: 50)")
   parser.add_argument("--val_pairs", type=int, default=8, help="validation pairs (default: 8)")
   options = measure.parse(parser)
@@ -46,7 +52,7 @@ def main():
     measure.report(options, load, **benchmark(options, Path(folder)))
 
 
-def benchmark(options, folder: Path) -> dict:
+def benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
   source = write_pairs(folder / "facades", {"train": options.pairs, "val": options.val_pairs}, options.image_size)
   config = measure.config(options)
   fields = {
@@ -64,13 +70,13 @@ def benchmark(options, folder: Path) -> dict:
     "train.checkpoint_every_steps": options.steps + 1,
     "train.compilation_cache": str(folder / "cache"),
   }
-  config.update_from_flattened_dict(fields)
-  datasets.prepare(config.data)
+  config_lib.update(config, fields)
+  prepare.prepare(config.data)
   root = measure.ROOT
   ours = [
     sys.executable,
     str(root / "main.py"),
-    f"--config={root}/configs/default.py",
+    f"--config={root}/pix2pix_jax/configs/default.py",
     *(f"--config.{name}={value}" for name, value in fields.items()),
   ]
   theirs = [
@@ -89,9 +95,9 @@ def benchmark(options, folder: Path) -> dict:
 
   def start(cut_short=True):
     nonlocal number
-    number += 1  # a workdir each, or a later one would go on
+    number += 1  # a new workdir every time, or a later start would resume
     seconds, line = until([*ours, f"--workdir={folder}/run{number}"], FIRST_STEP, cut_short)
-    first_steps.append(float(line["a"] or line["b"]))
+    first_steps.append(float(line["seconds"]))
     return seconds
 
   first_steps = []
@@ -100,7 +106,7 @@ def benchmark(options, folder: Path) -> dict:
   first_steps.clear()
   sides = {"ours": start}
   if options.against == "torch":
-    sides["peer"] = lambda: until(theirs, re.compile("first step done"))[0]
+    sides["peer"] = lambda: until(theirs, PEER_FIRST_STEP)[0]
   samples = measure.alternate(sides, options.starts - 1)
   samples["ours"].append(start(cut_short=False))
   if options.against == "torch":
@@ -125,10 +131,15 @@ def benchmark(options, folder: Path) -> dict:
 
 
 def until(command: list[str], pattern: re.Pattern, cut_short: bool = True) -> tuple[float, re.Match]:
-  """Seconds until the command prints a line with `pattern`, and the match. It is then ended, or waited for."""
-  env = {
-    name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"
-  }  # it would win over train.compilation_cache
+  """Runs a command and times it until it prints a line with `pattern`; returns the seconds and the match.
+
+  Args:
+    command: to run.
+    pattern: to look for in its standard output.
+    cut_short: kill the command then; otherwise wait until it ends.
+  """
+  # JAX_COMPILATION_CACHE_DIR would override train.compilation_cache.
+  env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
   begin = time.perf_counter()
   process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
   seconds, match = None, None
@@ -140,7 +151,7 @@ def until(command: list[str], pattern: re.Pattern, cut_short: bool = True) -> tu
         process.kill()
   status = process.wait()
   if match is None or (status and not cut_short):
-    raise RuntimeError(f"{Path(command[1]).name} ended with status {status}; its message stands above.")
+    raise RuntimeError(f"{Path(command[1]).name} exited with status {status}; its messages are above.")
   return seconds, match
 
 

@@ -1,17 +1,17 @@
-"""A plain pix2pix in eager PyTorch: the peer that pix2pix_jax is measured against.
+"""A plain pix2pix in eager PyTorch: the peer that pix2pix_jax is compared with.
 
-It shares no code with the JAX package, and is the paper's RGB set-up (Isola et al. 2017, arXiv 1611.07004) and nothing else: U-Net,
-70x70 PatchGAN, one (fused) Adam each. Image arrays are uint8 NHWC; the networks take NCHW in [-1, 1].
+It shares no code with the JAX package and implements only the paper's RGB setup (Isola et al. 2017, arXiv 1611.07004):
+U-Net, 70x70 PatchGAN, one (fused) Adam each. Image arrays are uint8 NHWC; the networks accept NCHW in [-1, 1].
 
   python benchmarks/torch_peer.py --source_dir=facades --output=runs/peer
 
-What matters to a comparison: skips follow the authors' code, where the decoder's ReLU comes after the concatenation; images are
-resized to `load_size` once, when read, not at every epoch (the same pixels, less work); an epoch's last incomplete batch is dropped;
-evaluation resizes with PIL's `Image.resize(..., Image.BICUBIC)` straight to `crop_size`, without a crop (`--eval_arrays` evaluates on
-given pixels instead); every reported `l1` is on [0, 1].
+Details that matter for a comparison: skips follow the authors' code, where the decoder's ReLU comes after the
+concatenation; images are resized to `load_size` once, when read, not in every epoch (same pixels, less work); the
+incomplete last batch of an epoch is dropped; evaluation resizes with PIL's `Image.resize(..., Image.BICUBIC)` directly
+to `crop_size`, without a crop (`--eval_arrays` evaluates on given pixels instead); every reported `l1` is on [0, 1].
 
-On a CPU shared with other programs set OMP_WAIT_POLICY=PASSIVE: the OpenMP threads otherwise spin while they wait for each other, and
-a step can take ten times as long. On a quiet machine leave it unset: there the spinning is faster.
+On a CPU shared with other programs set OMP_WAIT_POLICY=PASSIVE: otherwise OpenMP threads spin while they wait for each
+other, and a step can take ten times as long. On an idle machine leave it unset, because spinning is faster there.
 """
 
 import argparse
@@ -21,7 +21,6 @@ import itertools
 import json
 import os
 import pathlib
-import resource
 import sys
 import time
 
@@ -36,7 +35,10 @@ torch.backends.cudnn.benchmark = True  # shapes never change
 
 
 class UNet(nn.Module):
-  """The paper's U-Net, NCHW in [-1, 1] to the same; widths base_features * (1, 2, 4, 8, 8, 8, 8, 8)[:levels] and mirrored."""
+  """The paper's U-Net, NCHW in [-1, 1] in and out.
+
+  Its widths are base_features * (1, 2, 4, 8, 8, 8, 8, 8)[:levels], mirrored in the decoder.
+  """
 
   def __init__(self, in_channels=3, out_channels=3, base_features=64, levels=8):
     super().__init__()
@@ -68,7 +70,7 @@ class UNet(nn.Module):
 
 
 class PatchGAN(nn.Sequential):
-  """70x70 PatchGAN: the concatenated input and candidate -> map of logits."""
+  """70x70 PatchGAN: concatenated input and candidate → map of logits."""
 
   def __init__(self, in_channels=6, base_features=64):
     layers = [nn.Conv2d(in_channels, base_features, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
@@ -95,7 +97,7 @@ def num_levels(image_size):
   """log2 of the image size, at most 8."""
   levels = min(8, image_size.bit_length() - 1)
   assert levels >= 2 and image_size % 2**levels == 0, (
-    f"size {image_size} is no power of two from 4 on, nor a multiple of 256"
+    f"image size {image_size} is neither a power of two (at least 4) nor a multiple of 256"
   )
   return levels
 
@@ -105,7 +107,7 @@ def num_parameters(module):
 
 
 def to_tensor(images, device="cpu", channels_last=False):
-  """Numpy NHWC or torch NCHW, uint8 or float in [-1, 1] -> NCHW in [-1, 1]."""
+  """NumPy NHWC or torch NCHW, uint8 or float in [-1, 1] → NCHW in [-1, 1]."""
   if isinstance(images, np.ndarray):
     images = torch.from_numpy(images).permute(0, 3, 1, 2)
   images = images.to(device)
@@ -119,7 +121,7 @@ def cross_entropy(logits, real):
 
 
 class Pix2Pix:
-  """Both networks, their optimizers, and the alternating update. bfloat16 is autocast, with float32 parameters."""
+  """Both networks, their optimizers, and the alternating update. bfloat16 uses autocast, with float32 parameters."""
 
   def __init__(
     self,
@@ -133,7 +135,7 @@ class Pix2Pix:
     compile=False,
     device="cpu",
   ):
-    assert dtype in (torch.float32, torch.bfloat16), f"dtype is {dtype}; it can be torch.float32 or torch.bfloat16"
+    assert dtype in (torch.float32, torch.bfloat16), f"dtype is {dtype}; it has to be torch.float32 or torch.bfloat16"
     placement = dict(device=device, memory_format=MEMORY_FORMAT[channels_last])
     self.generator = UNet(in_channels, out_channels, base_features, num_levels(image_size)).to(**placement)
     self.discriminator = PatchGAN(in_channels + out_channels, base_features).to(**placement)
@@ -148,7 +150,7 @@ class Pix2Pix:
     self.discriminator_optimizer = adam(self.discriminator.parameters())
 
   def discriminator_step(self, inputs, targets, fakes):
-    """Updates D on real -> 1 and fake -> 0; returns the halved loss."""
+    """Updates D on real → 1 and fake → 0; returns the halved loss."""
     self.discriminator.requires_grad_(True)
     self.discriminator_optimizer.zero_grad()
     with self.autocast():
@@ -160,7 +162,7 @@ class Pix2Pix:
     return loss.detach()
 
   def generator_step(self, inputs, targets, fakes):
-    """Updates G through D as it now is, without a gradient for D; returns the loss and L1."""
+    """Updates G through the current D, without a gradient for D; returns the loss and L1."""
     self.discriminator.requires_grad_(False)
     self.generator_optimizer.zero_grad()
     with self.autocast():
@@ -172,7 +174,10 @@ class Pix2Pix:
     return loss.detach(), l1.detach()
 
   def train_step(self, inputs, targets):
-    """Updates D, then G, on NCHW tensors in [-1, 1]; returns [d_loss, g_loss, l1 on [-1, 1]] without waiting for the device."""
+    """Updates D, then G, on NCHW tensors in [-1, 1].
+
+    Returns [d_loss, g_loss, l1 on [-1, 1]] without waiting for the device.
+    """
     with self.autocast():
       fakes = self.translate(inputs)
     discriminator_loss = self.discriminator_step(inputs, targets, fakes)
@@ -182,7 +187,7 @@ class Pix2Pix:
 def make_train_step(
   batch_size, image_size, base_features=64, dtype=torch.float32, channels_last=False, compile=False, device=None
 ):
-  """(step(inputs, targets) -> losses, info), for benchmark scripts: on CUDA a step is not waited for. See `to_tensor`."""
+  """Returns (step, info). `step(inputs, targets)` returns the losses and does not wait for a GPU; see `to_tensor`."""
   info = describe(**locals())
   device = info["device"]
   model = Pix2Pix(image_size, base_features, dtype=dtype, channels_last=channels_last, compile=compile, device=device)
@@ -198,7 +203,10 @@ def make_train_step(
 def make_generator(
   batch_size, image_size, base_features=64, dtype=torch.float32, channels_last=False, compile=False, device=None
 ):
-  """(forward(inputs) -> NCHW pictures, info), likewise: batch statistics and dropout on, weights in `dtype` too."""
+  """Returns (forward, info). `forward(inputs)` returns NCHW images.
+
+  Batch norm uses batch statistics, dropout is on, and weights are in `dtype` too.
+  """
   info = describe(**locals())
   device = info["device"]
   generator = UNet(3, 3, base_features, num_levels(image_size)).to(
@@ -216,7 +224,7 @@ def make_generator(
 
 
 def describe(device=None, dtype=torch.float32, **settings):
-  """What a reader of a measurement needs to know, ready for JSON. No device given: the GPU if there is one."""
+  """The settings to report with a measurement, ready for JSON. `device` None: the GPU if there is one."""
   device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
   name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
   return dict(
@@ -231,7 +239,10 @@ def describe(device=None, dtype=torch.float32, **settings):
 
 
 class PairDataset(torch.utils.data.Dataset):
-  """The usual Dataset over DIR/N.jpg (photo = target | labels = input): every access decodes, resizes, crops, mirrors and normalises."""
+  """The usual Dataset over DIR/N.jpg (photo = target | labels = input).
+
+  Every access decodes, resizes, crops, mirrors and normalises.
+  """
 
   def __init__(self, path, load_size, crop_size):
     self.files = sorted(pathlib.Path(path).glob("*.jpg"))
@@ -256,7 +267,10 @@ class PairDataset(torch.utils.data.Dataset):
 
 
 def read_pairs(path, size):
-  """(inputs, targets), uint8, from DIR/N.jpg (photo = target | labels = input; resized to `size` squared) or from a .npz of that size."""
+  """Reads (inputs, targets), uint8 (n, size, size, 3).
+
+  `path` is a folder of N.jpg (photo = target | labels = input), which are resized, or a .npz of that size.
+  """
   if str(path).endswith(".npz"):
     arrays = np.load(path)
     inputs, targets = arrays["input"], arrays["target"]
@@ -271,12 +285,12 @@ def read_pairs(path, size):
     half = image.width // 2
     for side, left in ((targets, 0), (inputs, half)):
       side.append(np.asarray(image.crop((left, 0, left + half, image.height)).resize((size, size), Image.BICUBIC)))
-  assert inputs, f"no *.jpg in {path}"
+  assert inputs, f"{path} has no *.jpg"
   return np.stack(inputs), np.stack(targets)
 
 
 def jittered_batches(inputs, targets, crop_size, batch_size, rng):
-  """One epoch in random order; each pair gets one random crop and mirror."""
+  """Yields one epoch in random order; each pair gets one random crop and one random mirror."""
   order = rng.permutation(len(inputs))
   for start in range(0, len(order) - batch_size + 1, batch_size):
     pairs = []
@@ -288,11 +302,12 @@ def jittered_batches(inputs, targets, crop_size, batch_size, rng):
 
 
 def evaluate(generator, inputs, targets, device="cpu", seed=0):
-  """Means on [0, 1] over every image once, and the outputs as uint8 NHWC, by the paper's test protocol.
+  """Means on [0, 1] over every image, and the outputs as uint8 NHWC, by the paper's test protocol.
 
-  Each image is alone in its batch, batch statistics and dropout on. A copy and random numbers of its own leave training undisturbed.
+  Each image is a batch of one, with batch statistics and dropout on. Works on a copy of the generator with separate
+  random numbers, so that training is not affected.
   """
-  import dm_pix  # here, because the benchmark scripts need neither dm_pix nor JAX
+  import dm_pix  # here, because `serve` needs neither dm_pix nor JAX
   import jax
 
   compare = jax.jit(lambda a, b: (dm_pix.psnr(a, b), dm_pix.ssim(a, b)))
@@ -312,7 +327,7 @@ def evaluate(generator, inputs, targets, device="cpu", seed=0):
 
 
 def training_work(batch_size, image_size, **settings):
-  """(run(count) -> seconds a step, info) of training steps on one batch that lies on the device."""
+  """Returns (run, info); `run(count)` returns seconds per training step, on one batch that is already on the device."""
   step, info = make_train_step(batch_size, image_size, **settings)
   random = lambda: to_tensor(
     torch.rand(batch_size, 3, image_size, image_size) * 2 - 1, info["device"], info["channels_last"]
@@ -331,7 +346,7 @@ def training_work(batch_size, image_size, **settings):
 
 
 def translation_work(batch_size, image_size, **settings):
-  """Likewise of translations, uint8 NHWC arrays in and out."""
+  """The same for translations, uint8 NHWC arrays in and out."""
   forward, info = make_generator(batch_size, image_size, **settings)
   inputs = np.random.default_rng(0).integers(0, 256, (batch_size, image_size, image_size, 3), dtype=np.uint8)
 
@@ -358,11 +373,10 @@ def translation_work(batch_size, image_size, **settings):
 
 
 def loading_work(path, batch_size, load_size, crop_size, workers):
-  """(run(seconds) -> seconds a batch, info) of a fresh DataLoader's iterator each time; its first batch is not counted."""
+  """Returns (run, info); `run(seconds)` returns seconds per batch of a fresh iterator, without its first batch."""
   dataset = PairDataset(path, load_size, crop_size)
-  sampler = torch.utils.data.RandomSampler(
-    dataset, num_samples=10**9
-  )  # endless, so that no epoch starts the workers anew
+  # Endless, so that no epoch restarts the workers.
+  sampler = torch.utils.data.RandomSampler(dataset, num_samples=10**9)
   loader = torch.utils.data.DataLoader(
     dataset, batch_size, sampler=sampler, num_workers=workers, pin_memory=torch.cuda.is_available()
   )
@@ -388,7 +402,7 @@ def synchronize(device):
 
 
 def setups(dtype):
-  """What is worth trying, as settings: on a CPU both memory formats and some numbers of threads, eager."""
+  """Settings worth trying: on a CPU, both memory formats with several numbers of threads, all eager."""
   if not torch.cuda.is_available():
     cores = os.cpu_count()
     threads = sorted({max(1, cores // 2), torch.get_num_threads(), cores})
@@ -399,9 +413,10 @@ def setups(dtype):
 
 
 def serve(work, settings):
-  """Does one of WORKS on request: first prints how it is set up, then for every number read what `run` of it gave. All of it JSON.
+  """Does one of WORKS on request, in lines of JSON: prints its settings, then a result for every number it reads.
 
-  `settings` are its arguments; beside them `threads`, and `try_all`: then it first times every one of `setups` and takes the fastest.
+  `settings` are the arguments of that function, and optionally `threads` and `try_all`. With `try_all` it first times
+  each of `setups` and uses the fastest.
   """
   torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as JAX does
   settings = dict(settings)
@@ -421,7 +436,7 @@ def serve(work, settings):
       run, _ = make(**setup)
       run(1)
       tried.append((min(run(1) for _ in range(3)), setup))
-      del run  # and its memory, before the next
+      del run  # frees its memory before the next one
     _, fastest = min(tried, key=lambda one: one[0])
     settings |= fastest
     trial = dict(
@@ -435,13 +450,15 @@ def serve(work, settings):
 
 
 def peak_memory_mib():
-  """Largest allocation on the GPU, or largest resident set of this process, so far."""
+  """Peak allocation on the GPU, or peak resident memory of this process, so far."""
   if torch.cuda.is_available():
     return torch.cuda.max_memory_allocated() / 2**20
-  try:  # ru_maxrss of Linux starts from what the parent process had
+  try:  # not ru_maxrss, which on Linux starts at the parent process's value
     (line,) = [line for line in pathlib.Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 2**10
   except (OSError, ValueError):
+    import resource  # not on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
@@ -456,7 +473,7 @@ def train(args):
   eval_inputs, eval_targets = read_pairs(args.eval_arrays or f"{args.source_dir}/val", args.crop_size)
   steps = len(inputs) // args.batch_size
   assert steps > 0 and args.load_size >= args.crop_size, (
-    f"batch_size is over {len(inputs)} images, or crop_size over load_size"
+    f"batch_size is above the {len(inputs)} images, or crop_size is above load_size"
   )
   model = Pix2Pix(args.crop_size, args.base_features, device=device, dtype=getattr(torch, args.dtype))
   history = []
@@ -487,14 +504,17 @@ def train(args):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--source_dir", help="pix2pix archive with train/N.jpg and val/N.jpg")
-  parser.add_argument("--output", default="runs/torch_peer", help="directory to write to")
+  parser.add_argument("--source_dir", help="folder in the layout of the pix2pix archive: train/N.jpg and val/N.jpg")
+  parser.add_argument("--output", default="runs/torch_peer", help="folder to write to")
   parser.add_argument("--eval_arrays", help="npz of uint8 NHWC `input` and `target`, instead of val/")
   parser.add_argument(
-    "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the arithmetic; bfloat16 is autocast"
+    "--dtype",
+    choices=("float32", "bfloat16"),
+    default="float32",
+    help="precision of the arithmetic; bfloat16 uses autocast",
   )
-  parser.add_argument("--serve", choices=WORKS, help="answer the benchmark that started this, see `serve`")
-  parser.add_argument("--settings", default="{}", help="of --serve, as JSON")
+  parser.add_argument("--serve", choices=WORKS, help="work for the benchmark that started this process; see `serve`")
+  parser.add_argument("--settings", default="{}", help="settings for --serve, as JSON")
   parser.add_argument("--check", action="store_true", help="check the parameter counts, then exit")
   integers = dict(
     load_size=286, crop_size=256, base_features=64, batch_size=1, num_epochs=200, seed=0, eval_every_epochs=1
@@ -505,7 +525,7 @@ def main():
   if args.serve:
     return serve(args.serve, json.loads(args.settings))
   torch.set_num_threads(args.threads)
-  os.environ.setdefault("JAX_PLATFORMS", "cpu")  # dm_pix's JAX must not take the GPU's memory
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")  # dm_pix uses JAX, which must not reserve the GPU's memory
   if args.check:
     sizes = dict(generator=num_parameters(UNet(3, 3, 64, 8)), discriminator=num_parameters(PatchGAN(6, 64)))
     assert sizes == dict(generator=54_413_955, discriminator=2_768_705), sizes
@@ -513,7 +533,7 @@ def main():
   elif args.source_dir:
     train(args)
   else:
-    parser.error("--source_dir or --check is needed")
+    parser.error("--source_dir or --check is required")
 
 
 if __name__ == "__main__":

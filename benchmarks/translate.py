@@ -1,22 +1,25 @@
-"""Translation with a trained generator: pictures in memory, and a folder of files.
+"""Translation with a trained generator: arrays in memory, and a folder of files.
 
   python benchmarks/translate.py --batch_size=1 --against=torch
   python benchmarks/translate.py --batch_size=8 --against=torch
 
-`median_s` is the latency of one batch through `Translator`, uint8 arrays in and out, with random weights; the peer does the same
-without gradients. Both by the paper's protocol: dropout on, batch norm by the statistics of the batch. Beside the keys that all
-benchmarks have (see measure.py) the JSON holds
+`median_s` is the latency of one batch through `Translator`, uint8 arrays in and out, with random weights. The peer does
+the same without gradients. Both follow the paper's protocol: dropout on, batch norm with the statistics of the batch.
+In addition to the keys that all benchmarks share (see measure.py), the JSON has
 
   images_per_s, peer_images_per_s
-  compile_s                  of the first call with this batch size, without a compilation cache
-  folder_files_per_s         of `pix2pix_jax.translate.translate` with this batch size, which reads, translates and writes `--files` PNGs
+  compile_s                  time of the first call with this batch size, without a compilation cache
+  folder_files_per_s         speed of the files command (pix2pix_jax.translate) with this batch size, which reads,
+                             translates and writes `--files` PNGs
   gflop, gflop_per_s, product_gflop_per_s, share_of_product   as in train_step.py
 """
 
+import argparse
 import functools
 from pathlib import Path
 import tempfile
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,32 +30,30 @@ from PIL import Image
 from pix2pix_jax import translate
 from pix2pix_jax.data.synthesis import facades
 from pix2pix_jax.inference import Translator
-from pix2pix_jax.model import networks as models
 
 
 def main():
   load = measure.load()
   parser = measure.flags(__doc__)
-  parser.add_argument("--steps", type=int, default=0, help="timed batches of each side (default: 20, on a GPU 200)")
+  parser.add_argument("--steps", type=int, default=0, help="timed batches per side (default: 20, on a GPU 200)")
   parser.add_argument("--base_features", type=int, default=64, help="width of the generator (default: 64)")
-  parser.add_argument("--files", type=int, default=32, help="files of the folder, 0 for none (default: 32)")
+  parser.add_argument("--files", type=int, default=32, help="files in the folder; 0: skip that part (default: 32)")
   options = measure.parse(parser)
   jax.config.update("jax_enable_compilation_cache", False)
-  config = measure.config(options)
-  generator, _ = models.make_networks(config.model, dtype=options.dtype)
+  experiment = measure.experiment(options)
+  generator = experiment.networks["generator"]
   init = functools.partial(generator.init, dropout=False, norm_stats="batch")
   shape = (options.batch_size, options.image_size, options.image_size, 3)
   variables = jax.jit(init)(jax.random.key(0), jnp.zeros((1, *shape[1:])))
-  translator = Translator(config, variables)
-  pictures = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+  translator = Translator(experiment.config, variables)
+  images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
   def run(count):
     begin = time.perf_counter()
     for _ in range(count):
-      outputs = translator(
-        pictures, norm_stats="batch", batch_size=options.batch_size
-      )  # waits, as it returns NumPy arrays
-    assert outputs.shape == pictures.shape and outputs.dtype == np.uint8
+      # The call waits for the device, because it returns NumPy arrays.
+      outputs = translator(images, norm_stats="batch", batch_size=options.batch_size)
+    assert outputs.shape == images.shape and outputs.dtype == np.uint8
     return (time.perf_counter() - begin) / count
 
   compile_s = run(1)
@@ -92,12 +93,12 @@ def main():
   )
 
 
-def files_per_s(translator, options) -> float:
-  """Of a folder of drawn label maps, the second time that it is translated: the first compiles."""
+def files_per_s(translator: Translator, options: argparse.Namespace) -> float:
+  """Translates a folder of drawn label maps twice and times the second pass; the first compiles."""
   with tempfile.TemporaryDirectory() as folder:
     for index in range(options.files):
-      picture = facades.draw(0, index, (options.image_size, options.image_size))["input"]
-      Image.fromarray(picture).save(f"{folder}/{index}.png")
+      labels = facades.draw(0, index, (options.image_size, options.image_size))["input"]
+      Image.fromarray(labels).save(f"{folder}/{index}.png")
     inputs = translate.find_inputs(folder)
     for turn in ("first", "second"):
       outputs = translate.name_outputs(inputs, Path(folder) / turn, samples=1)
@@ -108,7 +109,8 @@ def files_per_s(translator, options) -> float:
     return options.files / seconds
 
 
-def forward_flops(generator, variables, shape) -> int:
+def forward_flops(generator: Any, variables: dict[str, Any], shape: tuple[int, ...]) -> int:
+  """Operations of one call of the generator."""
   forward = functools.partial(generator.apply, dropout=True, norm_stats="image", rngs={"dropout": jax.random.key(0)})
   return measure.count_flops(forward, jax.eval_shape(lambda: variables), jax.ShapeDtypeStruct(shape, jnp.float32))
 

@@ -1,4 +1,4 @@
-"""The benchmarks run at tiny sizes, print what they document, and count operations rightly."""
+"""The benchmarks run at tiny sizes, print the documented keys, and count operations correctly."""
 
 import argparse
 import concurrent.futures
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pix2pix_jax.model import state as train_state
+from pix2pix_jax import config as config_lib
 from pix2pix_jax.run import reporter
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -60,7 +60,7 @@ PEER_KEYS = {
 
 @pytest.fixture(scope="module")
 def scripts():
-  """benchmarks/ on the path, as it is for its scripts."""
+  """A function that imports a script of benchmarks/, which is on the path as when the scripts run."""
   sys.path.insert(0, str(BENCHMARKS))
   yield importlib.import_module
   sys.path.remove(str(BENCHMARKS))
@@ -68,27 +68,24 @@ def scripts():
 
 @pytest.fixture(scope="module")
 def results(scripts):
-  """What each benchmark printed in a quick run, by its name; two run at a time."""
+  """Name → the JSON that each benchmark printed in a quick run; two run at a time."""
   run_all = scripts("run_all")
-  os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-  )  # OpenMP threads that wait for each other are slow beside parallel tests
+  # OpenMP threads that spin while they wait are slow next to parallel tests.
+  os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     done = list(pool.map(run_all.run, reversed(run_all.commands(quick=True, against=AGAINST))))
   return {one["benchmark"]: one for one in done}
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_the_line_of_json_has_the_documented_keys(results, name):
+def test_the_json_line_has_the_documented_keys(results, name):
   one = results[name]
   assert one.keys() >= SHARED | KEYS[name]
   assert one["command"].startswith(f"python benchmarks/{name}.py --image_size=32")
   assert (one["batch_size"], one["image_size"], one["dtype"]) == (2, 32, "float32")
   assert one["median_s"] > 0 and one["spread"] >= 0
   assert one["versions"].keys() == {"python", "jax", "flax", "torch"}
-  docstring = (BENCHMARKS / f"{name}.py").read_text().split('"""')[1] + (BENCHMARKS / "measure.py").read_text().split(
-    '"""'
-  )[1]
+  docstring = "".join((BENCHMARKS / file).read_text().split('"""')[1] for file in (f"{name}.py", "measure.py"))
   settings = {
     "base_features",
     "steps",
@@ -103,81 +100,83 @@ def test_the_line_of_json_has_the_documented_keys(results, name):
   assert [key for key in one if key not in docstring and key not in settings] == []
 
 
-@pytest.mark.skipif(
-  AGAINST == "none", reason="PyTorch is not installed; only the peer that the benchmarks compare with needs it"
-)
+@pytest.mark.skipif(AGAINST == "none", reason="PyTorch, which only the benchmarks' peer needs, is not installed")
 @pytest.mark.parametrize("name", KEYS)
-def test_the_peer_is_measured_beside_it(results, name):
+def test_the_peer_is_measured_in_the_same_run(results, name):
   one = results[name]
   assert one.keys() >= PEER | PEER_KEYS[name]
   assert one["ratio"] == pytest.approx(one["peer_median_s"] / one["median_s"], rel=2e-3)
 
 
-def test_compiled_programs_are_found_again(results):
+def test_compiled_programs_are_reused(results):
   assert results["train_step"]["compile_cached_s"] < results["train_step"]["compile_cold_s"]
   assert results["startup"]["median_s"] < results["startup"]["cold_s"]
 
 
-def test_results_tell_commands_but_neither_host_nor_folders(scripts, results):
+def test_results_have_commands_but_neither_host_nor_folders(scripts, results):
   text = scripts("run_all").markdown(list(results.values()))
   for one in results.values():
     assert f"`{one['command']}`" in text
-  assert (
-    platform.node() not in text.split()
-    and str(BENCHMARKS.parent) not in text
-    and "/tmp" not in text
-    and str(Path.home()) not in text
-  )
+  assert platform.node() not in text.split()
+  assert not [folder for folder in (str(BENCHMARKS.parent), "/tmp", str(Path.home())) if folder in text]
   assert jax.__version__ in text and len(re.findall("^```json$", text, re.M)) == len(results) == 5
 
 
 def test_operations_of_the_papers_model(scripts):
-  """Counted by hand: 16 taps x small picture x channels in x out, times two, for every pass that a step needs."""
+  """By hand: 16 taps x pixels of the small image x channels in x out, times two, for every pass that a step needs."""
   measure, train_step = scripts("measure"), scripts("train_step")
   options = argparse.Namespace(batch_size=1, image_size=256, base_features=64, dtype="float32")
-  config = measure.config(options)
-  assert train_step.step_flops(config) / 1e9 == pytest.approx(86.93, abs=0.01)
-  assert train_step.step_flops(
-    measure.config(argparse.Namespace(**vars(options) | {"batch_size": 3}))
-  ) / 1e9 == pytest.approx(3 * 86.93, abs=0.03)
-  networks, _ = train_step.step_functions(config)
-  state = jax.eval_shape(lambda: train_state.initial(config, *networks))
-  picture = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
-  generate, judge = (functools.partial(network.apply, norm_stats="image") for network in networks)
-  assert measure.count_flops(
-    functools.partial(generate, dropout=False), state.generator.variables, picture
-  ) / 1e9 == pytest.approx(12.10, abs=0.01)
-  assert measure.count_flops(judge, state.discriminator.variables, picture, picture) / 1e9 == pytest.approx(
-    6.39, abs=0.01
-  )
+  assert train_step.step_flops(options) / 1e9 == pytest.approx(86.93, abs=0.01)
+  options.batch_size, options.remat = 3, True  # remat recomputes, which does not count
+  assert train_step.step_flops(options) / 1e9 == pytest.approx(3 * 86.93, abs=0.03)
+  run = measure.experiment(options)
+  state, image = run.abstract(), jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
+  generate, classify = (functools.partial(network.apply, norm_stats="image") for network in run.networks.values())
+  generator_flops = measure.count_flops(functools.partial(generate, dropout=False), state.generator.variables, image)
+  assert generator_flops / 1e9 == pytest.approx(12.10, abs=0.01)
+  discriminator_flops = measure.count_flops(classify, state.discriminator.variables, image, image)
+  assert discriminator_flops / 1e9 == pytest.approx(6.39, abs=0.01)
 
 
 def test_matrix_products_are_counted(scripts):
   x = jax.ShapeDtypeStruct((2, 3, 5), jnp.float32)
   y = jax.ShapeDtypeStruct((2, 5, 7), jnp.float32)
-  assert (
-    scripts("measure").count_flops(jax.jit(lambda x, y: jnp.einsum("bij,bjk->bik", x, y)), x, y) == 2 * 2 * 3 * 5 * 7
-  )
+  product = jax.jit(lambda x, y: jnp.einsum("bij,bjk->bik", x, y))
+  assert scripts("measure").count_flops(product, x, y) == 2 * 2 * 3 * 5 * 7
 
 
 class Writer:
   def write_scalars(self, step, scalars):
     pass
 
+  def close(self):
+    pass
 
-@pytest.mark.parametrize("log_every_steps", [1, 3])
-def test_the_first_step_is_told_and_not_part_of_any_speed(tmp_path, monkeypatch, capsys, log_every_steps):
+
+@pytest.mark.parametrize(
+  "log_every_steps, age, first_line",
+  [
+    (1, 45.0, "First step done 45.0 s after launch (39.5 s to compile and run)."),
+    (3, None, "First step done (39.5 s to compile and run)."),
+  ],
+)
+def test_the_first_step_is_reported_and_excluded_from_throughput(
+  scripts, tmp_path, monkeypatch, capsys, log_every_steps, age, first_line
+):
   clock = 0.0
   monkeypatch.setattr(reporter.time, "perf_counter", lambda: clock)
-  monkeypatch.setattr(reporter, "_program_age", lambda: 45.0)
-  told = reporter.Reporter(Writer(), tmp_path, start=0, num_steps=3, log_every_steps=log_every_steps)
-  for step, seconds in enumerate((40.0, 2.0, 2.0), 1):
-    with told.data_wait():
-      clock += 0.5
-    clock += seconds - 0.5
-    told.trained(step, {"l1": jnp.zeros(())}, last=step == 3)
+  monkeypatch.setattr(reporter, "_program_age", lambda: age)
+  train = config_lib.default().train
+  train.num_steps, train.log_every_steps = 3, log_every_steps
+  with reporter.Reporter(Writer(), tmp_path, start=0, config=train) as reported:
+    for step, seconds in enumerate((40.0, 2.0, 2.0), 1):
+      with reported.data_wait():
+        clock += 0.5
+      clock += seconds - 0.5
+      reported.trained(step, {"l1": jnp.zeros(())}, last=step == 3)
   lines = capsys.readouterr().out.splitlines()
-  assert lines[0] == "first step after 45.0 s (39.5 s of it compiling and running that step)"
+  assert lines[0] == first_line
+  assert scripts("startup").FIRST_STEP.search(first_line)["seconds"] == "39.5"
   rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
   assert [row["step"] for row in rows] == ([1, 2, 3] if log_every_steps == 1 else [3])
   timed = [row for row in rows if row["step"] > 1]
@@ -187,12 +186,11 @@ def test_the_first_step_is_told_and_not_part_of_any_speed(tmp_path, monkeypatch,
   assert lines[-1].endswith("0.50 steps/s  0.0 min left")
 
 
-def test_the_age_of_the_process_is_told_once(monkeypatch):
+def test_the_age_of_the_process_is_reported_once(monkeypatch):
   if not Path("/proc/self/stat").exists():
-    pytest.skip("there is no /proc here, so the age of a process is not known")
-  monkeypatch.setattr(reporter, "_age_told", False)
-  monkeypatch.setattr(
-    sys.modules["__main__"], "__file__", "main.py", raising=False
-  )  # as of a program, not of a session
+    pytest.skip("there is no /proc here, so the age of a process is unknown")
+  monkeypatch.setattr(reporter, "_age_reported", False)
+  # A script has a __file__, an interactive session does not.
+  monkeypatch.setattr(sys.modules["__main__"], "__file__", "main.py", raising=False)
   assert 0 < reporter._program_age() < 3600 * 24
   assert reporter._program_age() is None

@@ -1,4 +1,4 @@
-"""The PyTorch peer of the benchmarks is the published model, and its two updates do not disturb each other."""
+"""The benchmarks' PyTorch peer: it is the published model, and its two updates do not interfere."""
 
 import importlib.util
 from pathlib import Path
@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip(
-  "torch", reason="PyTorch is not installed; only the peer that the benchmarks compare with needs it"
-)
+torch = pytest.importorskip("torch", reason="PyTorch, which only the benchmarks' peer needs, is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +17,7 @@ def peer():
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   threads = torch.get_num_threads()
-  torch.set_num_threads(1)  # OpenMP threads that wait for each other are slow beside parallel tests
+  torch.set_num_threads(1)  # OpenMP threads that spin while they wait are slow next to parallel tests
   yield module
   torch.set_num_threads(threads)
 
