@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-KITTI_SCALE = 256.0  # KITTI's depth PNGs: uint16 = metres · 256, 0 = no measurement (depth development kit, readme.txt)
 HOLE_COLOR = (0, 0, 0)  # not in the colour map, whose darkest colour is a violet
 
 

@@ -1,131 +1,207 @@
-"""Translates files with a trained model.
+"""Translates image and depth files with a trained model.
 
-    python -m pix2pix_jax.translate --workdir=DIR --input=FILE|DIR|GLOB --output=FILE|DIR [--samples=N] [--seed=S] [--tile=PIXELS]
+    python -m pix2pix_jax.translate --workdir=DIR --input=FILE|DIR|PATTERN --output=FILE|DIR
 
-Reads png, jpg, tiff and npy. Pictures keep their name and format (jpg becomes png: it would lose), subfolders are kept. Depth is read
-from and written to 16-bit PNGs of KITTI's encoding (metres · 256), or npy in metres. A file that cannot be read is reported at the
-end, when all others are done, and the exit status is then 1.
+Reads every format that training reads and writes PNG, TIFF and npy. Outputs keep the names and subfolders of their
+inputs; formats that would lose something become PNG. Depth is written as 16-bit PNG (metres times the scale of the
+run's depth files, or 256 as in KITTI), or as float metres in TIFF or npy. Unreadable files are skipped and listed at
+the end, and the exit status is then 1.
 
-Pictures of equal size are computed together. Their noise does not depend on their company, but how sums are rounded does: a
-value may differ by one grey level from that of the picture alone. With --batch_size=1 it does not.
+Images of equal size are computed in batches. Every image gets the same noise as alone, but sums are rounded in another
+order, so batching can change a pixel by one grey level. --batch_size=1 avoids that.
 """
-
-if __name__ == "__main__":
-  from pix2pix_jax import launch
-
-  launch.keep_memory()
 
 import argparse
 import collections
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import concurrent.futures
 import functools
 import glob
+import os
 from pathlib import Path
 import sys
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
-import tifffile
 from tqdm import tqdm
 
-from pix2pix_jax import depth
-from pix2pix_jax.data import images
-from pix2pix_jax.errors import UsageError, run_command
-from pix2pix_jax.inference import Translator
-from pix2pix_jax.run import viz
+from pix2pix_jax import launch
+from pix2pix_jax.data import files
+from pix2pix_jax.errors import UsageError, few, require_integer, run_command
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
-BATCH_PIXELS = 2**21  # of larger pictures fewer are computed together; so many take about 1.5 GiB with 64 features
+if TYPE_CHECKING:  # imports JAX: slow
+  from pix2pix_jax.inference import Translator
+  from pix2pix_jax.signals import Signal
 
-
-def read(path: Path, channels: int, is_depth: bool) -> np.ndarray:
-  """A file as the model takes it: uint8 or uint16 (H, W, channels), float in [0, 1] from npy, or float32 metres (H, W, 1)."""
-  if path.suffix.lower() == ".npy":
-    try:
-      array = np.load(path, allow_pickle=False)
-    except Exception as error:  # what a damaged file raises depends on where the damage is
-      raise UsageError(f"{path} cannot be read as a NumPy array ({error}).") from error
-  elif is_depth:
-    return depth.read_png(path)
-  elif path.suffix.lower() in (".tif", ".tiff"):
-    try:
-      array = tifffile.imread(path)
-    except Exception as error:  # of zlib, struct, …
-      raise UsageError(f"{path} cannot be read as a TIFF ({error}).") from error
-  else:
-    array = images.read_image(path, lambda image: _with_channels(image, channels))
-    array = array.astype(np.uint16) if array.dtype == np.int32 else array  # Pillow's older mode of 16-bit PNGs
-  return array[..., None] if array.ndim == 2 else array
+BATCH_PIXELS = 2**21  # limits batches of large images; so many pixels take about 1.5 GiB with 64 features
 
 
-def _with_channels(image: Image.Image, channels: int) -> Image.Image:
-  """Palettes, grey and alpha to what the model takes; 16-bit grey stays as it is."""
-  mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
-  return image if mode is None or image.mode.startswith("I") else image.convert(mode)
+# --- Names
 
 
-def write(path: Path, picture: np.ndarray) -> None:
-  """uint8 and uint16 pictures as PNG or TIFF, float32 metres as 16-bit PNG; anything as npy. Written under a temporary name first."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(path.name + ".part")
-  squeezed = picture[..., 0] if picture.shape[-1] == 1 else picture
-  if path.suffix.lower() == ".npy":
-    with part.open("wb") as file:
-      np.save(file, picture)
-  elif path.suffix.lower() in (".tif", ".tiff"):
-    tifffile.imwrite(part, squeezed)
-  elif picture.dtype == np.float32:
-    depth.write_png(part, picture)
-  elif picture.dtype == np.uint16 and picture.shape[-1] > 1 or picture.shape[-1] not in (1, 3, 4):
-    raise UsageError(f"PNG cannot hold {picture.shape[-1]} channels of {picture.dtype}; name the output .tiff or .npy.")
-  else:
-    Image.fromarray(squeezed).save(part, format="png")
-  part.replace(path)
+def find_inputs(pattern: str, output: Path | None = None) -> tuple[dict[Path, Path], list[Path]]:
+  """({input file: its name relative to the input folder}, files that were left out).
 
+  Args:
+    pattern: a file, a folder, or a pattern with `*`, `?`, `[...]` and `**`; what exists under this very name is not
+      taken as a pattern.
+    output: files below this folder are not inputs if it lies inside the input folder.
 
-def find_inputs(pattern: str) -> dict[Path, Path]:
-  """Input files of a file, folder or glob, with their names relative to the folder."""
-  path = Path(pattern)
+  Raises:
+    UsageError: nothing to read.
+  """
+  path = Path(pattern).expanduser()
   if path.is_file():
-    return {path: Path(path.name)}
+    return {path: Path(path.name)}, []
+  left_out: list[Path] = []
   if path.is_dir():
-    files = {
-      file: file.relative_to(path) for file in images.numeric_order(path.rglob("*")) if file.suffix.lower() in SUFFIXES
-    }
+    base = path
+    found, left_out = files.find(path)
   else:
-    files = {
-      Path(name): Path(Path(name).name)
-      for name in sorted(glob.glob(pattern, recursive=True))
-      if Path(name).suffix.lower() in SUFFIXES
-    }
-  if not files:
-    raise UsageError(f"--input {pattern!r} is no file, folder or pattern with any {', '.join(SUFFIXES)}.")
-  return files
-
-
-def name_outputs(inputs: dict[Path, Path], output: Path, samples: int, suffix: str = "") -> dict[Path, list[Path]]:
-  """For each input the files to write: `output` itself for a single picture, else the same names below the folder `output`."""
-  to_file = len(inputs) == 1 and output.suffix.lower() in SUFFIXES
-  outputs = {}
-  for path, relative in inputs.items():
-    target = output if to_file else output / relative
-    kept = target.suffix.lower() if target.suffix.lower() in (".png", ".tif", ".tiff", ".npy") else ".png"
-    target = target.with_suffix(suffix or kept)
-    outputs[path] = [target] if samples == 1 else [target.with_stem(f"{target.stem}_{n}") for n in range(samples)]
-  claimed = [name for names in outputs.values() for name in names]
-  if len(set(claimed)) < len(claimed):
-    raise UsageError(
-      "Several inputs would be written to one output, because they differ in folder or suffix alone. Translate them folder by folder."
+    found = _match(path)
+    base = Path(os.path.commonpath([match.parent for match in found])) if found else path
+  if output is not None and output.resolve() != base.resolve() and output.resolve().is_relative_to(base.resolve()):
+    found, left_out = (
+      [each for each in paths if not each.resolve().is_relative_to(output.resolve())] for paths in (found, left_out)
     )
+  if not found:
+    others = f" It holds {few(left_out)}." if left_out else ""
+    raise UsageError(
+      f"--input {pattern!r} is no file, folder or pattern with images to read.{others} The formats are "
+      f"{', '.join(files.SUFFIXES)}."
+    )
+  return {each: each.relative_to(base) for each in found}, left_out
+
+
+def _match(pattern: Path) -> list[Path]:
+  """The images that match a pattern. The part of it that exists is taken literally, even if it contains brackets."""
+  literal = next(parent for parent in pattern.parents if parent.is_dir())
+  names = glob.glob(str(pattern.relative_to(literal)), root_dir=literal, recursive=True)
+  found = [literal / name for name in names if not any(map(files.is_junk, Path(name).parts))]
+  return files.natural_order(path for path in found if path.is_file() and path.suffix.lower() in files.SUFFIXES)
+
+
+def name_outputs(
+  inputs: dict[Path, Path], output: Path, samples: int = 1, formats: Sequence[str] = files.WRITABLE
+) -> dict[Path, list[Path]]:
+  """The files to write for each input: `output` itself for a single image, else the same names below that folder.
+
+  Inputs that would share an output, as `a.png` and `a.jpg`, get their own suffixes into the names, `a_png.png` and
+  `a_jpg.png`.
+
+  Args:
+    inputs: as `find_inputs` returns them.
+    output: a file if its suffix is that of an image format, else a folder.
+    samples: number of files for each input; more than one are numbered, `NAME_0`, `NAME_1`, …
+    formats: suffixes that outputs in a folder may have; those of other inputs become the first of them.
+
+  Raises:
+    UsageError: a format that cannot be written, one file for several inputs, or names that still collide.
+  """
+  to_file = output.suffix.lower() in files.SUFFIXES and not output.is_dir()
+  if to_file and len(inputs) > 1:
+    raise UsageError(f"--output {str(output)!r} is one file, but there are {len(inputs)} inputs. Name a folder.")
+  if to_file and output.suffix.lower() not in files.WRITABLE:
+    raise UsageError(
+      f"--output {str(output)!r}: {output.suffix} files would lose something and are not written. Choose one of "
+      f"{', '.join(files.WRITABLE)}."
+    )
+
+  def names(path: Path, tagged: bool) -> list[Path]:
+    if to_file:
+      target = output
+    else:
+      relative = inputs[path]
+      own = path.suffix.lower()
+      suffix = own if own in formats else formats[0]
+      tag = f"_{path.suffix[1:]}" if tagged else ""
+      target = output / relative.with_name(f"{relative.stem}{tag}{suffix}")
+    return [target] if samples == 1 else [target.with_stem(f"{target.stem}_{n}") for n in range(samples)]
+
+  outputs = {path: names(path, tagged=False) for path in inputs}
+  if shared := _shared(outputs):
+    outputs = {path: names(path, tagged=path in shared) for path in inputs}
+  if shared := _shared(outputs):
+    raise UsageError(f"{few(shared)} would be written to one output. Rename one, or translate them one by one.")
   return outputs
+
+
+def _shared(outputs: dict[Path, list[Path]]) -> list[Path]:
+  """The inputs with an output that another input has too."""
+  count = collections.Counter(name for names in outputs.values() for name in names)
+  return [path for path, names in outputs.items() if any(count[name] > 1 for name in names)]
+
+
+def check_outputs(outputs: dict[Path, list[Path]], *, overwrite: bool) -> None:
+  """Checks that no output replaces an input, and unless `overwrite` no other file.
+
+  Raises:
+    UsageError: it would.
+  """
+  existing = [name for names in outputs.values() for name in names if os.path.lexists(name)]
+  identity = lambda path: (path.stat().st_dev, path.stat().st_ino)  # the same for every link to a file
+  inputs = {identity(path) for path in outputs}
+  replaced = [name for name in existing if name.exists() and identity(name) in inputs]
+  if replaced:
+    raise UsageError(f"Outputs would replace inputs: {few(replaced)}. Choose another --output.")
+  if existing and not overwrite:
+    verb = "exists" if len(existing) == 1 else "exist"
+    raise UsageError(f"{few(existing)} already {verb}. Choose another --output, or allow --overwrite.")
+
+
+# --- Files and signals
+
+
+def read_for(signal: "Signal", path: Path) -> np.ndarray:
+  """A file as a model accepts it, (H, W, C): images with the model's channels, depth as float32 metres with holes 0.
+
+  Raises:
+    UsageError: the file cannot be read, or holds another kind of numbers.
+  """
+  array = files.read(path)
+  if signal.kind == "image":
+    array = files.with_channels(array, signal.channels, str(path))
+  elif array.dtype == np.uint16:
+    array = array.astype(np.float32) / np.float32(_scale(signal))
+  return signal.accept(array, str(path))
+
+
+def write_for(signal: "Signal", path: Path, result: np.ndarray) -> None:
+  """Writes a translation; PNG gets integers: depth by the signal's scale, float images in the model's number type."""
+  if path.suffix.lower() != ".png":
+    files.write(path, result)
+  elif signal.kind == "depth":
+    files.write(path, result, depth_scale=_scale(signal))
+  elif result.dtype.kind == "f":
+    files.write(path, np.round(result.astype(np.float64) * np.iinfo(signal.dtype).max).astype(signal.dtype))
+  else:
+    files.write(path, result)
+
+
+def _scale(depth: Any) -> float:
+  """Divisor of a signal's integer depth; KITTI's if the run itself has float depth."""
+  return depth.scale or files.KITTI_SCALE
+
+
+def check_formats(signal: "Signal", suffixes: Iterable[str]) -> None:
+  """Checks that translations can be written with these suffixes.
+
+  Raises:
+    UsageError: one cannot hold the signal's channels.
+  """
+  for suffix in suffixes:
+    in_png = np.uint16 if signal.kind == "depth" else signal.dtype
+    files.check_writable(suffix, signal.channels, in_png if suffix.lower() == ".png" else signal.dtype)
+
+
+# --- Translation
 
 
 def _read_ahead(
   pool: concurrent.futures.Executor, reading: Callable[[Path], np.ndarray], paths: Iterable[Path], ahead: int
 ) -> Iterator[tuple[Path, concurrent.futures.Future]]:
-  """Each path with its picture to be, while the next `ahead` are read."""
-  jobs = collections.deque()
+  """Yields (path, future of its array) and keeps reading the next `ahead` files."""
+  jobs: collections.deque[tuple[Path, concurrent.futures.Future]] = collections.deque()
   for path in paths:
     jobs.append((path, pool.submit(reading, path)))
     if len(jobs) > ahead:
@@ -134,29 +210,27 @@ def _read_ahead(
     yield jobs.popleft()
 
 
-def _room(picture: np.ndarray, batch_size: int) -> int:
-  """How many of its kind are computed together; what is no picture stays alone, to be refused by itself."""
-  return (
-    max(1, min(batch_size, BATCH_PIXELS // max(1, picture[..., 0].size))) if picture.ndim == 3 and picture.size else 1
-  )
+def _room(image: np.ndarray, batch_size: int) -> int:
+  """The size of a batch of images like this one."""
+  return max(1, min(batch_size, BATCH_PIXELS // (image.shape[0] * image.shape[1])))
 
 
-def _batches(pictures: Iterable[tuple[Path, np.ndarray]], batch_size: int) -> Iterator[list[tuple[Path, np.ndarray]]]:
-  """Puts pictures of equal shape and type together. At most four batches' worth wait for company."""
-  waiting = collections.defaultdict(list)
-  for path, picture in pictures:
-    kind = picture.shape, picture.dtype
-    waiting[kind].append((path, picture))
-    if len(waiting[kind]) == _room(picture, batch_size):
-      yield waiting.pop(kind)
+def _batches(images: Iterable[tuple[Path, np.ndarray]], batch_size: int) -> Iterator[list[tuple[Path, np.ndarray]]]:
+  """Groups images of equal shape and type, with at most four batches' worth of images waiting for a full group."""
+  waiting: dict[Any, list[tuple[Path, np.ndarray]]] = collections.defaultdict(list)
+  for path, image in images:
+    form = image.shape, image.dtype
+    waiting[form].append((path, image))
+    if len(waiting[form]) == _room(image, batch_size):
+      yield waiting.pop(form)
     elif sum(map(len, waiting.values())) == 4 * batch_size:
-      yield waiting.pop(max(waiting, key=lambda kind: len(waiting[kind])))
+      yield waiting.pop(max(waiting, key=lambda form: len(waiting[form])))
   yield from waiting.values()
 
 
-def translate(
-  translator: Translator,
-  inputs: dict[Path, Path],
+def translate_files(
+  translator: "Translator",
+  inputs: Iterable[Path],
   outputs: dict[Path, list[Path]],
   *,
   seed: int = 0,
@@ -166,20 +240,24 @@ def translate(
   norm_stats: str | None = None,
   batch_size: int = 8,
 ) -> dict[Path, str]:
-  """Translates files; reading, computing and writing overlap, and a few batches at most are held in memory.
+  """Translates files; reading, computing and writing overlap, and memory holds a few batches at most.
 
   Args:
-    inputs: files, as of `find_inputs`.
-    outputs: the files to write for each, equally many, as of `name_outputs`.
-    seed, tile, dropout, norm_stats: as of `Translator.__call__`.
-    side_by_side: whether input and output are written beside each other.
-    batch_size: pictures of equal shape computed together; 1 with tiles, and with `norm_stats="batch"`, which would blend the pictures.
+    translator: the model.
+    inputs: the files, as `find_inputs` returns them.
+    outputs: the files to write for each, the same number for all, as `name_outputs` returns them.
+    seed, tile, dropout, norm_stats: as for `Translator.__call__`.
+    side_by_side: write input and output beside each other, in the colours of the samples.
+    batch_size: number of images of equal shape that are computed together; tiles and `norm_stats="batch"`, which would
+      mix the images, imply 1.
 
   Returns:
-    What went wrong, by file.
+    The error message of each file that could not be translated.
   """
-  config, failed, filled = translator.config, {}, set()
-  if tile is not None or (norm_stats or config.evaluation.norm_stats) == "batch":
+  failed: dict[Path, str] = {}
+  filled: set[Any] = set()
+  paths = list(inputs)
+  if tile is not None or (norm_stats or translator.config.evaluation.norm_stats) == "batch":
     batch_size = 1
   compute = functools.partial(
     translator,
@@ -190,38 +268,33 @@ def translate(
     norm_stats=norm_stats,
   )
 
-  def load(path):
-    return read(path, config.model.input_channels, config.data.input_dtype == "float32")
-
-  def save(path, picture, results):
+  def save(path: Path, image: np.ndarray, results: np.ndarray) -> None:
     for target, result in zip(outputs[path], results):
       if side_by_side:
-        shown = [
-          viz.display_raw(array, dtype, config.data.depth_range)
-          for array, dtype in ((picture, config.data.input_dtype), (result, config.data.target_dtype))
-        ]
-        result = np.concatenate(shown, axis=1)
-      write(target, result)
+        files.write(target, _beside(translator, image, result))
+      else:
+        write_for(translator.target_signal, target, result)
 
-  def pictures(pool):
-    for path, job in _read_ahead(pool, load, inputs, ahead=batch_size + 3):
+  def images(pool: concurrent.futures.Executor) -> Iterator[tuple[Path, np.ndarray]]:
+    reading = functools.partial(read_for, translator.input_signal)
+    for path, job in _read_ahead(pool, reading, paths, ahead=batch_size + 3):
       try:
         yield path, job.result()
       except UsageError as error:
         failed[path] = str(error)
         bar.update()
 
-  def answers(batch):
-    """(path, picture, samples) for each of a batch; if there is one that cannot be translated, for the others."""
-    picture = batch[0][1]
-    kind, room = (picture.shape, picture.dtype), _room(picture, batch_size)
+  def answers(batch: list[tuple[Path, np.ndarray]]) -> list[tuple[Path, np.ndarray, np.ndarray]]:
+    """(path, image, samples) of a batch. If it fails, its images are tried one by one, so that only bad ones fail."""
+    image = batch[0][1]
+    form, room = (image.shape, image.dtype), _room(image, batch_size)
     if len(batch) == room:
-      filled.add(kind)
-    size = room if kind in filled else len(batch)  # filled up, the last few need no program of their own
+      filled.add(form)
+    size = room if form in filled else len(batch)  # padding the last few saves compiling another program
     try:
       if size == 1:
-        return [(*batch[0], compute(picture))]
-      stacked = np.stack([*(picture for _, picture in batch), *[picture] * (size - len(batch))])
+        return [(*batch[0], compute(image))]
+      stacked = np.stack([*(image for _, image in batch), *[image] * (size - len(batch))])
       return [(*one, results) for one, results in zip(batch, compute(stacked, batch_size=size).swapaxes(0, 1))]
     except UsageError as error:
       if len(batch) == 1:
@@ -229,20 +302,20 @@ def translate(
         return []
       return [answer for one in batch for answer in answers([one])]
 
-  def settle(path, job):
+  def settle(path: Path, job: concurrent.futures.Future) -> None:
     try:
       job.result()
-    except (UsageError, OSError) as error:
+    except UsageError as error:
       failed[path] = str(error)
 
   with (
     concurrent.futures.ThreadPoolExecutor(4) as pool,
-    tqdm(total=len(inputs), unit="picture", disable=not sys.stderr.isatty()) as bar,
+    tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty()) as bar,
   ):
-    writing = collections.deque()
-    for batch in _batches(pictures(pool), batch_size):
-      for path, picture, results in answers(batch):
-        writing.append((path, pool.submit(save, path, picture, results)))
+    writing: collections.deque[tuple[Path, concurrent.futures.Future]] = collections.deque()
+    for batch in _batches(images(pool), batch_size):
+      for path, image, results in answers(batch):
+        writing.append((path, pool.submit(save, path, image, results)))
       bar.update(len(batch))
       while len(writing) > 2 * batch_size:
         settle(*writing.popleft())
@@ -251,49 +324,80 @@ def translate(
   return failed
 
 
-def main(argv: list[str] | None = None) -> None:
+def _beside(translator: "Translator", image: np.ndarray, result: np.ndarray) -> np.ndarray:
+  """Input and output as uint8 RGB, next to each other."""
+  from pix2pix_jax.run import viz  # imports JAX: slow
+
+  sides = (translator.input_signal, image), (translator.target_signal, result)
+  return np.concatenate([viz.show(signal, raw) for signal, raw in sides], axis=1)
+
+
+# --- Command
+
+
+def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m pix2pix_jax.translate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--workdir", type=Path, required=True, help="of a training")
-  parser.add_argument("--input", required=True, help="a file, a folder (with subfolders) or a pattern in quotes")
-  parser.add_argument("--output", type=Path, required=True, help="a file for a single picture, else a folder")
-  parser.add_argument("--step", default="best", help="best, latest or the number of a checkpoint (default: best)")
+  parser.add_argument("--workdir", type=Path, required=True, help="workdir of a trained model")
+  parser.add_argument("--input", required=True, help="a file, a folder (with its subfolders), or a pattern in quotes")
+  parser.add_argument("--output", type=Path, required=True, help="a file for a single image, else a folder")
+  parser.add_argument("--step", default="best", help="checkpoint: best, latest or a step number (default: best)")
   parser.add_argument(
-    "--samples", type=int, default=1, help="answers to draw for each picture, written as NAME_0, NAME_1, … (default: 1)"
+    "--samples", type=int, default=1, help="results to draw per image, written as NAME_0, NAME_1, … (default: 1)"
   )
-  parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
-  parser.add_argument(
-    "--tile", type=int, help="side in pixels of overlapping tiles, for pictures larger than the memory allows"
-  )
+  parser.add_argument("--seed", type=int, default=0, help="seed of the dropout noise (default: 0)")
+  parser.add_argument("--tile", type=int, help="side in pixels of overlapping tiles, for images too large for memory")
   parser.add_argument(
     "--batch_size",
     type=int,
     default=8,
-    help="pictures of equal size computed together, of large ones fewer; with "
-    "--norm_stats=batch each is computed alone (default: 8)",
+    help="images of equal size computed together, fewer if they are large; 1 with --tile and --norm_stats=batch "
+    "(default: 8)",
   )
-  parser.add_argument("--dropout", choices=("on", "off"), help="whether the noise is on (default: as in training)")
+  parser.add_argument("--dropout", choices=("on", "off"), help="whether the noise is on (default: as in the run)")
   parser.add_argument(
-    "--norm_stats", choices=("image", "batch", "running"), help="statistics of batch norm (default: as in training)"
+    "--norm_stats", choices=("image", "batch", "running"), help="statistics of batch norm (default: as in the run)"
   )
   parser.add_argument(
-    "--side-by-side", action="store_true", help="write input and output beside each other, as 8-bit PNG to look at"
+    "--side_by_side",
+    "--side-by-side",
+    action="store_true",
+    help="write input and output next to each other as 8-bit RGB, for viewing",
   )
-  parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
-  options = parser.parse_args(argv)
-  for name in ("samples", "batch_size"):
-    if getattr(options, name) < 1:
-      raise UsageError(f"--{name} is {getattr(options, name)}; it is at least 1.")
-  inputs = find_inputs(options.input)
-  outputs = name_outputs(inputs, options.output, options.samples, ".png" if options.side_by_side else "")
-  existing = [str(name) for names in outputs.values() for name in names if name.exists()]
-  if existing and not options.overwrite:
-    raise UsageError(
-      f"{len(existing)} outputs exist, {existing[0]} for one. Choose another --output, or allow --overwrite."
-    )
+  parser.add_argument("--overwrite", action="store_true", help="replace existing outputs, but never an input")
+  return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command; exits with status 1 if some files could not be translated.
+
+  Raises:
+    UsageError: before any work, for inputs, outputs or options that cannot be right.
+  """
+  options = _parser().parse_args(argv)
+  for name in ("samples", "batch_size", "tile"):
+    if getattr(options, name) is not None:
+      require_integer(f"--{name}", getattr(options, name), 1)
+  require_integer("--seed", options.seed, 0, 2**32 - 1)
+  output = options.output.expanduser()
+  given = Path(options.input).expanduser()
+  if given.is_dir() and output.resolve() == given.resolve():
+    raise UsageError(f"--output {str(output)!r} is the input folder. Choose another folder, or one inside it.")
+  inputs, left_out = find_inputs(options.input, output)
+  formats = (".png",) if options.side_by_side else files.WRITABLE
+  outputs = name_outputs(inputs, output, options.samples, formats)
+  check_outputs(outputs, overwrite=options.overwrite)
+
+  from pix2pix_jax.inference import Translator  # imports JAX, which help and wrong flags need not wait for
+
   translator = Translator.load(options.workdir, step=options.step)
-  failed = translate(
+  if not options.side_by_side:
+    if translator.target_signal.channels not in files.PNG_COLOR_TYPES:
+      outputs = name_outputs(inputs, output, options.samples, [each for each in formats if each != ".png"])
+      check_outputs(outputs, overwrite=options.overwrite)
+    check_formats(translator.target_signal, {path.suffix for names in outputs.values() for path in names})
+  failed = translate_files(
     translator,
     inputs,
     outputs,
@@ -304,7 +408,11 @@ def main(argv: list[str] | None = None) -> None:
     norm_stats=options.norm_stats,
     batch_size=options.batch_size,
   )
-  print(f"{len(inputs) - len(failed)} of {len(inputs)} pictures translated to {options.output}.")
+  written = [each for path, names in outputs.items() if path not in failed for each in names]
+  listed = f": {few(written)}" if written else ""
+  print(f"{len(inputs) - len(failed)} of {len(inputs)} image{'s' * (len(inputs) > 1)} translated{listed}.")
+  if left_out:
+    print(f"Left out, not being images of a known format: {few(left_out)}.")
   for path, reason in failed.items():
     print(f"not translated: {path}: {reason}", file=sys.stderr)
   if failed:
@@ -312,4 +420,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+  if not {"-h", "--help"} & set(sys.argv[1:]):
+    launch.keep_memory()
   run_command(main)

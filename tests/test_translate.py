@@ -1,6 +1,10 @@
-"""The translate command on real files: formats, subfolders, a broken file, samples, tiles."""
+"""The translate command on real files: formats, names, a broken file, depth, samples, tiles."""
 
+import os
+import subprocess
+import sys
 import time
+import unicodedata
 import weakref
 import zlib
 
@@ -11,30 +15,39 @@ from PIL import Image
 import pytest
 import tifffile
 
-from pix2pix_jax import depth, translate
-from pix2pix_jax.configs import default
+from pix2pix_jax import config as config_lib
+from pix2pix_jax import translate
+from pix2pix_jax.data import files
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.inference import Translator
-from pix2pix_jax.model import networks as models
+from pix2pix_jax.model import networks
 
 
 def make_translator(**fields):
   """An untrained translator of 3 levels and 2 features."""
-  config = default.get_config()
+  config = config_lib.default()
   config.update_from_flattened_dict(
     {
       "model.base_features": 2,
       "model.levels": 3,
       "model.input_channels": 3,
       "model.output_channels": 3,
+      "data.input_kind": "image",
+      "data.target_kind": "image",
       "data.input_dtype": "uint8",
       "data.target_dtype": "uint8",
       **{name.replace("__", "."): value for name, value in fields.items()},
     }
   )
-  generator, _ = models.make_networks(config.model)
+  generator, _ = networks.make_networks(config.model)
   x = jnp.zeros((1, 8, 8, config.model.input_channels))
   return Translator(config, jax.jit(lambda: generator.init(jax.random.key(0), x, dropout=False, norm_stats="batch"))())
+
+
+def depth_translator(**fields):
+  kinds = {"data__input_kind": "depth", "data__target_kind": "depth"}
+  types = {"data__input_dtype": "float32", "data__target_dtype": "float32"}
+  return make_translator(model__input_channels=1, model__output_channels=1, **kinds, **types, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +60,18 @@ def run(monkeypatch, translator):
   """The command line with an untrained translator in place of a workdir."""
 
   def call(*arguments, using=translator):
-    monkeypatch.setattr(translate.Translator, "load", lambda workdir, step: using)
+    monkeypatch.setattr(Translator, "load", lambda workdir, step: using)
     translate.main(["--workdir=any", *map(str, arguments)])
 
   return call
 
 
-def picture(shape=(16, 24, 3), dtype=np.uint8, seed=0):
-  return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype=dtype)
+def draw(shape=(16, 24, 3), dtype=np.uint8, seed=0):
+  return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+
+
+def names_below(folder):
+  return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 class Recorder:
@@ -66,111 +83,325 @@ class Recorder:
   def __getattr__(self, name):
     return getattr(self._translator, name)
 
-  def __call__(self, pictures, **options):
-    self.shapes.append(pictures.shape)
-    return self._translator(pictures, **options)
+  def __call__(self, images, **options):
+    self.shapes.append(images.shape)
+    return self._translator(images, **options)
 
 
-def test_one_file_of_odd_size(tmp_path, run, translator):
-  Image.fromarray(picture((13, 21, 3))).save(tmp_path / "in.png")
+def test_one_file_of_odd_size(tmp_path, run, translator, capsys):
+  files.write(tmp_path / "in.png", draw((13, 21, 3)))
   run(f"--input={tmp_path / 'in.png'}", f"--output={tmp_path / 'out.png'}")
-  np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), translator(picture((13, 21, 3))))
+  np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), translator(draw((13, 21, 3))))
+  assert capsys.readouterr().out == f"1 of 1 image translated: {tmp_path / 'out.png'}.\n"
 
 
 def test_a_folder_keeps_subfolders_and_names_and_does_the_rest_when_a_file_is_broken(tmp_path, run, translator, capsys):
-  for name in ("a.png", "sub/b.jpg", "sub/c.tiff", "d.npy"):
-    (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-    if name.endswith("npy"):
-      np.save(tmp_path / "in" / name, picture())
-    elif name.endswith("tiff"):
-      tifffile.imwrite(tmp_path / "in" / name, picture())
-    else:
-      Image.fromarray(picture()).save(tmp_path / "in" / name)
+  for name in ("a.png", "sub/c.tiff", "d.npy"):
+    files.write(tmp_path / "in" / name, draw())
+  for name in ("sub/b.jpg", "e.webp", "f.bmp"):
+    Image.fromarray(draw()).save(tmp_path / "in" / name)
   whole = (tmp_path / "in/a.png").read_bytes()
   (tmp_path / "in/broken.png").write_bytes(whole[: len(whole) // 2])
-  (tmp_path / "in/notes.txt").write_text("not a picture")
+  (tmp_path / "in/notes.txt").write_text("not an image")
+  (tmp_path / "in/._a.png").write_bytes(b"\0\5\x16\7")
   with pytest.raises(SystemExit) as stop:
     run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}")
   assert stop.value.code == 1
-  errors = capsys.readouterr()
-  assert "broken.png" in errors.err and "4 of 5" in errors.out
-  written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
-  assert written == {"a.png", "sub/b.png", "sub/c.tiff", "d.npy"}
-  np.testing.assert_array_equal(tifffile.imread(tmp_path / "out/sub/c.tiff"), translator(picture()))
-  np.testing.assert_array_equal(np.load(tmp_path / "out/d.npy"), translator(picture()))
+  said = capsys.readouterr()
+  assert "broken.png" in said.err and "6 of 7 images translated: " in said.out and "and 3 more." in said.out
+  assert "Left out, not being images of a known format: " in said.out and "notes.txt" in said.out
+  assert names_below(tmp_path / "out") == {"a.png", "sub/b.png", "sub/c.tiff", "d.npy", "e.png", "f.png"}
+  np.testing.assert_array_equal(tifffile.imread(tmp_path / "out/sub/c.tiff"), translator(draw()))
+  np.testing.assert_array_equal(np.load(tmp_path / "out/d.npy"), translator(draw()))
+
+
+# --- Names
+
+
+def test_inputs_that_would_share_an_output_get_their_suffixes_into_the_name(tmp_path, run, translator):
+  files.write(tmp_path / "in/a.png", draw())
+  files.write(tmp_path / "in/sub/a.png", draw())
+  Image.fromarray(draw(seed=1)).save(tmp_path / "in/a.bmp")
+  files.write(tmp_path / "in/z.png", draw())
+  run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}")
+  assert names_below(tmp_path / "out") == {"a_png.png", "a_bmp.png", "sub/a.png", "z.png"}
+  np.testing.assert_array_equal(files.read(tmp_path / "out/a_bmp.png"), translator(draw(seed=1)))
+
+
+def test_collisions_that_remain_are_refused(tmp_path, run):
+  files.write(tmp_path / "in/a.png", draw())
+  files.write(tmp_path / "in/a_bmp.png", draw())
+  Image.fromarray(draw()).save(tmp_path / "in/a.bmp")
+  with pytest.raises(UsageError, match="a.bmp.*would be written to one output"):
+    run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}")
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link, None])
+def test_an_output_never_replaces_an_input(tmp_path, run, link):
+  files.write(tmp_path / "in/a.png", draw())
+  before = (tmp_path / "in/a.png").read_bytes()
+  target = tmp_path / "in/a.png"
+  if link:
+    target = tmp_path / "other.png"
+    link(tmp_path / "in/a.png", target)
+  with pytest.raises(UsageError, match="would replace inputs: .*png. Choose another --output"):
+    run(f"--input={tmp_path / 'in/a.png'}", f"--output={target}", "--overwrite")
+  with pytest.raises(UsageError, match="is the input folder"):
+    run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'in/../in'}", "--overwrite")
+  with pytest.raises(UsageError, match="would replace inputs"):
+    run(f"--input={tmp_path}/in/*.png", f"--output={tmp_path / 'in'}", "--overwrite")
+  assert (tmp_path / "in/a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("pattern", ["in", "in/**/*.png"])
+def test_outputs_below_the_input_folder_are_no_inputs(tmp_path, run, pattern):
+  files.write(tmp_path / "in/a.png", draw())
+  files.write(tmp_path / "in/sub/b.png", draw())
+  for _ in range(2):
+    run(f"--input={tmp_path}/{pattern}", f"--output={tmp_path / 'in/out'}", "--overwrite")
+  assert names_below(tmp_path / "in/out") == {"a.png", "sub/b.png"}
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "a b.png",
+    "[x].png",
+    "a[0-9].png",
+    "what?.png",
+    "st*r.png",
+    "back\\slash.png",
+    "日本 é.png",
+    "a'b\"c.png",
+    "%20.png",
+  ],
+)
+def test_names_are_taken_literally(tmp_path, run, name):
+  folder = tmp_path / f"in {name}"
+  for each in (name, unicodedata.normalize("NFD", f"x{name}")):
+    files.write(folder / each, draw())
+  run(f"--input={folder / name}", f"--output={tmp_path / 'one'}")
+  assert names_below(tmp_path / "one") == {name}
+  run(f"--input={folder}", f"--output={tmp_path / f'all {name} d'}")
+  run(f"--input={folder}/*", f"--output={tmp_path / 'glob'}")
+  assert names_below(tmp_path / "glob") == names_below(tmp_path / f"all {name} d") == names_below(folder)
+
+
+def test_a_pattern_over_folders_keeps_their_names(tmp_path, run):
+  for folder in ("one", "two"):
+    files.write(tmp_path / folder / "x/a.png", draw())
+  run(f"--input={tmp_path}/*/x/a.png", f"--output={tmp_path / 'out'}")
+  assert names_below(tmp_path / "out") == {"one/x/a.png", "two/x/a.png"}
+
+
+def test_linked_folders_are_inputs(tmp_path, run):
+  files.write(tmp_path / "disk/a.png", draw())
+  (tmp_path / "in").mkdir()
+  (tmp_path / "in/linked").symlink_to(tmp_path / "disk")
+  (tmp_path / "in/loop").symlink_to(tmp_path / "in")
+  run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}")
+  assert names_below(tmp_path / "out") == {"linked/a.png"}
 
 
 def test_existing_outputs_need_overwrite(tmp_path, run):
-  Image.fromarray(picture()).save(tmp_path / "in.png")
+  files.write(tmp_path / "in.png", draw())
   (tmp_path / "out.png").write_bytes(b"precious")
-  with pytest.raises(UsageError, match="1 outputs exist.*--overwrite"):
+  with pytest.raises(UsageError, match="out.png already exists.*--overwrite"):
     run(f"--input={tmp_path / 'in.png'}", f"--output={tmp_path / 'out.png'}")
   assert (tmp_path / "out.png").read_bytes() == b"precious"
   run(f"--input={tmp_path / 'in.png'}", f"--output={tmp_path / 'out.png'}", "--overwrite")
   assert Image.open(tmp_path / "out.png").size == (24, 16)
 
 
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    (["--input=nowhere", "--output=out"], "'nowhere' is no file, folder or pattern"),
+    (["--input={folder}/[x].png", "--output=out"], "is no file, folder or pattern"),
+    (["--input={folder}/text", "--output=out"], "holds .*notes.txt"),
+    (["--input={folder}/a.png", "--output={folder}/out.jpg"], "out.jpg.*not written. Choose one of .png, .tif"),
+    (["--input={folder}/a.png", "--output={folder}/out.GIF"], "out.GIF.*Choose one of"),
+    (["--input={folder}/two", "--output={folder}/out.png"], "out.png' is one file, but there are 2 inputs"),
+    (["--input={folder}", "--output=out", "--samples=0"], "--samples is 0"),
+    (["--input={folder}", "--output=out", "--batch_size=0"], "--batch_size is 0"),
+    (["--input={folder}", "--output=out", "--tile=0"], "--tile is 0"),
+    (["--input={folder}", "--output=out", "--seed=-1"], "--seed is -1"),
+  ],
+)
+def test_wrong_arguments_are_explained_before_any_work(tmp_path, run, arguments, message):
+  for name in ("a.png", "two/1.png", "two/2.png"):
+    files.write(tmp_path / name, draw())
+  (tmp_path / "text").mkdir()
+  (tmp_path / "text/notes.txt").touch()
+  with pytest.raises(UsageError, match=message):
+    run(*(argument.format(folder=tmp_path) for argument in arguments), using=None)
+
+
+# --- Options
+
+
 def test_samples_differ_and_a_seed_repeats_them(tmp_path, run):
-  Image.fromarray(picture()).save(tmp_path / "in.png")
+  files.write(tmp_path / "in.png", draw())
   for name in ("one", "two"):
     run(f"--input={tmp_path / 'in.png'}", f"--output={tmp_path / name}", "--samples=4", "--seed=3")
-  files = sorted((tmp_path / "one").iterdir())
-  assert [path.name for path in files] == [f"in_{n}.png" for n in range(4)]
-  assert len({path.read_bytes() for path in files}) == 4
-  assert all(path.read_bytes() == (tmp_path / "two" / path.name).read_bytes() for path in files)
+  written = sorted((tmp_path / "one").iterdir())
+  assert [path.name for path in written] == [f"in_{n}.png" for n in range(4)]
+  assert len({path.read_bytes() for path in written}) == 4
+  assert all(path.read_bytes() == (tmp_path / "two" / path.name).read_bytes() for path in written)
 
 
-def test_a_glob_and_side_by_side(tmp_path, run):
+@pytest.mark.parametrize("flag", ["--side_by_side", "--side-by-side"])
+def test_a_pattern_and_side_by_side(tmp_path, run, flag, translator):
   for n in range(3):
-    Image.fromarray(picture()).save(tmp_path / f"in{n}.png")
-  run(f"--input={tmp_path}/in[01].png", f"--output={tmp_path / 'out'}", "--side-by-side")
-  assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["in0.png", "in1.png"]
-  both = np.asarray(Image.open(tmp_path / "out/in0.png"))
-  np.testing.assert_array_equal(both[:, :24], picture())
+    files.write(tmp_path / f"in{n}.tif", draw())
+  run(f"--input={tmp_path}/in[01].tif", f"--output={tmp_path / 'out'}", flag)
+  assert names_below(tmp_path / "out") == {"in0.png", "in1.png"}
+  both = files.read(tmp_path / "out/in0.png")
+  np.testing.assert_array_equal(both[:, :24], draw())
+  np.testing.assert_array_equal(both[:, 24:], translator(draw()))
 
 
 def test_tiles_on_the_command_line(tmp_path, run):
-  Image.fromarray(picture((50, 70, 3))).save(tmp_path / "in.png")
+  files.write(tmp_path / "in.png", draw((50, 70, 3)))
   run(f"--input={tmp_path / 'in.png'}", f"--output={tmp_path / 'out.png'}", "--tile=32")
   assert Image.open(tmp_path / "out.png").size == (70, 50)
 
 
-def test_sixteen_bit_grey_stays_sixteen_bit(tmp_path, run):
-  using = make_translator(
-    model__input_channels=1, model__output_channels=1, data__input_dtype="uint16", data__target_dtype="uint16"
-  )
-  values = picture((16, 16), np.uint16)
-  Image.fromarray(values).save(tmp_path / "in.png")
-  np.testing.assert_array_equal(translate.read(tmp_path / "in.png", 1, False)[..., 0], values)
-  run(f"--input={tmp_path / 'in.png'}", f"--output={tmp_path / 'out.png'}", using=using)
-  written = np.asarray(Image.open(tmp_path / "out.png"))
-  np.testing.assert_array_equal(written.astype(np.uint16), using(values)[..., 0])
-  assert len(np.unique(written)) > 200, "8 bits could not tell so many apart"
+# --- Numbers
 
 
-def test_depth_in_and_out_in_kittis_encoding(tmp_path, run):
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_stay_sixteen_bits(tmp_path, run, suffix, channels):
   using = make_translator(
-    model__input_channels=1, model__output_channels=1, data__input_dtype="float32", data__target_dtype="float32"
+    model__input_channels=channels,
+    model__output_channels=channels,
+    data__input_dtype="uint16",
+    data__target_dtype="uint16",
   )
-  metres = np.random.default_rng(0).uniform(1, 70, (16, 16, 1)).astype(np.float32)
-  depth.write_png(tmp_path / "in.png", metres)
+  values = draw((16, 16, channels), np.uint16)
+  files.write(tmp_path / f"in{suffix}", values)
+  run(f"--input={tmp_path / f'in{suffix}'}", f"--output={tmp_path / f'out{suffix}'}", using=using)
+  written = files.read(tmp_path / f"out{suffix}")
+  assert written.dtype == np.uint16 and len(np.unique(written)) > 200, "8 bits could not tell so many apart"
+  np.testing.assert_array_equal(written, using(values))
+
+
+def test_forms_of_one_image_give_one_result(tmp_path, run, translator):
+  """What training reads, with the model's channels: the same bits for each form."""
+  grey = draw((16, 24, 1))
+  rgb = np.repeat(grey, 3, -1)
+  files.write(tmp_path / "in/grey.png", grey)
+  files.write(tmp_path / "in/rgb.png", rgb)
+  files.write(tmp_path / "in/rgba.png", np.concatenate([rgb, np.full_like(grey, 255)], -1))
+  files.write(tmp_path / "in/la.tif", np.concatenate([grey, np.full_like(grey, 255)], -1))
+  tifffile.imwrite(tmp_path / "in/white.tif", 255 - grey[..., 0], photometric="miniswhite")
+  tifffile.imwrite(tmp_path / "in/planes.tif", np.moveaxis(rgb, -1, 0), photometric="rgb", planarconfig="separate")
+  Image.fromarray(rgb).save(tmp_path / "in/lzw.tif", compression="tiff_lzw")
+  palette = Image.fromarray(grey[..., 0], "P")
+  palette.putpalette(np.repeat(np.arange(256, dtype=np.uint8), 3).tobytes())
+  palette.save(tmp_path / "in/palette.png")
+  exif = Image.Exif()
+  exif[274] = 6
+  Image.fromarray(np.rot90(rgb)).save(tmp_path / "in/phone.png", exif=exif)
+  run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--batch_size=1")
+  written = sorted((tmp_path / "out").iterdir())
+  assert len(written) == 9
+  for path in written:
+    np.testing.assert_array_equal(files.read(path), translator(rgb), err_msg=path.name)
+
+
+def test_float_images_are_written_as_the_format_allows(tmp_path, run, translator):
+  values = np.random.default_rng(0).uniform(size=(16, 24, 3)).astype(np.float32)
+  np.save(tmp_path / "in.npy", values)
+  for suffix in (".npy", ".tif", ".png"):
+    run(f"--input={tmp_path / 'in.npy'}", f"--output={tmp_path / f'out{suffix}'}")
+  result = translator(values)
+  np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), result)
+  np.testing.assert_array_equal(files.read(tmp_path / "out.tif"), result)
+  np.testing.assert_array_equal(files.read(tmp_path / "out.png"), np.round(result * 255))
+
+
+def test_more_channels_than_png_holds(tmp_path, run):
+  using = make_translator(model__output_channels=5)
+  files.write(tmp_path / "in/a.png", draw())
+  files.write(tmp_path / "in/b.npy", draw())
+  run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", using=using)
+  assert names_below(tmp_path / "out") == {"a.tif", "b.npy"}
+  assert files.read(tmp_path / "out/a.tif").shape == (16, 24, 5)
+  with pytest.raises(UsageError, match="PNG holds 1 to 4 channels.*not 5"):
+    run(f"--input={tmp_path / 'in/a.png'}", f"--output={tmp_path / 'x.png'}", using=using)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1000.0])
+def test_depth_in_and_out_as_integers_of_a_scale(tmp_path, run, scale):
+  using = depth_translator(data__input_scale=scale, data__target_scale=scale)
+  divisor = scale or 256  # KITTI's
+  values = draw((16, 16, 1), np.uint16)
+  files.write(tmp_path / "in.png", values)
   run(f"--input={tmp_path / 'in.png'}", f"--output={tmp_path / 'out.png'}", using=using)
-  expected = using(depth.read_png(tmp_path / "in.png"))
-  np.testing.assert_allclose(depth.read_png(tmp_path / "out.png"), expected, atol=1 / 512 + 1e-6)
+  expected = using(values.astype(np.float32) / np.float32(divisor))
+  written = files.read(tmp_path / "out.png")
+  assert written.dtype == np.uint16
+  np.testing.assert_allclose(written / divisor, np.minimum(expected, 65535 / divisor), atol=0.5 / divisor + 1e-4)
+  for suffix in (".npy", ".tif"):
+    run(f"--input={tmp_path / 'in.png'}", f"--output={tmp_path / f'out{suffix}'}", using=using)
+    written = files.read(tmp_path / f"out{suffix}")
+    assert written.dtype == np.float32
+    np.testing.assert_array_equal(written, expected)
+
+
+def test_holes_of_every_spelling_give_the_same_bits(tmp_path, run):
+  metres = np.random.default_rng(0).uniform(1, 70, (16, 24)).astype(np.float32)
+  (tmp_path / "in").mkdir()
+  for name, hole in {"zero": 0, "minus": -1, "nan": np.nan, "inf": np.inf, "minus_inf": -np.inf}.items():
+    holed = metres.copy()
+    holed[3:7, 5:12] = hole
+    np.save(tmp_path / f"in/{name}.npy", holed)
+    np.save(tmp_path / f"in/{name}_double.npy", holed.astype(np.float64))
+    tifffile.imwrite(tmp_path / f"in/{name}_tiff.tif", holed)
+  run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--batch_size=1", using=depth_translator())
+  written = sorted((tmp_path / "out").iterdir())
+  results = [files.read(path) for path in written]
+  assert len(results) == 15 and np.isfinite(results[0]).all() and np.ptp(results[0]) > 0
+  for path, result in zip(written, results):
+    np.testing.assert_array_equal(result, results[0], err_msg=path.name)
+
+
+def test_depth_beside_its_input_shows_holes_in_black(tmp_path, run):
+  metres = np.full((16, 24, 1), 40, np.float32)
+  metres[:8] = np.nan
+  files.write(tmp_path / "in.npy", metres)
+  run(f"--input={tmp_path / 'in.npy'}", f"--output={tmp_path / 'out'}", "--side_by_side", using=depth_translator())
+  both = files.read(tmp_path / "out/in.png")
+  assert both.shape == (16, 48, 3) and not both[:8, :24].any() and both[8:, :24].any(-1).all()
+
+
+def test_integers_that_are_no_depth_are_refused(tmp_path, run, capsys):
+  files.write(tmp_path / "in/8bit.png", draw((16, 16, 1)))
+  files.write(tmp_path / "in/rgb16.png", draw((16, 16, 3), np.uint16))
+  with pytest.raises(SystemExit):
+    run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", using=depth_translator())
+  lines = capsys.readouterr().err.splitlines()
+  assert any("8bit.png holds uint8, but depth is float metres" in line for line in lines)
+  assert any("rgb16.png" in line and "1 channel" in line for line in lines)
+
+
+# --- Batches
 
 
 @pytest.fixture
 def assorted(tmp_path):
-  """A folder of twenty pictures, each another, of two sizes in turn, and one that is alone in its size."""
-  (tmp_path / "in").mkdir()
+  """A folder of twenty different images with two sizes in turn, and one that is alone in its size."""
   for n in range(20):
-    Image.fromarray(picture((16, 24, 3) if n % 3 else (13, 21, 3), seed=n)).save(tmp_path / f"in/{n}.png")
-  Image.fromarray(picture((8, 8, 3))).save(tmp_path / "in/20.png")
+    files.write(tmp_path / f"in/{n}.png", draw((16, 24, 3) if n % 3 else (13, 21, 3), seed=n))
+  files.write(tmp_path / "in/20.png", draw((8, 8, 3)))
   return tmp_path / "in"
 
 
 @pytest.mark.parametrize("samples", [1, 2])
-def test_pictures_of_equal_size_are_computed_together_to_the_same_answers(tmp_path, run, translator, assorted, samples):
+def test_images_of_equal_size_are_computed_together_to_the_same_results(tmp_path, run, translator, assorted, samples):
   recorder = Recorder(translator)
   run(
     f"--input={assorted}",
@@ -189,7 +420,7 @@ def test_pictures_of_equal_size_are_computed_together_to_the_same_answers(tmp_pa
       assert np.abs(written.astype(int) - sample).max() <= 1, "more than rounding"
 
 
-def test_a_picture_alone_has_the_same_bits_as_ever(tmp_path, run, translator, assorted):
+def test_an_image_alone_has_the_bits_of_the_translator(tmp_path, run, translator, assorted):
   recorder = Recorder(translator)
   run(f"--input={assorted}", f"--output={tmp_path / 'out'}", "--batch_size=1", using=recorder)
   assert all(len(shape) == 3 for shape in recorder.shapes)
@@ -200,7 +431,7 @@ def test_a_picture_alone_has_the_same_bits_as_ever(tmp_path, run, translator, as
 
 
 @pytest.mark.parametrize("flag", ["--norm_stats=batch", "--tile=16"])
-def test_what_depends_on_the_batch_is_computed_alone(tmp_path, run, translator, assorted, flag):
+def test_options_that_depend_on_the_batch_compute_images_alone(tmp_path, run, translator, assorted, flag):
   recorder = Recorder(translator)
   run(f"--input={assorted}", f"--output={tmp_path / 'out'}", flag, using=recorder)
   assert len(recorder.shapes) == 21 and all(len(shape) == 3 for shape in recorder.shapes)
@@ -208,72 +439,73 @@ def test_what_depends_on_the_batch_is_computed_alone(tmp_path, run, translator, 
 
 def test_a_broken_file_does_not_sink_its_batch(tmp_path, run, translator, capsys):
   (tmp_path / "in").mkdir()
-  pictures = {n: np.random.default_rng(n).uniform(size=(16, 24, 3)).astype(np.float32) for n in range(6)}
-  pictures[2] = pictures[2] * 200  # no picture in [0, 1], found only when it is to be translated
-  pictures[4] = pictures[4][0, 0]
-  for n, values in pictures.items():
+  images = {n: np.random.default_rng(n).uniform(size=(16, 24, 3)).astype(np.float32) for n in range(6)}
+  images[2] = images[2] * 200  # not in [0, 1]
+  images[4] = images[4][0, 0]
+  for n, values in images.items():
     np.save(tmp_path / f"in/{n}.npy", values)
   (tmp_path / "in/7.npy").write_bytes(b"")
-  tifffile.imwrite(tmp_path / "in/8.tiff", picture(), compression="zlib")
+  tifffile.imwrite(tmp_path / "in/8.tiff", draw(), compression="zlib")
   whole = (tmp_path / "in/8.tiff").read_bytes()
-  start = whole.index(zlib.compress(picture().tobytes(), 6)[:2])
+  start = whole.index(zlib.compress(draw().tobytes(), 6)[:2])
   (tmp_path / "in/8.tiff").write_bytes(whole[:start] + b"\0" * (len(whole) - start))
   with pytest.raises(SystemExit) as stop:
     run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}")
   assert stop.value.code == 1
   said = capsys.readouterr()
-  assert "4 of 8 pictures" in said.out
+  assert "4 of 8 images" in said.out
   for name, reason in (
     ("2.npy", "lie in [0, 1]"),
-    ("4.npy", "have shape"),
-    ("7.npy", "cannot be read"),
+    ("4.npy", "has the shape"),
+    ("7.npy", "is empty"),
     ("8.tiff", "cannot be read"),
   ):
     assert any(name in line and reason in line for line in said.err.splitlines()), said.err
   assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.npy", "1.npy", "3.npy", "5.npy"]
   for n in (0, 1, 3, 5):
-    np.testing.assert_allclose(np.load(tmp_path / f"out/{n}.npy"), translator(pictures[n]), atol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path / f"out/{n}.npy"), translator(images[n]), atol=1e-5)
 
 
 @pytest.mark.parametrize("sizes", [1, 100])
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path, monkeypatch, translator, sizes):
   alive, most = set(), 0
 
-  def read(path, channels, is_depth):
+  def read(path, **options):
     nonlocal most
-    made = np.zeros((8, 8 + int(path.stem) % sizes, channels), np.uint8)
+    made = np.zeros((8, 8 + int(path.stem) % sizes, 3), np.uint8)
     alive.add(path)
     weakref.finalize(made, alive.discard, path)
     most = max(most, len(alive))
     return made
 
   def write(path, result):
-    time.sleep(0.002)  # slower than the computing
+    time.sleep(0.002)  # slower than computing
 
-  monkeypatch.setattr(translate, "read", read)
-  monkeypatch.setattr(translate, "write", write)
-  inputs = {tmp_path / f"{n}.png": tmp_path for n in range(600)}
+  monkeypatch.setattr(files, "read", read)
+  monkeypatch.setattr(files, "write", write)
+  inputs = [tmp_path / f"{n}.png" for n in range(600)]
   fake = Recorder(translator)
-  monkeypatch.setattr(Recorder, "__call__", lambda self, pictures, **options: pictures[None])
-  assert not translate.translate(fake, inputs, {path: [path] for path in inputs}, batch_size=4)
+  monkeypatch.setattr(Recorder, "__call__", lambda self, images, **options: images[None])
+  assert not translate.translate_files(fake, inputs, {path: [path] for path in inputs}, batch_size=4)
   assert 4 <= most <= 50
 
 
-@pytest.mark.parametrize(
-  "arguments, message",
-  [
-    (["--input=nowhere", "--output=out"], "'nowhere' is no file, folder or pattern"),
-    (["--input={folder}", "--output=out", "--samples=0"], "--samples is 0"),
-    (["--input={folder}", "--output=out", "--batch_size=0"], "--batch_size is 0"),
-  ],
-)
-def test_wrong_arguments_are_explained(tmp_path, run, arguments, message):
-  with pytest.raises(UsageError, match=message):
-    run(*(argument.format(folder=tmp_path) for argument in arguments))
+def test_an_output_that_cannot_be_written_is_reported(tmp_path, run, capsys):
+  files.write(tmp_path / "in/sub/a.png", draw())
+  files.write(tmp_path / "in/b.png", draw())
+  (tmp_path / "out").mkdir()
+  (tmp_path / "out/sub").touch()
+  with pytest.raises(SystemExit):
+    run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}")
+  said = capsys.readouterr()
+  assert "1 of 2 images" in said.out and "sub/a.png cannot be written" in said.err
 
 
-def test_inputs_that_would_share_an_output_are_refused(tmp_path, run):
-  for suffix in ("png", "jpg"):
-    Image.fromarray(picture()).save(tmp_path / f"same.{suffix}")
-  with pytest.raises(UsageError, match="written to one output"):
-    run(f"--input={tmp_path}", f"--output={tmp_path / 'out'}")
+def test_help_imports_neither_tensorflow_nor_jax():
+  code = (
+    "import sys; from pix2pix_jax import translate\n"
+    "try: translate.main(['--help'])\n"
+    "finally: print({'tensorflow', 'jax'} & set(sys.modules), file=sys.stderr)"
+  )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+  assert done.returncode == 0 and "--side_by_side" in done.stdout and "set()" in done.stderr

@@ -55,6 +55,7 @@ NPY_SIGNATURE = b"\x93NUMPY"
 PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # channels: colour type (PNG specification, section 11.2.1)
 ORIENTATION_TAG = 274  # EXIF and TIFF
 MAX_EXPANSION = 2000  # more than deflate and LZW reach, so a TIFF that claims more is damaged
+KITTI_SCALE = 256.0  # KITTI's depth PNGs: uint16 = metres · 256, 0 = not measured (depth development kit, readme.txt)
 JUNK = ("__macosx", "thumbs.db", "desktop.ini", "icon\r")
 
 # A damaged file becomes a UsageError, which the library's own log would repeat.

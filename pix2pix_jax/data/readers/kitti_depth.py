@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from pix2pix_jax import depth as depth_lib
 from pix2pix_jax.data import files
 from pix2pix_jax.data.readers import examples
 from pix2pix_jax.errors import UsageError
@@ -249,7 +248,7 @@ def read_depth(path: Path) -> np.ndarray:
       f"{path} should be a depth map of one 16-bit channel; it is {depth.dtype} {depth.shape}. "
       "It may have been converted, which loses the depth: take the original."
     )
-  return depth.astype(np.float32) / np.float32(depth_lib.KITTI_SCALE)
+  return depth.astype(np.float32) / np.float32(files.KITTI_SCALE)
 
 
 def crop(image: np.ndarray, path: Path) -> np.ndarray:
