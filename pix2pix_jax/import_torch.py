@@ -1,44 +1,45 @@
-"""Makes a workdir from weights that pytorch-CycleGAN-and-pix2pix trained.
+"""Turns PyTorch weights of pytorch-CycleGAN-and-pix2pix into a workdir.
 
     python -m pix2pix_jax.import_torch --generator=latest_net_G.pth [--discriminator=latest_net_D.pth] --workdir=DIR
 
-Reads the generators `unet_256` and `unet_128` and the discriminators `basic`, `n_layers` (1 to 5) and `pixel`. What the
-files hold is found from their keys and shapes. translate, evaluate, export and a further training take the workdir; the
-optimizers start anew, and so does the discriminator if there is no file of one. Needs PyTorch: pip install pix2pix_jax[torch].
+Reads the generators `unet_128`, `unet_256`, `resnet_6blocks` and `resnet_9blocks` and the discriminators `basic`,
+`n_layers` (1 to 5) and `pixel`, from .pth or .safetensors files, without PyTorch. Architecture, norm and channels are
+found from the keys and shapes. The workdir can be used to translate, evaluate, export and train further. Optimizers
+start fresh, and so does the discriminator if its file is not given.
 
-The U-Net there concatenates a skip before what comes up from below, here it is the other way round: the input channels of
-the up convolutions swap their halves. Its batch-1 test with batch norm in training mode is `norm_stats="image"` here,
-`--eval` there is `norm_stats="running"` with `dropout=False`.
+The U-Net there concatenates a skip before the features from below, the one here after them, so the input channels of
+the up convolutions swap halves. Testing there, with batch size 1 and batch norm in training mode, is
+`norm_stats="image"` here; `--eval` there is `norm_stats="running"` with `dropout=False`.
 """
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 import dataclasses
 from pathlib import Path
 import re
-import types
 from typing import Any
 
-from absl import logging
 from flax import traverse_util
-import jax
+import ml_collections
 import numpy as np
 
+from pix2pix_jax import config as config_lib
 from pix2pix_jax.configs import folder
-from pix2pix_jax.errors import UsageError, run_command
-from pix2pix_jax.model import networks as models
-from pix2pix_jax.model import state as train_state
+from pix2pix_jax.errors import UsageError, few, run_command
 from pix2pix_jax.model.networks import PATCH_DEPTH
-from pix2pix_jax.run import checkpoint
+from pix2pix_jax.model.resnet import NUM_BLOCKS
+from pix2pix_jax.signals import DataSpec, Image
+from pix2pix_jax.torch_weights import read_state_dict
 
 StateDict = Mapping[str, np.ndarray]
+Tree = dict[tuple[str, ...], np.ndarray]
 
-STEP = 1  # of the checkpoint: a training that finds it goes on from there, where 0 would be a fresh start
+STEP = 0  # of the checkpoint, that of a fresh state: no step has been trained here
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """A converted network: what it is, as fields of `config.model`, and its weights."""
+  """A converted network: its architecture, as fields of `config.model`, and its weights."""
 
   fields: dict[str, Any]
   params: dict[str, Any]
@@ -47,20 +48,20 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class _Layer:
-  """A convolution and the norm after it, in the file and here."""
+  """A convolution and its norm: their keys in the file and their place here."""
 
   key: str
   path: tuple[str, ...]
   channels: tuple[int, int]  # in, out
   size: int = 4
   transpose: bool = False
-  skip: int = 0  # so many input channels are a skip: the first in the file, the last here
+  skip: int = 0  # this many input channels are a skip: the first ones in the file, the last ones here
   bias: bool | None = None  # None: with instance norm only
-  norm: str = ""  # the key of the norm, if there is one
+  norm: str = ""  # the key of the norm; empty: none
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """Of PyTorch's kernel: (out, in, h, w), but (in, out, h, w) if transposed."""
+    """The shape of PyTorch's kernel: (out, in, h, w), or (in, out, h, w) if transposed."""
     return (*(self.channels if self.transpose else self.channels[::-1]), self.size, self.size)
 
   @property
@@ -69,15 +70,34 @@ class _Layer:
 
 
 def convert_generator(state_dict: StateDict) -> Network:
-  """A U-Net's weights. Dropout leaves no trace in them: `dropout_blocks` is what a U-Net of that size has there."""
+  """Converts a U-Net or a ResNet.
+
+  A U-Net's weights do not show whether it has dropout: `dropout_blocks` is what a U-Net of its size has by default. The
+  keys of a ResNet do show it.
+
+  Raises:
+    UsageError: the weights belong to another network.
+  """
   weights = _without_prefix(state_dict)
+  if any(key.startswith("model.model.") for key in weights):
+    return _convert_unet(weights)
+  if any(re.match(r"model\.\d+\.conv_block\.", key) for key in weights):
+    return _convert_resnet(weights)
+  raise _unknown_generator(weights)
+
+
+def _unknown_generator(weights: StateDict) -> UsageError:
+  return UsageError(
+    "This generator is not unet_128, unet_256, resnet_6blocks or resnet_9blocks of pytorch-CycleGAN-and-pix2pix. Is it "
+    f"the discriminator? Its keys are {few(sorted(weights))}."
+  )
+
+
+def _convert_unet(weights: StateDict) -> Network:
   first, last = (weights.get(f"model.model.{i}.weight", np.empty(0)) for i in (0, 3))
-  levels = 2 + max((key.count(".3.model") for key in weights), default=0)
+  levels = 2 + max(key.count(".3.model") for key in weights)
   if first.ndim != 4 or last.ndim != 4 or levels < 5:
-    raise UsageError(
-      "This generator is not unet_256 or unet_128 of pytorch-CycleGAN-and-pix2pix; is it a resnet, or the "
-      f"discriminator? Its keys are {few(weights)}."
-    )
+    raise _unknown_generator(weights)
   features, inputs = first.shape[:2]
   outputs = last.shape[1]
   widths = [features * min(2**level, 8) for level in range(levels)]
@@ -95,11 +115,12 @@ def convert_generator(state_dict: StateDict) -> Network:
       _Layer(f"{block}.{conv}", up, (inner + skip, outer), transpose=True, skip=skip, norm=f"{block}.{norm}")
     )
     block += ".3.model"
-  norm, params, batch_stats = _convert(weights, layers, f"a U-Net of {levels} levels and {features} features")
+  kind, params, batch_stats = _convert(weights, layers, f"a U-Net with {levels} levels and {features} features")
   fields = {
+    "generator": "unet",
     "base_features": features,
     "levels": levels,
-    "norm": norm,
+    "norm": kind,
     "dropout_blocks": tuple(range(1, levels - 4)),
     "input_channels": inputs,
     "output_channels": outputs,
@@ -107,15 +128,60 @@ def convert_generator(state_dict: StateDict) -> Network:
   return Network(fields, params, batch_stats)
 
 
+def _convert_resnet(weights: StateDict) -> Network:
+  blocks = len({key.split(".")[1] for key in weights if re.match(r"model\.\d+\.conv_block\.", key)})
+  names = {number: name for name, number in NUM_BLOCKS.items()}
+  end = 10 + blocks  # the index after the residual blocks
+  first, last = (weights.get(f"model.{i}.weight", np.empty(0)) for i in (1, end + 7))
+  if first.ndim != 4 or last.ndim != 4 or blocks not in names:
+    raise UsageError(
+      f"This generator looks like a ResNet with {blocks} residual blocks; only {' and '.join(NUM_BLOCKS)} can be "
+      f"imported. Its keys are {few(sorted(weights))}."
+    )
+  features, inputs = first.shape[:2]
+  outputs, inner = last.shape[0], 4 * features
+  # With dropout, everything after it moves on by one: number 6 is then the second convolution.
+  dropout = weights.get("model.10.conv_block.6.weight", np.empty(0)).ndim == 4
+  layers = [
+    _Layer("model.1", ("input_conv",), (inputs, features), 7, norm="model.2"),
+    _Layer("model.4", ("down_0_conv",), (features, 2 * features), 3, norm="model.5"),
+    _Layer("model.7", ("down_1_conv",), (2 * features, inner), 3, norm="model.8"),
+    _Layer(f"model.{end}", ("up_0_conv",), (inner, 2 * features), 3, transpose=True, norm=f"model.{end + 1}"),
+    _Layer(f"model.{end + 3}", ("up_1_conv",), (2 * features, features), 3, transpose=True, norm=f"model.{end + 4}"),
+    _Layer(f"model.{end + 7}", ("output",), (features, outputs), 7, bias=True),
+  ]
+  for i in range(blocks):
+    block = f"model.{10 + i}.conv_block"
+    for j, number in enumerate((1, 5 + dropout)):
+      layers.append(
+        _Layer(f"{block}.{number}", (f"block_{i}", f"conv_{j}"), (inner, inner), 3, norm=f"{block}.{number + 1}")
+      )
+  kind, params, batch_stats = _convert(weights, layers, f"a ResNet with {blocks} blocks and {features} features")
+  fields = {
+    "generator": names[blocks],
+    "base_features": features,
+    "levels": 2,
+    "norm": kind,
+    "dropout_blocks": tuple(range(blocks)) if dropout else (),
+    "input_channels": inputs,
+    "output_channels": outputs,
+  }
+  return Network(fields, params, batch_stats)
+
+
 def convert_discriminator(state_dict: StateDict) -> Network:
-  """A discriminator's weights; its `input_channels` are all that it sees, the candidate or input and candidate."""
+  """Converts a discriminator. Its `input_channels` are those of the candidate, or of the input and the candidate.
+
+  Raises:
+    UsageError: the weights belong to another network.
+  """
   weights = _without_prefix(state_dict)
   name = "net" if any(key.startswith("net.") for key in weights) else "model"
   first = weights.get(f"{name}.0.weight", np.empty(0))
   if first.ndim != 4:
     raise UsageError(
       "This discriminator is not basic, n_layers or pixel of pytorch-CycleGAN-and-pix2pix. "
-      f"Its keys are {few(weights)}."
+      f"Its keys are {few(sorted(weights))}."
     )
   features, inputs = first.shape[:2]
   depths = {depth: patch for patch, depth in PATCH_DEPTH.items()}
@@ -124,8 +190,8 @@ def convert_discriminator(state_dict: StateDict) -> Network:
   )
   if inner not in depths:
     raise UsageError(
-      f"This discriminator is n_layers with n={inner}; PatchGANs here have {', '.join(map(str, depths))}. "
-      "Import the generator alone: a new discriminator is then made."
+      f"This discriminator is n_layers with n={inner}; only n = {', '.join(map(str, depths))} can be imported. "
+      "Import the generator alone, which creates a new discriminator."
     )
   patch, size = (1, 1) if name == "net" else (depths[inner], 4)
   widths = [features * min(2**i, 8) for i in range(inner + 1)]
@@ -134,31 +200,33 @@ def convert_discriminator(state_dict: StateDict) -> Network:
     layers.append(
       _Layer(f"{name}.{3 * i - 1}", (f"conv_{i}",), (widths[i - 1], widths[i]), size, norm=f"{name}.{3 * i}")
     )
-  bias = None if patch == 1 else True  # pixel has none in its last convolution with batch norm
+  bias = None if patch == 1 else True  # the last convolution of pixel has no bias with batch norm
   layers.append(_Layer(f"{name}.{3 * inner + 2}", (f"conv_{inner + 1}",), (widths[-1], 1), size, bias=bias))
-  norm, params, batch_stats = _convert(weights, layers, f"a {patch}×{patch} PatchGAN of {features} features")
+  kind, params, batch_stats = _convert(weights, layers, f"a {patch}×{patch} PatchGAN with {features} features")
   params[f"conv_{inner + 1}"].setdefault("bias", np.zeros(1, np.float32))
-  return Network(
-    {"patch": patch, "base_features": features, "norm": norm, "input_channels": inputs}, params, batch_stats
-  )
+  fields = {"patch": patch, "base_features": features, "norm": kind, "input_channels": inputs}
+  return Network(fields, params, batch_stats)
 
 
 def _without_prefix(state_dict: StateDict) -> StateDict:
-  """Without the `module.` that DataParallel puts before every key."""
+  """Removes the `module.` that DataParallel puts before every key."""
   return {key.removeprefix("module."): array for key, array in state_dict.items()}
 
 
 def _convert(weights: StateDict, layers: list[_Layer], description: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-  """(kind of norm, params, batch_stats), once every key and shape is known to be right."""
+  """Checks every key and shape, then returns (kind of norm, params, batch_stats)."""
   normed = [layer for layer in layers if layer.norm]
   if any(f"{layer.norm}.weight" in weights for layer in normed):  # only batch norm has weights
     norm = "batch"
-  else:  # only beside instance norm have convolutions a bias
+  else:  # convolutions before a norm have a bias only if it is instance norm
     norm = "instance" if any(f"{layer.key}.bias" in weights for layer in normed) else "none"
-  params, batch_stats, places, ignored = {}, {}, {}, set()
+  params: Tree = {}
+  batch_stats: Tree = {}
+  places: dict[str, tuple[Tree, tuple[str, ...], tuple[int, ...]]] = {}  # key → tree, path and shape
+  ignored: set[str] = set()
   for layer in layers:
     places[f"{layer.key}.weight"] = params, (*layer.path, "kernel"), layer.shape
-    if layer.bias or layer.bias is None and norm == "instance":
+    if layer.bias or (layer.bias is None and norm == "instance"):
       places[f"{layer.key}.bias"] = params, (*layer.path, "bias"), layer.channels[1:]
     if layer.norm and norm == "batch":
       for key, tree, name in (
@@ -168,7 +236,7 @@ def _convert(weights: StateDict, layers: list[_Layer], description: str) -> tupl
         ("running_var", batch_stats, "var"),
       ):
         places[f"{layer.norm}.{key}"] = tree, (*layer.norm_path, name), layer.channels[1:]
-    if layer.norm and norm != "none":  # PyTorch before 0.4 kept statistics of instance norm, which it never used
+    if layer.norm and norm != "none":  # before 0.4, PyTorch kept statistics of instance norm without using them
       ignored |= {f"{layer.norm}.{name}" for name in ("num_batches_tracked", "running_mean", "running_var")}
   problems = {
     "missing": places.keys() - weights.keys(),
@@ -180,8 +248,8 @@ def _convert(weights: StateDict, layers: list[_Layer], description: str) -> tupl
     ],
   }
   if any(problems.values()):
-    listed = "; ".join(f"{what}: {few(keys)}" for what, keys in problems.items() if keys)
-    raise UsageError(f"The file looks like {description} with {norm} norm, but not all of its keys fit. {listed}.")
+    listed = "; ".join(f"{problem}: {few(sorted(keys))}" for problem, keys in problems.items() if keys)
+    raise UsageError(f"The file looks like {description} and {norm} norm, but some of its keys do not fit. {listed}.")
   for key, (tree, path, _) in places.items():
     tree[path] = np.array(weights[key], np.float32)
   for layer in layers:
@@ -190,39 +258,24 @@ def _convert(weights: StateDict, layers: list[_Layer], description: str) -> tupl
   return norm, traverse_util.unflatten_dict(params), traverse_util.unflatten_dict(batch_stats)
 
 
-def few(keys: Iterable[str]) -> str:
-  """The first three of some keys, and how many more there are."""
-  keys = sorted(keys)
-  return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-
-
-def read_state_dict(
-  path: Path, expected: str = "a *_net_G.pth or *_net_D.pth of pytorch-CycleGAN-and-pix2pix"
-) -> dict[str, np.ndarray]:
-  """A `.pth` file of tensors, of which `expected` says what it should be; nothing in it is executed."""
-  try:
-    import torch  # pylint: disable=g-import-not-at-top  (optional)
-  except ImportError as error:
-    raise UsageError(
-      "Reading .pth files needs PyTorch, which is not installed: pip install pix2pix_jax[torch]."
-    ) from error
-  try:
-    return {
-      key: tensor.float().numpy() for key, tensor in torch.load(path, map_location="cpu", weights_only=True).items()
-    }
-  except Exception as error:  # what a damaged file raises depends on where the damage is
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    raise UsageError(
-      f"{path} cannot be read as a state dict ({reason}). Give {expected}; this one may be damaged or half downloaded."
-    ) from error
-
-
 def import_networks(
   workdir: Path, generator: StateDict, discriminator: StateDict | None = None, *, dropout: bool = True
 ) -> str:
-  """Writes config.json and a checkpoint; returns what was recognised and how to go on. `dropout`: as in its training."""
-  from pix2pix_jax import train  # pylint: disable=g-import-not-at-top  (imports TensorFlow: slow)
+  """Writes a workdir: config.json and a checkpoint.
 
+  Args:
+    workdir: a folder without checkpoints; created if needed.
+    generator, discriminator: state dicts, as `read_state_dict` returns them. Without a discriminator a new one is
+      initialised.
+    dropout: whether the generator was trained with dropout, which a U-Net's weights do not show.
+
+  Returns:
+    A description of the networks, with the command that trains them further.
+
+  Raises:
+    UsageError: unknown networks, networks that do not fit together, or a workdir that has checkpoints.
+  """
+  workdir = Path(workdir)
   if any((workdir / "checkpoints").glob("*")):
     raise UsageError(f"{workdir} has checkpoints already. Give --workdir a new folder.")
   networks = {"generator": convert_generator(generator)}
@@ -230,42 +283,47 @@ def import_networks(
   if discriminator is not None:
     networks["discriminator"] = convert_discriminator(discriminator)
     fields |= _discriminator_fields(fields, networks["discriminator"].fields)
-
-  config = folder.get_config()
-  config.data.update(crop_size=2 ** fields["levels"], load_size=round(2 ** fields["levels"] * 286 / 256))
-  config.model.update(fields)
-  source = types.SimpleNamespace(
-    counts={"train": config.train.batch_size},
-    kinds={
-      "input": (np.dtype(np.uint8), fields["input_channels"]),
-      "target": (np.dtype(np.uint8), fields["output_channels"]),
-    },
-  )
-  config = train.resolve(config, source)
-  state = jax.jit(lambda: train_state.initial(config, *models.make_networks(config.model)))()
-  imported = {
-    name: getattr(state, name).replace(params=network.params, batch_stats=network.batch_stats)
-    for name, network in networks.items()
-  }
-  checkpoint.save_config(workdir, config)
-  checkpointer = checkpoint.Checkpointer(workdir)
-  checkpointer.save(STEP, state.replace(step=np.int32(STEP), **imported))
-  checkpointer.close()
+  config = _write(workdir, fields, networks)
   return _describe(workdir, config, discriminator is not None)
 
 
+def _write(workdir: Path, fields: dict[str, Any], networks: dict[str, Network]) -> ml_collections.ConfigDict:
+  """Writes the workdir of a model with these fields and networks; returns its resolved config."""
+  from pix2pix_jax.run import checkpoint, experiment  # imports Orbax, which is slow
+
+  config = folder.get_config()
+  if fields["generator"] == "unet":
+    side = 2 ** fields["levels"]  # as small as this U-Net accepts
+    config.data.update(crop_size=side, load_size=round(side * 286 / 256))
+  config.model.update(fields)
+  spec = DataSpec(
+    Image(fields["input_channels"]), Image(fields["output_channels"]), counts={"train": config.train.batch_size}
+  )
+  config = config_lib.resolve(config, spec)
+  state = experiment.Experiment(config, spec).init()
+  imported = {
+    name: dataclasses.replace(getattr(state, name), params=network.params, batch_stats=network.batch_stats)
+    for name, network in networks.items()
+  }
+  config_lib.make_workdir(workdir)
+  with checkpoint.Checkpointer(workdir) as checkpointer:
+    checkpointer.save(STEP, dataclasses.replace(state, **imported))
+  config_lib.write(workdir, config)
+  return config
+
+
 def _discriminator_fields(generator: dict[str, Any], discriminator: dict[str, Any]) -> dict[str, Any]:
-  """What a discriminator adds to the model of its generator, if the two fit."""
+  """The fields of `config.model` that a discriminator adds to those of its generator, if the two fit together."""
   inputs, outputs, seen = generator["input_channels"], generator["output_channels"], discriminator["input_channels"]
   if seen not in (outputs, inputs + outputs):
     raise UsageError(
-      f"The discriminator sees {seen} channels; beside a generator from {inputs} to {outputs} it should see "
-      f"{inputs + outputs}, or {outputs} if it is not conditional. Are both files of one training?"
+      f"The discriminator sees {seen} channels. With a generator from {inputs} to {outputs} channels it should see "
+      f"{inputs + outputs}, or {outputs} if it is not conditional. Are both files from the same run?"
     )
   if discriminator["norm"] != generator["norm"]:
     raise UsageError(
-      f"The generator has {generator['norm']} norm, the discriminator {discriminator['norm']}, but here model.norm is for "
-      "both. Import the generator alone: a new discriminator is then made."
+      f"The generator has {generator['norm']} norm and the discriminator {discriminator['norm']} norm, but model.norm "
+      "applies to both. Import the generator alone, which creates a new discriminator."
     )
   features = discriminator["base_features"]
   return {
@@ -275,37 +333,50 @@ def _discriminator_fields(generator: dict[str, Any], discriminator: dict[str, An
   }
 
 
-def _describe(workdir: Path, config, has_discriminator: bool) -> str:
+def _describe(workdir: Path, config: ml_collections.ConfigDict, has_discriminator: bool) -> str:
   model, default = config.model, folder.get_config()
-  given = [
+  changed = [
     (section, name)
     for section in ("data", "model")
     for name in config[section]
-    if config[section][name] != default[section][name] and not name.endswith(("_channels", "_dtype"))
+    if config[section][name] != default[section][name] and not name.endswith(("_channels", "_dtype", "_kind"))
   ]
-  flags = "".join(f' --config.{section}.{name}="{config[section][name]}"' for section, name in given)
+  flags = "".join(f' --config.{section}.{name}="{config[section][name]}"' for section, name in changed)
+  if model.generator == "unet":
+    architecture = f"U-Net with {model.levels} levels"
+    dropout = f"up blocks {model.dropout_blocks}" if model.dropout_blocks else "no block"
+    dropout += " (assumed: a U-Net's file does not show it)"
+  else:
+    architecture = f"ResNet with {config_lib.num_blocks(model)} residual blocks"
+    dropout = "every residual block" if model.dropout_blocks else "no block"
   return "\n".join(
     [
-      f"Generator: U-Net of {model.levels} levels, {model.base_features} features, {model.norm} norm, {model.input_channels} → "
-      f"{model.output_channels} channels; dropout in the up blocks {model.dropout_blocks or 'none'}, which no file says.",
+      f"Generator: {architecture}, {model.base_features} features, {model.norm} norm, {model.input_channels} → "
+      f"{model.output_channels} channels; dropout in {dropout}.",
       f"Discriminator: {model.patch}×{model.patch} PatchGAN, {'' if model.conditional else 'not '}conditional, "
-      f"{'from its file' if has_discriminator else 'freshly initialised, as no file was given'}. Fresh optimizers.",
-      f"{workdir} holds config.json and the checkpoint of step {STEP}. To train it further on your pairs:",
-      f"  python main.py --config=configs/folder.py --workdir={workdir} --config.data.source_dir=DIR{flags}",
+      f"{'from its file' if has_discriminator else 'newly initialised, because no file was given'}.",
+      f"{workdir} holds config.json and a checkpoint of step {STEP} with new optimizers. To train on your own pairs:",
+      f"  pix2pix_jax train --config=folder --workdir={workdir} --config.data.source_dir=DIR{flags}",
     ]
   )
 
 
 def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(prog="python -m pix2pix_jax.import_torch", description=__doc__.split("\n")[0])
-  parser.add_argument("--generator", type=Path, required=True, help="*_net_G.pth of unet_256 or unet_128")
+  parser.add_argument(
+    "--generator",
+    type=Path,
+    required=True,
+    help="*_net_G.pth of unet_128, unet_256, resnet_6blocks or resnet_9blocks; .safetensors files are accepted too",
+  )
   parser.add_argument(
     "--discriminator", type=Path, help="*_net_D.pth of basic, n_layers or pixel (default: a new discriminator)"
   )
   parser.add_argument("--workdir", type=Path, required=True, help="a new folder")
-  parser.add_argument("--no_dropout", action="store_true", help="the generator was trained so; its file does not say")
+  parser.add_argument(
+    "--no_dropout", action="store_true", help="the U-Net was trained without dropout; its file does not show it"
+  )
   options = parser.parse_args(argv)
-  logging.set_verbosity(logging.ERROR)
   discriminator = None if options.discriminator is None else read_state_dict(options.discriminator)
   print(
     import_networks(options.workdir, read_state_dict(options.generator), discriminator, dropout=not options.no_dropout)
