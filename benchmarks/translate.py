@@ -99,11 +99,11 @@ def files_per_s(translator: Translator, options: argparse.Namespace) -> float:
     for index in range(options.files):
       labels = facades.draw(0, index, (options.image_size, options.image_size))["input"]
       Image.fromarray(labels).save(f"{folder}/{index}.png")
-    inputs = translate.find_inputs(folder)
+    inputs, _ = translate.find_inputs(folder)
     for turn in ("first", "second"):
-      outputs = translate.name_outputs(inputs, Path(folder) / turn, samples=1)
+      outputs = translate.name_outputs(inputs, Path(folder) / turn)
       begin = time.perf_counter()
-      failed = translate.translate(translator, inputs, outputs, batch_size=options.batch_size)
+      failed = translate.translate_files(translator, inputs, outputs, batch_size=options.batch_size)
       seconds = time.perf_counter() - begin
       assert not failed, failed
     return options.files / seconds
