@@ -1,0 +1,40 @@
+"""Workdirs of earlier versions: what they hold stays usable."""
+
+from pathlib import Path
+import tarfile
+
+import numpy as np
+import pytest
+
+from pix2pix_jax import Translator, report
+from pix2pix_jax import config as config_lib
+from pix2pix_jax.run import checkpoint
+from pix2pix_jax.run.experiment import Experiment
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  """Two steps of KITTI-like data by version 0.1, a U-Net of two levels and two features, and a translation by it."""
+  folder = tmp_path_factory.mktemp("old") / "run"
+  with tarfile.open(Path(__file__).parent / "data" / "workdir_0.1.tar.gz") as archive:
+    archive.extractall(folder, filter="data")
+  return folder
+
+
+def test_version_0_1_translates_as_it_did(workdir):
+  translator = Translator.load(workdir)
+  assert (translator.input_signal.kind, translator.target_signal.describe()) == ("image", "depth, 0 to 80 m, 1 channel")
+  images = np.random.default_rng(0).integers(0, 256, (16, 32, 3), dtype=np.uint8)
+  # Rounding differs between machines and forms of the convolution; the outputs have a standard deviation of 0.17 m.
+  np.testing.assert_allclose(translator(images, dropout=False), np.load(workdir / "expected.npy"), atol=1e-3)
+
+
+def test_version_0_1_can_be_resumed_and_reported(workdir):
+  """Its optimizer state has the same tree; the random streams are others, so that the continuation has other noise."""
+  run = Experiment.read(workdir)
+  with checkpoint.Checkpointer(workdir) as checkpointer:
+    state = checkpointer.restore(2, run.abstract())
+  assert int(state.step) == 2 and int(state.generator.opt_state[0].count) == 2
+  assert np.abs(np.asarray(state.generator.opt_state[0].mu["output"]["kernel"])).max() > 0
+  assert config_lib.read(workdir).data.depth_range == (0.0, 80.0)
+  assert "kitti" in report.write(workdir).read_text(encoding="utf-8")
