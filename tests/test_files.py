@@ -554,6 +554,12 @@ def test_animations_are_refused_and_single_frames_are_not(tmp_path, form):
   [
     (lambda path: tifffile.imwrite(path, np.zeros((5, 9, 9), np.uint8), photometric="minisblack"), "holds 5 images"),
     (
+      lambda path: tifffile.imwrite(
+        path, np.zeros((1, 4, 16, 16), np.uint8), photometric="minisblack", volumetric=True, tile=(4, 16, 16)
+      ),
+      "holds 4 images",
+    ),
+    (
       lambda path: tifffile.imwrite(path, np.zeros((9, 9, 4), np.uint16), photometric="separated"),
       "16 bits a channel in the colour model SEPARATED",
     ),

@@ -252,6 +252,7 @@ def test_files_of_any_format_pair_up(tmp_path):
     (["A/1.png", "B/1.png", "train/1.png", "trainA/1.png"], "Not used, .*: train/, trainA/"),
     (["trainA/1.png", "trainB/1.png", "testA/1.png", "x.png"], "Not used, .*: testA/, x.png"),
     (["1.png", "2.png", "cam1/3.png"], "Not used, .*: cam1/"),
+    (["train/A/1.png", "train/B/1.png", "dev/A/1.png", "dev/B/1.png"], "Not used, .*: dev/"),
     (["train/A/1.png", "train/B/1.png", "train/2.png"], "Not used, .*: train/2.png"),
   ],
 )

@@ -288,6 +288,18 @@ def test_sixteen_bits_stay_sixteen_bits(tmp_path, run, suffix, channels):
   np.testing.assert_array_equal(written, using(values))
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
+def test_a_network_that_copies_loses_none_of_65536_levels(tmp_path, run, suffix):
+  using = make_translator(
+    model__input_channels=1, model__output_channels=1, data__input_dtype="uint16", data__target_dtype="uint16"
+  )
+  using._generate = lambda variables, images, key, **switches: images
+  levels = np.random.default_rng(0).permutation(65536).astype(np.uint16).reshape(256, 256, 1)
+  files.write(tmp_path / f"in{suffix}", levels)
+  run(f"--input={tmp_path / f'in{suffix}'}", f"--output={tmp_path / f'out{suffix}'}", using=using)
+  np.testing.assert_array_equal(files.read(tmp_path / f"out{suffix}"), levels)
+
+
 def test_forms_of_one_image_give_one_result(tmp_path, run, translator):
   """What training reads, with the model's channels: the same bits for each form."""
   grey = draw((16, 24, 1))

@@ -292,9 +292,9 @@ def _read_tiff(path: Path, size: int, colors: bool) -> np.ndarray:
     pages = [page for page in pages if not page.is_reduced and not page.is_mask]
     if not pages:
       raise ValueError("it holds no image")
-    if len(pages) > 1:
-      raise UsageError(f"{path} holds {len(pages)} images; save each as a file of its own.")
     page = pages[0]
+    if (count := len(pages) * page.imagedepth) > 1:
+      raise UsageError(f"{path} holds {count} images; save each as a file of its own.")
     if any(start + length > size for start, length in zip(page.dataoffsets, page.databytecounts)):
       raise ValueError("it ends before its last pixels")
     if page.nbytes > MAX_EXPANSION * size + 2**28:

@@ -403,29 +403,22 @@ def _layout(source: Path) -> Layout:
 
 
 def _unread(source: Path, layout: Layout) -> list[str]:
-  """A line about images beside the layout's folders, which someone may believe to be used."""
+  """A line about images beside the folders that are read, which someone may believe to be used."""
   read = _read_folders(layout)
   if source in read:  # side-by-side files directly in the source
-    ignored = [path for path in _subfolders(source) if files.find(path)[0]]
+    beside = _subfolders(source)
   else:
-    above = dict.fromkeys(folder.parent for folder in read if folder != source)
-    beside = [path for parent in above for path in [*_subfolders(parent), *_direct(parent)]]
-    kept = {*read, *above}
-    ignored = [path for path in beside if path not in kept and _means_something(path)]
+    places = dict.fromkeys(place for folder in read for place in folder.parents if place.is_relative_to(source))
+    beside = [path for place in places for path in _entries(place) if path not in read and path not in places]
+  ignored = [path for path in beside if path.is_file() or files.find(path)[0]]
   names = [f"{path.relative_to(source).as_posix()}{'/' * path.is_dir()}" for path in ignored]
   return [f"Not used, because of the folders that are: {few(names, 10)}."] if names else []
 
 
-def _direct(folder: Path) -> list[Path]:
-  return [path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in files.SUFFIXES]
-
-
-def _means_something(path: Path) -> bool:
-  """Whether a file or folder beside the folders that are read looks like data: an image, or a split or side."""
-  if path.is_file():
-    return not files.is_junk(path.name)
-  name = path.name.lower()
-  return name in _SPLIT_NAMES or name in ("a", "b") or bool(_SPLIT_AND_SIDE.fullmatch(name))
+def _entries(folder: Path) -> list[Path]:
+  """The subfolders of a folder, and the images directly in it."""
+  direct = (path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in files.SUFFIXES)
+  return [*_subfolders(folder), *files.natural_order(path for path in direct if not files.is_junk(path.name))]
 
 
 def _files(folder: Path, recursive: bool, notes: list[str]) -> dict[str, Path]:
