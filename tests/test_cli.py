@@ -1,9 +1,12 @@
 """The command line: dispatch, help, and the flags of `train`."""
 
+import ast
 import importlib
 import os
 from pathlib import Path
 import platform
+import re
+import shlex
 import subprocess
 import sys
 
@@ -217,6 +220,33 @@ def test_the_documented_variants_are_those_that_exist(name):
     config_lib.check(config_lib.load(f"{name}:{variant}"))
   with pytest.raises(UsageError, match=f"it has {', '.join(documented) or 'none'}\\."):
     config_lib.load(f"{name}:no_such")
+
+
+def commands_in(documentation: str) -> list[list[str]]:
+  """The arguments of every training command in a docstring: indented lines, continued by a backslash."""
+  joined = documentation.replace("\\\n", " ")
+  indented = re.findall(r"^ {4}python main\.py (.*)$", joined, re.MULTILINE)
+  installed = re.findall(r"^With the installed package: pix2pix_jax train ((?:.+\n)+)", joined, re.MULTILINE)
+  return [shlex.split(command) for command in indented + installed]
+
+
+@pytest.mark.parametrize("name", config_lib.names())
+def test_the_documented_commands_are_accepted(name, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  commands = commands_in(importlib.import_module(f"pix2pix_jax.configs.{name}").__doc__)
+  assert len(commands) >= 2
+  for command in commands:
+    config, workdir, _ = cli.parse_train(command)
+    assert workdir.parts[0] == "runs"
+    assert (config.data.source_dir == "DIR") == ("--config.data.source_dir=DIR" in command)
+
+
+@pytest.mark.parametrize("name", config_lib.names())
+def test_the_files_to_copy_are_the_named_configurations(name):
+  path = ROOT / f"configs/{name}.py"
+  assert config_lib.load(str(path)).to_dict() == config_lib.load(name).to_dict()
+  copied, named = (ast.get_docstring(ast.parse(file.read_text("utf-8"))) for file in (path, config_lib.locate(name)[0]))
+  assert copied.splitlines()[0] == named.splitlines()[0]
 
 
 def test_fields_lists_each_with_default_meaning_and_limit(capsys):
