@@ -13,8 +13,9 @@ import pytest
 from pix2pix_jax import UsageError, evaluate
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.configs import procedural
-from pix2pix_jax.run import checkpoint, distances
+from pix2pix_jax.run import baselines, checkpoint, distances
 from pix2pix_jax.run.experiment import Experiment
+from pix2pix_jax.signals import DataSpec, Depth, Image
 
 try:
   import torch
@@ -239,6 +240,13 @@ def features(extractor, images):
   return extractor(images)
 
 
+def test_a_smaller_batch_compiles_nothing_and_keeps_its_features(extractor, images, features):
+  before = extractor._apply._cache_size()
+  one = extractor(images[1:])
+  assert one.shape == (1, 2048) and extractor._apply._cache_size() == before == 1
+  np.testing.assert_allclose(one, features[1:], rtol=1e-5, atol=1e-5)
+
+
 @needs_torch
 def test_features_match_pytorch(weights, images, features):
   network = torch_inception()
@@ -448,14 +456,13 @@ def test_distances_need_two_images_and_equal_dimensions(distance):
       distance(a, b)
 
 
-def test_a_comparison_leaves_out_rows_that_only_fill_the_batch():
-  rows = np.random.default_rng(6).standard_normal((2, 10, 4))
+def test_a_comparison_collects_batches_of_different_sizes():
+  rows = np.random.default_rng(6).standard_normal((2, 8, 4))
   comparison = distances.Comparison(lambda images: images)
-  for start in (0, 5):
-    comparison.add(*rows[:, start : start + 5], np.array([True, True, False, True, False]))
-  kept = rows[:, [0, 1, 3, 5, 6, 8]]
-  np.testing.assert_allclose(comparison.distances()["fid"], distances.fid(*kept))
-  np.testing.assert_allclose(comparison.distances()["kid"], distances.kid(*kept)[0])
+  for start, end in ((0, 5), (5, 8)):
+    comparison.add(*rows[:, start:end])
+  np.testing.assert_allclose(comparison.distances()["fid"], distances.fid(*rows))
+  np.testing.assert_allclose(comparison.distances()["kid"], distances.kid(*rows)[0])
 
 
 # --- The command ------------------------------------------------------------------------------------------------------
@@ -505,19 +512,19 @@ def test_the_evaluate_command_measures_fid_and_kid(workdir, weights, tmp_path, c
     distances.Extractor, "__call__", lambda self, images: seen.append((images, call(self, images))) or seen[-1][1]
   )
   written = summary(workdir, f"--inception={tmp_path / 'weights.safetensors'}", "--baseline=none")
-  # Two batches, the second filled up; of each the translations, then the targets.
+  # Two batches, of two images and one; for each the translations, then the targets.
   translator = Translator.load(workdir)
   split = pipeline.load_split(prepare.prepare(translator.config.data), "val", (32, 32), cache_gib=1)
   for i, expected in enumerate((translator(split.arrays["input"]), split.arrays["target"])):
-    images = np.concatenate([seen[i][0], seen[2 + i][0]])[:3]
+    images = np.concatenate([seen[i][0], seen[2 + i][0]])
     assert images.dtype == np.uint8 and np.abs(images.astype(int) - expected).max() <= 1 - i
-  features = [np.concatenate([seen[i][1], seen[2 + i][1]])[:3] for i in range(2)]
+  features = [np.concatenate([seen[i][1], seen[2 + i][1]]) for i in range(2)]
   np.testing.assert_allclose(written["metrics"]["fid"], distances.fid(*features), rtol=1e-9)
   np.testing.assert_allclose(written["metrics"]["kid"], loops_of_kid(*features), rtol=1e-6)
-  assert written["count"] == 3 and written["protocol"]["fid"].startswith("of 3 translations against 3 targets")
+  assert written["count"] == 3 and written["protocol"]["fid"].startswith("3 translations against 3 targets")
   assert not written["baselines"] and "kid_std" not in written["metrics"]
   said = capsys.readouterr().out
-  assert "fid " in said and "of 3 images is biased" in said
+  assert "fid " in said and "fid is biased for few images" in said
 
 
 def test_without_weights_there_is_no_fid_but_the_reason(workdir):
@@ -541,9 +548,9 @@ def test_baselines_can_be_chosen(workdir, flags, names):
 @pytest.mark.parametrize(
   "flags, message",
   [
-    (["--baseline=nearest_valid"], "--baseline=nearest_valid does not fit: for this data there are mean_target; 'all'"),
-    (["--baseline=mean_target,none"], "or alone 'none'"),
-    (["--baseline="], "does not fit"),
+    (["--baseline=nearest_valid"], "--baseline=nearest_valid: unknown baseline; choose mean_target, all or none"),
+    (["--baseline=mean_target,none"], "'none' excludes all others"),
+    (["--baseline="], "choose mean_target, all or none"),
     (["--inception=nowhere.pth"], "nowhere.pth cannot be read"),
   ],
 )
@@ -552,12 +559,10 @@ def test_wrong_flags_are_explained(workdir, flags, message):
     evaluate.main([f"--workdir={workdir}", *flags])
 
 
-def test_depth_has_no_fid_and_more_baselines():
-  config = procedural.get_config()
-  config.data.input_dtype = config.data.target_dtype = "float32"
-  config.model.output_channels = 1
-  assert not evaluate.has_distances(config)
-  assert evaluate.choose_baselines(["interpolated,nearest_valid"], config.data) == ("nearest_valid", "interpolated")
-  assert evaluate.choose_baselines(["all"], config.data) == ("mean_target", "nearest_valid", "interpolated")
-  with pytest.raises(UsageError, match="there are mean_target, nearest_valid, interpolated"):
-    evaluate.choose_baselines(["nearest", "mean_target"], config.data)
+def test_depth_has_no_fid_but_more_baselines():
+  spec = DataSpec(Depth(), Depth(), counts={})
+  assert not evaluate.has_distances(spec.target) and evaluate.has_distances(Image())
+  assert baselines.choose(["interpolated,nearest_valid"], spec) == ("nearest_valid", "interpolated")
+  assert baselines.choose(["all"], spec) == ("mean_target", "nearest_valid", "interpolated")
+  with pytest.raises(UsageError, match="choose mean_target, nearest_valid, interpolated, all or none"):
+    baselines.choose(["nearest", "mean_target"], spec)

@@ -156,10 +156,15 @@ def resize(images: jax.Array) -> jax.Array:
 
 
 class Extractor:
-  """Computes the features of images. Compiles the network once per batch size, and a small resizing once per shape."""
+  """Computes the features of images.
+
+  The network is compiled once, for the largest batch so far: smaller ones, such as the last of a split, are filled up.
+  The resizing is compiled once per image size.
+  """
 
   def __init__(self, params: Mapping[str, Any]):
     self._params = jax.device_put(params)
+    self._batch_size = 0
     self._apply = jax.jit(lambda params, images: Inception().apply({"params": params}, 2 * images - 1))
 
   @classmethod
@@ -175,7 +180,10 @@ class Extractor:
     """uint8 (N, H, W, 3) → float32 (N, 2048)."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
       raise ValueError(f"Expected uint8 (N, H, W, 3), got {images.dtype} {images.shape}.")
-    return np.asarray(self._apply(self._params, resize(images / np.float32(255))))
+    count = len(images)
+    self._batch_size = max(self._batch_size, count)
+    filled = np.concatenate([images, np.zeros((self._batch_size - count, *images.shape[1:]), np.uint8)])
+    return np.asarray(self._apply(self._params, resize(filled / np.float32(255))))[:count]
 
 
 def convert(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -284,10 +292,10 @@ class Comparison:
     self._outputs: list[np.ndarray] = []
     self._targets: list[np.ndarray] = []
 
-  def add(self, outputs: np.ndarray, targets: np.ndarray, is_real: np.ndarray) -> None:
-    """uint8 (N, H, W, 3) each; `is_real` (N,) is False for rows that only fill the batch."""
-    self._outputs.append(self._extract(outputs)[is_real])
-    self._targets.append(self._extract(targets)[is_real])
+  def add(self, outputs: np.ndarray, targets: np.ndarray) -> None:
+    """uint8 (N, H, W, 3) each; N may differ from batch to batch."""
+    self._outputs.append(self._extract(outputs))
+    self._targets.append(self._extract(targets))
 
   def distances(self) -> dict[str, float]:
     """`fid`, `kid` and, for more than 1000 images, `kid_std`, the deviation over its subsets."""
