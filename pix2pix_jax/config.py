@@ -655,8 +655,8 @@ def require_same_model(workdir: Path, config: ml_collections.ConfigDict) -> None
   Raises:
     UsageError: the fields that differ.
   """
-  if not (Path(workdir) / "config.json").exists():
-    return
+  if not (Path(workdir) / "config.json").exists() or not any((Path(workdir) / "checkpoints").glob("*")):
+    return  # nothing was trained there yet
   old = read(workdir)
   changed = [
     f"{name} {get(old, name)!r} → {get(config, name)!r}"

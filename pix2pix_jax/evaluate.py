@@ -89,10 +89,10 @@ def evaluate(
     variables = checkpointer.restore_variables(number)
 
   def compare(batch: dict[str, np.ndarray], output: np.ndarray) -> None:
-    decoded = (run.spec.target.decode(images) for images in (output[..., : run.spec.target.channels], batch["target"]))
-    comparison.add(*decoded)
+    if comparison:
+      comparison.add(run.spec.target.decode(output), run.spec.target.decode(batch["target"]))
 
-  result = evaluation.evaluate_split(run, variables, data, compare if comparison else None)
+  result = evaluation.evaluate_split(run, variables, data, compare)
   measured = comparison.distances() if comparison else {}
   compared = baselines.measure(source, data, config, chosen)
   folder = _results_folder(workdir, split, number, step is not None, config, trained.config)

@@ -46,7 +46,7 @@ def make_program(
     _, height, width, _ = images.shape
     pad = [(0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)]
     x = jnp.pad(input_signal.encode(input_signal.canonical(images)), pad, mode="reflect")
-    key = noise_key(seed) if dropout else None
+    key = noise_key(seed) if dropout and seed is not None else None
     output = generate(generator, variables, x, key, dropout=dropout, norm_stats=config.evaluation.norm_stats)
     output = output[:, :height, :width]
     decoded = target_signal.decode(output[..., :channels])

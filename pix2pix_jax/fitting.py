@@ -173,9 +173,8 @@ def fit(
   with contextlib.nullcontext() if verbose else _silence():
     state = train_and_evaluate(settings, workdir, source=pipeline.ArraySource(splits, spec), observer=observer)
   observer.train_ended()
-  state = state.replace(
-    generator=state.generator.replace(opt_state=()), discriminator=state.discriminator.replace(opt_state=())
-  )
+  networks = (dataclasses.replace(network, opt_state=()) for network in (state.generator, state.discriminator))
+  state = TrainState(state.step, *networks)
   translator = Translator(config_lib.read(workdir), state.generator.variables, step=int(state.step))
   return FitResult(_history(workdir, steps_per_epoch), translator, workdir, state)
 
@@ -291,7 +290,7 @@ def _store_one(name: str, array: np.ndarray, signal: Signal) -> np.ndarray:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-  """Keeps what a training says, and its progress bar, from the user; warnings still reach standard error."""
+  """Silences the output of a run and its progress bar; warnings still reach standard error."""
   with (
     open(os.devnull, "w", encoding="utf-8") as nowhere,
     contextlib.redirect_stdout(nowhere),
@@ -303,10 +302,10 @@ def _silence() -> Iterator[None]:
 class _NoTerminal:
   """A stream that shows no progress bars."""
 
-  def __init__(self, stream):
+  def __init__(self, stream: Any):
     self._stream = stream
 
-  def __getattr__(self, name):
+  def __getattr__(self, name: str) -> Any:
     return getattr(self._stream, name)
 
   def isatty(self) -> bool:
@@ -314,8 +313,8 @@ class _NoTerminal:
 
 
 def _history(workdir: Path, steps_per_epoch: int) -> dict[str, list[float]]:
-  """history.jsonl by epoch, also of epochs before a resume."""
-  result = {}
+  """history.jsonl by epoch, including the epochs before a resume."""
+  result: dict[str, list[float]] = {}
   for row in history.read(workdir):
     if row["step"] and row["step"] % steps_per_epoch == 0:
       for name, value in row.items():
@@ -325,7 +324,7 @@ def _history(workdir: Path, steps_per_epoch: int) -> dict[str, list[float]]:
 
 
 class _Model:
-  """What Keras callbacks find as their model: they may set `stop_training`."""
+  """The `model` of Keras callbacks, which may set `stop_training`."""
 
   stop_training = False
 
@@ -335,12 +334,15 @@ class _KerasObserver(Observer):
 
   def __init__(self, callbacks: Sequence[Any], steps_per_epoch: int, epochs: int, verbose: int):
     self._callbacks, self._steps_per_epoch = callbacks, steps_per_epoch
-    self._streams = sys.stdout, sys.stderr  # the user's, whatever the training's are
-    self._model, self._sums, self._logs, self._begun = _Model(), None, {}, False
+    self._streams = sys.stdout, sys.stderr  # the user's, even while those of the run are silenced
+    self._model, self._begun = _Model(), False
+    self._sums: dict[str, jax.Array] | None = None
+    self._count = 0
+    self._logs: dict[str, float] = {}
     self._call("set_params", {"epochs": epochs, "steps": steps_per_epoch, "verbose": verbose})
     self._call("set_model", self._model)
 
-  def _call(self, method: str, *args) -> None:
+  def _call(self, method: str, *args: Any) -> None:
     with contextlib.redirect_stdout(self._streams[0]), contextlib.redirect_stderr(self._streams[1]):
       for callback in self._callbacks:
         if hasattr(callback, method):

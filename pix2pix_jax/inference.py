@@ -57,7 +57,7 @@ class Translator:
   """
 
   def __init__(self, config: ml_collections.ConfigDict, variables: dict[str, Any], *, step: int | None = None):
-    """`config` is resolved, as in a workdir's config.json; `variables` are the generator's `params` and `batch_stats`."""
+    """Takes a resolved config, as in a workdir's config.json, and the generator's `params` and `batch_stats`."""
     self.config, self.step = config, step
     self.input_signal, self.target_signal = config_lib.signals_of(config)
     self._variables = jax.device_put(variables)  # once, not at every call

@@ -2,8 +2,8 @@
 
     python -m pix2pix_jax.report --workdir=DIR
 
-writes `DIR/report/index.html`, which works offline, also for a run that is still in progress. This module turns the workdir
-into one JSON object; `report_template.html` displays it.
+writes `DIR/report/index.html`, which works offline, also for a run that is still in progress. This module turns the
+workdir into one JSON object; `report_template.html` displays it.
 """
 
 import argparse
@@ -147,7 +147,8 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
     "Discriminator": f"{model.patch}×{model.patch} PatchGAN{'' if model.conditional else ', not conditional'}"
     f"; {parameters['discriminator']:,} parameters",
     "Loss": f"{'' if loss.gan == 'none' else f'{loss.gan} GAN + '}{loss.l1_weight:g} · L1",
-    "Optimizer": f"Adam {config.optimizer.learning_rate:g}, β {config.optimizer.beta1:g} and {config.optimizer.beta2:g}",
+    "Optimizer": f"Adam {config.optimizer.learning_rate:g}, β {config.optimizer.beta1:g} and "
+    "{config.optimizer.beta2:g}",
     "Training": f"batch {train.batch_size}, {train.num_steps} steps, seed {config.seed}, {train.dtype}",
   }
 
@@ -157,7 +158,7 @@ def _encode(path: Path, scale: float | None) -> dict[str, Any]:
   with Image.open(path) as image:
     if scale is None:
       image.load()  # a damaged file shows here
-      width, height, kind, content = *image.size, image.format.lower(), path.read_bytes()
+      width, height, kind, content = *image.size, (image.format or "png").lower(), path.read_bytes()
     else:
       width, height = (max(1, round(side * scale)) for side in image.size)
       buffer = io.BytesIO()

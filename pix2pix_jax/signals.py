@@ -92,7 +92,7 @@ class Image:
     return None
 
   def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
-    """[-1, 1] (H, W, C) → uint8 (H, W, 3). RGB as it is, one channel as grey; of any other number, the first channel."""
+    """[-1, 1] (H, W, C) → uint8 (H, W, 3). RGB as it is, one channel as grey; otherwise the first channel."""
     del valid
     shown = encoded if self.channels == 3 else np.repeat(encoded[..., :1], 3, axis=-1)
     return np.round(np.clip((np.asarray(shown, np.float32) + 1) * 127.5, 0, 255)).astype(np.uint8)
@@ -194,7 +194,7 @@ class Depth:
     black.
     """
     colors = depth.colors(np.asarray(encoded[..., 0], np.float32))
-    return colors if valid is None else np.where(np.asarray(valid) > 0, colors, np.uint8(depth.HOLE_COLOR))
+    return colors if valid is None else np.where(np.asarray(valid) > 0, colors, np.array(depth.HOLE_COLOR, np.uint8))
 
   def describe(self) -> str:
     """For example "depth, 0 to 80 m, 1 channel"."""
@@ -241,7 +241,7 @@ def make(
 ) -> Signal:
   """A signal of `kind` for raw data of `dtype`; images keep 8 bits if the data has them, else 16."""
   if kind == "depth":
-    return Depth(channels, tuple(depth_range), scale)
+    return Depth(channels, (float(depth_range[0]), float(depth_range[1])), float(scale))
   return Image(channels, "uint8" if np.dtype(dtype) in (np.uint8, np.bool_) else "uint16")
 
 

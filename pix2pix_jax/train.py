@@ -38,8 +38,7 @@ def train_and_evaluate(
     observer: called around every step; it may end the run.
 
   Raises:
-    UsageError: a problem that the user can solve: data, sizes, a workdir of another architecture, a loss that became
-      NaN.
+    UsageError: data, sizes or fields that do not fit, a workdir of another architecture, a loss that became NaN.
     KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
   """
   workdir = Path(workdir)
@@ -71,12 +70,8 @@ def train_and_evaluate(
         _finish(run, progress, source, val_split, workdir, reporter)
   if progress.interrupted:
     raise KeyboardInterrupt
-  shown = (
-    f"samples/, curves.png, eval/ and checkpoints/ are in {workdir}"
-    if val_split
-    else f"checkpoints/ and curves.png are in {workdir}"
-  )
-  reporter.say(f"{shown}; for all scalars: tensorboard --logdir={workdir}")
+  written = "checkpoints/, curves.png, samples/ and eval/" if val_split else "checkpoints/ and curves.png"
+  reporter.say(f"{written} are in {workdir}; for all scalars: tensorboard --logdir={workdir}")
   return progress.state
 
 
@@ -129,12 +124,12 @@ def _loop(
           validation = evaluation.evaluate_split(run, state.variables, val_split)
           reporter.validated(step, validation.means, validation.grid)
           score = validation.means.get(checkpoint.BEST_METRIC)
-          improved = score is not None and (progress.best is None or score < progress.best[1])
-          progress.best = (step, score) if improved else progress.best
+          if score is not None and (progress.best is None or score < progress.best[1]):
+            progress.best, improved = (step, score), True
         stopping |= observer.step_ended(step, metrics, validation)
         if improved or last or stopping or step % train.checkpoint_every_steps == 0:
           require_finite_state(step, state, metrics)
-          checkpointer.save(step, state, validation and validation.means)
+          checkpointer.save(step, state, validation.means if validation else None)
       progress.state, progress.step, progress.evaluation = state, step, validation
       if stopping:
         break
@@ -152,26 +147,16 @@ def _finish(
 ) -> None:
   """Writes the validation of the last step to eval/val, also for a run that was killed before it could."""
   folder, step = workdir / "eval" / "val", progress.step
-  if progress.evaluation is None:  # nothing was left to train
-    reporter.say(
-      f"Already finished: {step} of {run.config.train.num_steps} steps. Raise train.num_epochs (or train.num_steps) to "
-      f"train further."
-    )
-    if evaluation.read_summary(folder).get("step") == step:
-      return
+  if progress.evaluation is None and evaluation.read_summary(folder).get("step") == step:
+    return  # nothing was left to train, and it was evaluated
   result = progress.evaluation or evaluation.evaluate_split(run, progress.state.variables, val_split)
   compared = baselines.measure(source, val_split, run.config)
   if jax.process_index() == 0:
     evaluation.write(folder, result, val_split.ids, step, run.config, compared)
-  best = (
-    f"Best validation {checkpoint.BEST_METRIC}: {progress.best[1]:.4f} at step {progress.best[0]}."
-    if progress.best
-    else ""
-  )
-  reporter.say(
-    f"Validation at the last step, {len(val_split)} "
-    f"images:\n{evaluation.table({'model': result.means, **compared})}\n{best}"
-  )
+  table = evaluation.table({"model": result.means, **compared})
+  reporter.say(f"Validation at the last step, {len(val_split)} images:\n{table}")
+  if progress.best:
+    reporter.say(f"Best validation {checkpoint.BEST_METRIC}: {progress.best[1]:.4f} at step {progress.best[0]}.")
 
 
 class Observer:
@@ -181,9 +166,7 @@ class Observer:
     """Called before step `step`, counted from 1."""
 
   def step_ended(self, step: int, metrics: dict[str, jax.Array], validation: Evaluation | None) -> bool:
-    """Called after it, before a checkpoint. Its metrics are still on the devices. True ends the run, which saves this
-    step.
-    """
+    """Called after it, with metrics that are still on the devices. True ends the run; the step is then saved."""
     return False
 
 
@@ -193,6 +176,9 @@ def _describe(run: Experiment, start: int | None, num_train: int, num_val: int) 
   model, train, devices = config.model, config.train, run.mesh.size
   height, width = config_lib.crop_shape(config.data)
   lines = [] if start is None else [f"Resuming from step {start}."]
+  if start is not None and start >= train.num_steps:
+    more = "Raise train.num_epochs (or train.num_steps) to train further."
+    lines = [f"Already finished: {start} of {train.num_steps} steps. {more}"]
   lines += [
     f"Generator: {model.generator}, {model.levels} levels, {model.base_features} features, {counts['generator']:,} "
     f"parameters.",

@@ -119,8 +119,8 @@ def test_winograd_matrices(r):
   """A [(G g) * (B d)] is the correlation for all g and d: the coefficient of g[k] d[l] in y[i] is (l == i + k)."""
   b, g, a = convolution._WINOGRAD[r]
   coefficients = np.einsum("ij,jk,jl->ikl", a, g, b)
-  i, k, l = np.indices(coefficients.shape)
-  np.testing.assert_allclose(coefficients, l == i + k, atol=1e-15)
+  i, k, position = np.indices(coefficients.shape)
+  np.testing.assert_allclose(coefficients, position == i + k, atol=1e-15)
 
 
 @pytest.mark.parametrize("form", CHOICES)

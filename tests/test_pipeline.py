@@ -75,7 +75,8 @@ def test_a_batch_is_a_function_of_seed_and_step_also_in_a_fresh_process():
   from_start = checksum(0, 8)
   assert checksum(5, 3) == from_start[5:]
   assert len(set(from_start)) == 8
-  code = f"import sys; sys.path.insert(0, {str(__file__).rsplit('/', 1)[0]!r}); import test_pipeline; print(test_pipeline.checksum(5, 3))"
+  folder = str(__file__).rsplit("/", 1)[0]
+  code = f"import sys; sys.path.insert(0, {folder!r}); import test_pipeline; print(test_pipeline.checksum(5, 3))"
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert done.stdout.strip() == str(from_start[5:])
 

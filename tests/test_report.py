@@ -228,15 +228,18 @@ LISTENER = (
 )
 PROBE = """<script>
 addEventListener("load", async () => {
-  const one = (selector) => document.querySelector(selector), all = (selector) => [...document.querySelectorAll(selector)];
+  const one = (selector) => document.querySelector(selector);
+  const all = (selector) => [...document.querySelectorAll(selector)];
   const seen = {}, plot = one(".plot"), box = plot?.getBoundingClientRect();
   const ticks = () => all(".x-tick").slice(0, 30).map((tick) => tick.textContent).join();
   const point = (name, share) => plot.dispatchEvent(new PointerEvent(name, {
     bubbles: true, button: 0, clientX: box.left + box.width * share, clientY: box.top + 80 }));
-  const visible = () => all("#samples img").filter((image) => image.getClientRects().length).map((image) => image.src).join();
+  const visible = () =>
+    all("#samples img").filter((image) => image.getClientRects().length).map((image) => image.src).join();
   await Promise.all(all("img").map((image) => image.decode()));
   await new Promise((done) => setTimeout(done, 100));
-  seen.images = [all("img").length, all("img").filter((image) => image.naturalWidth > 0 && image.src.startsWith("data:")).length];
+  const whole = (image) => image.naturalWidth > 0 && image.src.startsWith("data:");
+  seen.images = [all("img").length, all("img").filter(whole).length];
   if (one("#slider")) {
     const before = visible();
     one("#slider").value = 0;
@@ -246,19 +249,21 @@ addEventListener("load", async () => {
     seen.best = one("#step").textContent;
   }
   if (plot) {
-    const whole = ticks();
+    const before = ticks();
     point("pointermove", 0.5);
-    seen.readout = [one(".chart h3").textContent, ...all(".chart:first-child output").map((output) => output.textContent)];
+    const outputs = all(".chart:first-child output").map((output) => output.textContent);
+    seen.readout = [one(".chart h3").textContent, ...outputs];
     point("pointerdown", 0.3); point("pointermove", 0.6); point("pointerup", 0.6);
     const zoomed = ticks();
     plot.dispatchEvent(new MouseEvent("dblclick", { bubbles: true }));
-    seen.zoom = [whole !== zoomed, whole === ticks()];
+    seen.zoom = [before !== zoomed, before === ticks()];
     for (const id of ["log", "smooth"]) {
       const before = plot.innerHTML;
       one("#" + id).click();
       seen[id] = before !== plot.innerHTML;
     }
-    seen.broken = all("path, circle, line, text").filter((node) => /NaN|Infinity|undefined/.test(node.outerHTML)).length;
+    const broken = (node) => /NaN|Infinity|undefined/.test(node.outerHTML);
+    seen.broken = all("path, circle, line, text").filter(broken).length;
   }
   if (one(".sortable")) {
     const ids = () => all(".sortable")[0].tBodies[0].innerText.split("\\n").map((line) => line.split("\\t")[1]);

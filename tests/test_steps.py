@@ -157,7 +157,7 @@ def test_linear_decay_ends_at_zero():
 
 
 def test_the_schedule_is_no_part_of_the_state(state, batch, stepped):
-  """One tree for every schedule, so that a decay may begin at a resume; at a decayed rate the update is scaled by it."""
+  """One tree for every schedule, so that a decay may begin at a resume; a decayed rate scales the update."""
   decaying = make_experiment(optimizer__decay_fraction=0.5)
   assert jax.tree.structure(decaying.abstract()) == jax.tree.structure(make_experiment().abstract())
   later = state.replace(step=jnp.int32(8))

@@ -289,8 +289,7 @@ def test_a_wrong_choice_is_found_before_anything_is_built(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("gan", ["vanilla", "none"])
 def test_a_broken_state_is_not_saved_over_the_last_good_checkpoint(tmp_path, gan):
-  """Losses are computed before the update: at gan=none they are still finite in the step that destroys the parameters.
-  """
+  """Losses are computed before the update: at gan=none they are finite in the step that destroys the parameters."""
   settings = {"loss__gan": gan, "train__checkpoint_every_steps": 1, "train__eval_every_steps": 100, "data__num_val": 0}
   train_and_evaluate(tiny_config(train__num_steps=1, **settings), tmp_path / "run")
   good = saved_arrays(tmp_path / "run", 1)

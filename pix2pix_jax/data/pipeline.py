@@ -7,9 +7,10 @@ and skips nothing, and batches do not depend on the number of processes that rea
 """
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import hashlib
+import json
 import os
 from pathlib import Path
 import shutil
@@ -101,7 +102,7 @@ def load_split(
   folder = source.folder / f"decoded_{key}"
   if not folder.is_dir():
     _decode_to_disk(folder, {name: (shapes[name], dtype) for name, (dtype, _) in stored.items()}, dataset, spec)
-  ids = (folder / "ids.txt").read_text(encoding="utf-8").split("\n")
+  ids = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
   return Split({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in stored}, ids, spec)
 
 
@@ -118,7 +119,7 @@ def _decode_to_disk(
     ids = _fill(arrays, dataset, spec)
     for array in arrays.values():
       array.flush()
-    (part / "ids.txt").write_text("\n".join(ids), encoding="utf-8")
+    (part / "ids.json").write_text(json.dumps(ids), encoding="utf-8")
     try:
       os.rename(part, folder)
     except OSError:
@@ -128,7 +129,7 @@ def _decode_to_disk(
     shutil.rmtree(part, ignore_errors=True)
 
 
-def _fill(arrays: dict[str, np.ndarray], dataset: tf.data.Dataset, spec: DataSpec) -> list[str]:
+def _fill(arrays: Mapping[str, np.ndarray], dataset: tf.data.Dataset, spec: DataSpec) -> list[str]:
   """Writes the examples into `arrays` and returns their ids."""
   ids: list[str] = []
   for example in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():

@@ -1,8 +1,9 @@
 """From a config's `data` section to a source of examples.
 
-Preparation runs once: raw files → shards in a folder keyed by everything they were made from (names, sizes and times of the
-raw files, the reader's settings and revision), so that two source directories never mix and a changed one is prepared again.
-TFDS writes to a temporary folder and renames it, so that an interrupted preparation leaves nothing behind.
+Preparation runs once: raw files → shards in a folder keyed by everything they were made from (names, sizes and times of
+  the raw files, the reader's settings and revision), so that two source directories never mix and a changed one is
+  prepared again. TFDS writes to a temporary folder and renames it, so that an interrupted preparation leaves nothing
+  behind.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import tensorflow_datasets as tfds
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import signals
+from pix2pix_jax.data import files
 from pix2pix_jax.data.readers import facades, folder, kitti_depth, nyu_depth, procedural, winter_summer
 from pix2pix_jax.data.source import PreparedSource, user_cache
 from pix2pix_jax.errors import UsageError
@@ -34,7 +36,8 @@ class Reader(NamedTuple):
     make: (data section, fingerprint) → builder class and its config.
     settings: the fields that prepared files depend on.
     kinds: builder config → kinds of input and target.
-    raw_files: (source_dir, data section) → the files and folders that the reader reads; None: everything below source_dir.
+    raw_files: (source_dir, data section) → the files and folders that the reader reads; None: everything below
+      source_dir.
     report: (source_dir, data section) → lines to print before preparation, about what was found and what was left out.
   """
 
@@ -98,7 +101,7 @@ def _procedural(data, fingerprint):
 
 
 READERS = {
-  "facades": Reader(_facades, ("source_dir",), lambda config: ("image", "image")),
+  "facades": Reader(_facades, ("source_dir",), lambda config: facades.KINDS),
   "folder": Reader(
     _folder,
     ("source_dir", "side_by_side", "pair_seed", "input_kind", "target_kind", "input_scale", "target_scale"),
@@ -109,12 +112,12 @@ READERS = {
   "kitti_depth": Reader(
     _kitti_depth,
     ("source_dir", "layout"),
-    lambda config: ("image", "depth"),
+    lambda config: kitti_depth.KINDS,
     lambda source, data: kitti_depth.raw_folders(source, data.layout),
     lambda source, data: kitti_depth.report(source, data.layout),
   ),
   "nyu_depth": Reader(
-    _nyu_depth, ("source_dir",), lambda config: ("depth", "depth"), lambda source, data: nyu_depth.raw_files(source)
+    _nyu_depth, ("source_dir",), lambda config: nyu_depth.KINDS, lambda source, data: nyu_depth.raw_files(source)
   ),
   "procedural": Reader(
     _procedural,
@@ -124,7 +127,7 @@ READERS = {
   "winter_summer": Reader(
     _winter_summer,
     ("source_dir", "pair_seed", "attribute_threshold", "winter_attributes", "summer_attributes"),
-    lambda config: ("image", "image"),
+    lambda config: winter_summer.KINDS,
   ),
 }
 
@@ -199,6 +202,8 @@ def prepared_dir(data: Any) -> Path:
 
 def _listing(raw: Path) -> list[tuple[str, int, int]]:
   """(name, size, modification time in ns) of a file, or of every file below a folder; links are followed."""
+  if not raw.exists():
+    return []  # the reader explains what belongs there
   try:
     return sorted(
       (str(path.relative_to(raw)), path.stat().st_size, path.stat().st_mtime_ns)
@@ -209,7 +214,7 @@ def _listing(raw: Path) -> list[tuple[str, int, int]]:
 
 
 def _files_below(folder: Path) -> list[Path]:
-  """Regular files below a folder, through links, each folder once."""
+  """Regular files below a folder, through links, each folder once; without the hidden files of operating systems."""
   found: list[Path] = []
   seen: set[Path] = set()
   waiting = [folder]
@@ -219,6 +224,8 @@ def _files_below(folder: Path) -> list[Path]:
       continue
     seen.add(real)
     for path in current.iterdir():
+      if files.is_junk(path.name):
+        continue
       if path.is_dir():
         waiting.append(path)
       elif path.is_file():

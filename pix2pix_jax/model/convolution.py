@@ -1,12 +1,12 @@
 """The 4x4 convolutions of pix2pix, every pass in the form that its backend runs fastest.
 
-Images are NHWC, kernels HWIO. `conv` is torch.nn.Conv2d(4, stride, 1), `conv_transpose` torch.nn.ConvTranspose2d(4, 2, 1).
-On GPU and TPU both are `lax.conv_general_dilated` and nothing else. On CPU, XLA takes the dilated convolutions that
-gradients need at a small fraction of the speed of a matrix product (the kernel gradient of the transposed convolution at
-1 to 2 GFLOP/s), so there forward, input gradient and kernel gradient are written out and chosen one by one.
+Images are NHWC, kernels HWIO. `conv` is torch.nn.Conv2d(4, stride, 1), `conv_transpose` torch.nn.ConvTranspose2d(4, 2,
+1). On GPU and TPU both are `lax.conv_general_dilated` and nothing else. On CPU, XLA takes the dilated convolutions that
+gradients need at a small fraction of the speed of a matrix product (the kernel gradient of the transposed convolution
+at 1 to 2 GFLOP/s), so there forward, input gradient and kernel gradient are written out and chosen one by one.
 
-A stride-2 convolution and the transposed one are the same bilinear map between a big image X, a small image Y and a kernel
-K, read in different directions, so there are three passes to write, not six:
+A stride-2 convolution and the transposed one are the same bilinear map between a big image X, a small image Y and a
+kernel K, read in different directions, so there are three passes to write, not six:
 
               forward          input gradient    kernel gradient
   conv        Y = down(X, K)   X = up(Y, K)      K = corr(X, Y)
@@ -15,10 +15,13 @@ K, read in different directions, so there are three passes to write, not six:
 Each exists in three forms:
 
   lax       XLA's convolution of the strided orientation and its transposes; it does well on images of few channels.
-  taps      Sixteen shifted copies of X and a matrix product. It reads the kernel once, where it lies: for the inner layers,
+  taps      Sixteen shifted copies of X and a matrix product. It reads the kernel once, where it lies: for the inner
+  layers,
             whose kernels (up to 33 MB) outweigh their images.
-  winograd  Minimal filtering, Lavin & Gray 2015 (arXiv 1509.09308). A tile of 4x4 outputs takes 25 products in place of 64
-            (stride 2, seen as a 2x2 convolution of the 4 phases of X) or 49 in place of 256 (stride 1). The kernel grows
+  winograd  Minimal filtering, Lavin & Gray 2015 (arXiv 1509.09308). A tile of 4x4 outputs takes 25 products in place of
+  64
+            (stride 2, seen as a 2x2 convolution of the 4 phases of X) or 49 in place of 256 (stride 1). The kernel
+            grows
             by 6 or 3 when transformed: for large images. Numbers that should cancel to 0, as gradients outside of a
             receptive field, do so only up to rounding.
 
@@ -29,6 +32,7 @@ import contextlib
 from fractions import Fraction
 import functools
 import math
+from typing import Any
 
 import jax
 from jax import lax
@@ -42,16 +46,15 @@ _TILE = 4
 
 
 def _cook_toom(outputs: int, taps: int, points: str):
-  """Matrices (B, G, A) of F(outputs, taps): y = A [(G g) * (B d)] are the outputs of a filter g of so many taps over inputs d.
+  """Matrices (B, G, A) of F(outputs, taps): y = A [(G g) * (B d)] are the outputs of a filter g of so many taps over
+  inputs d.
 
   It is the transpose of a product of polynomials by their values at `points` and at infinity; B is scaled to integers.
   """
-  points = [Fraction(point) for point in points.split()]
+  nodes = [Fraction(point) for point in points.split()]
 
   def values(length):
-    return [[point**k for k in range(length)] for point in points] + [
-      [Fraction(k == length - 1) for k in range(length)]
-    ]
+    return [[point**k for k in range(length)] for point in nodes] + [[Fraction(k == length - 1) for k in range(length)]]
 
   size = outputs + taps - 1
   rows = [[*row, *(Fraction(i == j) for j in range(size))] for i, row in enumerate(values(size))]
@@ -71,7 +74,8 @@ def _cook_toom(outputs: int, taps: int, points: str):
   )
 
 
-# By taps: 2 for stride 2, 4 for stride 1. Rounding is 7 and 11 times that of the direct sum (2.6e-6 and 4.6e-6 rms for outputs of unit variance).
+# By taps: 2 for stride 2, 4 for stride 1. Rounding is 7 and 11 times that of the direct sum (2.6e-6 and 4.6e-6 rms for
+# outputs of unit variance).
 _WINOGRAD = {2: _cook_toom(_TILE, 2, "0 1 -1 2"), 4: _cook_toom(_TILE, 4, "0 1 -1 2 -2 1/2")}
 
 
@@ -112,7 +116,8 @@ def conv(x, kernel, *, stride: int, padding: int = 1, form: str | None = None):
 
 
 def conv_transpose(x, kernel, *, form: str | None = None):
-  """y[2h + kh - 1, 2w + kw - 1, o] += x[h, w, i] kernel[kh, kw, i, o], as torch.nn.ConvTranspose2d(4, 2, 1) without bias.
+  """y[2h + kh - 1, 2w + kw - 1, o] += x[h, w, i] kernel[kh, kw, i, o], as torch.nn.ConvTranspose2d(4, 2, 1) without
+  bias.
 
   Args:
     x: (N, H, W, I).
@@ -144,7 +149,8 @@ def _in_float32(f, x, kernel):
   return f(x.astype(wide), kernel.astype(wide)).astype(dtype)
 
 
-# Choice of a form, pass by pass. `order` names the channel axes of a kernel, b those of the big image X and s those of the
+# Choice of a form, pass by pass. `order` names the channel axes of a kernel, b those of the big image X and s those of
+# the
 # small one Y: "bs" in conv, "sb" in conv_transpose.
 
 
@@ -199,7 +205,8 @@ def _transposed_backward(form, inputs, dy):
   return _down(dy, kernel, 2, "sb", form), _corr(dy, x, kernel, 2, "sb", form)
 
 
-# Transforms made in the forward pass are made again in the backward pass; XLA sees that they are the same and keeps one.
+# Transforms made in the forward pass are made again in the backward pass; XLA sees that they are the same and keeps
+# one.
 _conv.defvjp(lambda x, kernel, stride, form: (_conv(x, kernel, stride, form), (x, kernel)), _conv_backward)
 _transposed.defvjp(lambda x, kernel, form: (_transposed(x, kernel, form), (x, kernel)), _transposed_backward)
 
@@ -379,7 +386,7 @@ def _overlap(windows, step, *, phases=1):
   length, _, n, h, w, _ = windows.shape
   more = (length - 1) // step
   windows = windows.reshape(*windows.shape[:5], phases, phases, -1)
-  x = None
+  x: Any = None
   for i in range(more + 1):
     for j in range(more + 1):
       part = windows[i * step : (i + 1) * step, j * step : (j + 1) * step].transpose(2, 3, 0, 5, 4, 1, 6, 7)

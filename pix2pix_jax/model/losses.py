@@ -34,7 +34,7 @@ def adversarial(logits: jax.Array, is_real: bool, kind: str) -> jax.Array:
 
 
 def accuracy(real_logits: jax.Array, fake_logits: jax.Array, kind: str) -> dict[str, jax.Array]:
-  """(N,) shares of patches judged rightly, of real and of fake candidates: logits beyond the middle of the two goals."""
+  """(N,) fractions of patches classified correctly, real and fake: logits on the right side of the boundary."""
   middle = {"vanilla": 0.0, "lsgan": 0.5}[kind]
   return {
     "discriminator_accuracy_real": (real_logits > middle).mean((1, 2, 3)),

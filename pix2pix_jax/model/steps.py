@@ -15,7 +15,6 @@ import optax
 from pix2pix_jax import prng
 from pix2pix_jax.model import losses
 from pix2pix_jax.model import metrics as metrics_lib
-from pix2pix_jax.model.networks import Generator, PatchGAN
 from pix2pix_jax.model.state import NetworkState, TrainState
 from pix2pix_jax.signals import Signal
 
@@ -35,8 +34,8 @@ def train_step(
   state: TrainState,
   batch: Batch,
   *,
-  generator: Generator,
-  discriminator: PatchGAN,
+  generator: Any,
+  discriminator: Any,
   optimizer: optax.GradientTransformation,
   learning_rate: Callable[[jax.Array], jax.Array],
   loss: Any,
@@ -108,7 +107,7 @@ def train_step(
       logits, _ = classify(next_discriminator.params, next_discriminator.batch_stats, candidate)
       parts["gan_loss"] = losses.adversarial(logits, True, loss.gan).mean()
       total += parts["gan_loss"]
-    if validity.shape[-1]:
+    if mask is not None and validity.shape[-1]:
       parts["validity_loss"] = losses.l1(validity, 2 * mask - 1).mean()
       total += loss.validity_weight * parts["validity_loss"]
     return total, parts
@@ -125,8 +124,8 @@ def eval_step(
   variables: dict[str, Any],
   batch: Batch,
   *,
-  generator: Generator,
-  discriminator: PatchGAN,
+  generator: Any,
+  discriminator: Any,
   loss: Any,
   seed: int,
   dropout: bool,
@@ -151,32 +150,33 @@ def eval_step(
     The translations in [-1, 1], validity channel included, and per-image metrics, each (N,). A metric of an image
     without any valid pixel is NaN.
   """
-  x, target, mask, is_real = batch["input"], batch["target"], batch.get("mask"), batch["is_real"]
-  rows = is_real if norm_stats == "batch" else None
-  output = generator.apply(
+  x, target, mask = batch["input"], batch["target"], batch.get("mask")
+  rows = batch["is_real"] if norm_stats == "batch" else None
+  key = prng.key(seed, "evaluation")
+
+  def classify(candidate: jax.Array) -> jax.Array:
+    shown = losses.apply_holes(candidate, mask)
+    return discriminator.apply(variables["discriminator"], x, shown, norm_stats=norm_stats, is_real=rows)
+
+  output: jax.Array = generator.apply(
     variables["generator"],
     x,
     dropout=dropout,
     norm_stats=norm_stats,
     noise_ids=batch["index"],
     is_real=rows,
-    rngs={"dropout": prng.key(seed, "evaluation")},
+    rngs={"dropout": key},
   )
   fake, validity = output[..., : target.shape[-1]], output[..., target.shape[-1] :]
   values = metrics_lib.measure(fake, x, target, mask, input_signal, target_signal)
   values["l1_loss"] = jnp.where(jnp.isnan(values["l1"]), jnp.nan, losses.l1(fake, target, mask))
   values["generator_loss"] = loss.l1_weight * values["l1_loss"]
-  if validity.shape[-1]:
+  if mask is not None and validity.shape[-1]:
     values["validity_loss"] = losses.l1(validity, 2 * mask - 1)
     values["generator_loss"] += loss.validity_weight * values["validity_loss"]
     values["validity_accuracy"] = ((validity > 0) == (mask > 0)).mean((1, 2, 3))
   if loss.gan != "none":
-    real_logits, fake_logits = (
-      discriminator.apply(
-        variables["discriminator"], x, losses.apply_holes(candidate, mask), norm_stats=norm_stats, is_real=rows
-      )
-      for candidate in (target, fake)
-    )
+    real_logits, fake_logits = classify(target), classify(fake)
     values["gan_loss"] = losses.adversarial(fake_logits, True, loss.gan)
     values["generator_loss"] += values["gan_loss"]
     values["discriminator_loss"] = losses.discriminator(real_logits, fake_logits, loss.gan, loss.halve_discriminator)

@@ -1,6 +1,7 @@
 """Baselines: answers that need no network, which a model has to beat."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -70,7 +71,7 @@ def measure(
 
   answers: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
     NEAREST_VALID: lambda batch: _fill_with_nearest(batch["input"], spec),
-    INTERPOLATED: jax.jit(lambda batch: depth.interpolate(batch["input"], spec.input.measured(batch["input"]))),
+    INTERPOLATED: jax.jit(lambda batch: depth.interpolate(batch["input"], _measured(batch["input"], spec))),
   }
   if MEAN_TARGET in chosen and "train" in source.spec.counts:
     mean = _mean_target(source, config)
@@ -87,8 +88,14 @@ def measure(
   }
 
 
+def _measured(encoded: Any, spec: DataSpec) -> Any:
+  measured = spec.input.measured(encoded)
+  assert measured is not None, "these baselines are for depth, which has holes"
+  return measured
+
+
 def _fill_with_nearest(encoded: np.ndarray, spec: DataSpec) -> np.ndarray:
-  metres = spec.input.decode(encoded) * spec.input.measured(encoded)
+  metres = spec.input.decode(encoded) * _measured(encoded, spec)
   return spec.target.encode(np.stack([depth.fill_with_nearest(image) for image in metres]))
 
 
@@ -103,4 +110,4 @@ def _mean_target(source: pipeline.Source, config: ml_collections.ConfigDict) -> 
     weight = weight + mask
   if weight.min() == 0:  # pixels that no training image measured get the mean of all that were
     total, weight = np.where(weight > 0, total, total.sum() / max(weight.sum(), 1)), np.maximum(weight, 1)
-  return np.float32(total / weight)
+  return (total / weight).astype(np.float32)

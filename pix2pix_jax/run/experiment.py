@@ -169,6 +169,6 @@ def use_compilation_cache(folder: str) -> None:
 
   A cache that is set already (JAX_COMPILATION_CACHE_DIR) stays.
   """
-  if folder != "none" and not jax.config.jax_compilation_cache_dir:
+  if folder != "none" and not jax.config.values["jax_compilation_cache_dir"]:
     user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     jax.config.update("jax_compilation_cache_dir", str(Path(folder or f"{user}/pix2pix_jax/xla").expanduser()))

@@ -1,6 +1,6 @@
 """Image grids and curves for people to look at. Nothing here is measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ def example_grid(examples: Sequence[dict[str, np.ndarray]], spec: DataSpec) -> n
   return grid(columns, ranges[-1] if ranges else None)
 
 
-def grid(columns: dict[str, Sequence[np.ndarray]], depth_range: tuple[float, float] | None = None) -> np.ndarray:
+def grid(columns: Mapping[str, Sequence[np.ndarray]], depth_range: tuple[float, float] | None = None) -> np.ndarray:
   """A table of images, uint8 (H, W, 3): one column a name, one row a sample, the names above.
 
   Args:
@@ -97,7 +97,7 @@ def _draw_scale(
       labels[share],
       fill="black",
       font=font,
-      anchor={0: "la", 1: "ra"}.get(share, "ma"),
+      anchor={0.0: "la", 1.0: "ra"}.get(share, "ma"),
     )
   x, y = (MARGIN + length + 40, top + 4) if beside else (MARGIN, top + 42)
   draw.rectangle((x, y, x + 12, y + 12), fill=depth.HOLE_COLOR)
