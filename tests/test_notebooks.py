@@ -1,4 +1,7 @@
-"""The notebooks: that their cells run, in small mode, and that what is stored in them is fit to be shown."""
+"""The notebooks: every cell runs in small mode, and the stored outputs are clean.
+
+After a change, store new outputs at full size (minutes on an idle CPU): jupyter execute --inplace notebooks/*.ipynb
+"""
 
 import json
 import os
@@ -13,9 +16,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-ABSOLUTE = re.compile(
-  r"(?<![\w.:/~*<>})-])/[A-Za-z_][\w.-]*/|\b[A-Z]:\\\w"
-)  # what follows a name, "~" or a {variable} is relative
+# Paths after a name, "~" or a {variable} are relative.
+ABSOLUTE = re.compile(r"(?<![\w.:/~*<>})-])/[A-Za-z_][\w.-]*/|\b[A-Z]:\\\w")
 NOISE = re.compile(r"\x1b\[|\d+%\||warning|traceback", re.IGNORECASE)
 
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -26,7 +28,7 @@ def test_all_notebooks_are_there():
 
 
 def kernel_of_this_python(folder: Path) -> jupyter_client.AsyncKernelManager:
-  """A kernel that runs in sys.executable, whatever kernels the machine has."""
+  """A kernel of sys.executable, whichever kernels the machine has installed."""
   spec = folder / "kernels" / "this_python"
   spec.mkdir(parents=True)
   (spec / "kernel.json").write_text(
@@ -48,9 +50,8 @@ def test_every_cell_runs(path, tmp_path, monkeypatch):
   monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
   monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
   monkeypatch.setenv("TMPDIR", str(tmp_path))
-  monkeypatch.setenv(
-    "PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-  )  # the notebook's folder is another
+  # The notebook runs in another folder.
+  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
   (tmp_path / "run").mkdir()
   notebook = nbformat.read(path, as_version=4)
   probe = nbformat.v4.new_code_cell(
@@ -60,16 +61,15 @@ def test_every_cell_runs(path, tmp_path, monkeypatch):
   client = nbclient.NotebookClient(
     notebook, km=kernel_of_this_python(tmp_path), timeout=600, resources={"metadata": {"path": str(tmp_path / "run")}}
   )
-  client.execute()  # raises with the traceback of a cell that fails
-  executable, package = "".join(output.text for output in probe.outputs if output.output_type == "stream").split("\n")[
-    :2
-  ]
+  client.execute()  # raises with the traceback of a failing cell
+  printed = "".join(output.text for output in probe.outputs if output.output_type == "stream")
+  executable, package = printed.split("\n")[:2]
   assert executable == sys.executable
   assert Path(package).resolve() == ROOT / "pix2pix_jax/__init__.py"
 
 
 @by_name
-def test_stored_outputs_can_be_shown(path):
+def test_stored_outputs_are_clean(path):
   notebook = nbformat.read(path, as_version=4)
   nbformat.validate(notebook)
   assert path.stat().st_size <= 700_000
@@ -78,13 +78,12 @@ def test_stored_outputs_can_be_shown(path):
   outputs = [output for cell in code for output in cell.outputs]
   assert {output.output_type for output in outputs} <= {"stream", "display_data", "execute_result"}, "no errors"
   assert {output.name for output in outputs if output.output_type == "stream"} <= {"stdout"}
-  pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-  assert pictures
+  assert any("image/png" in output.get("data", {}) for output in outputs)
   shown = [output.get("text", "") or output.data.get("text/plain", "") for output in outputs]
   for text in [*shown, *(cell.source for cell in notebook.cells)]:
-    assert not ABSOLUTE.search(text), f"an absolute path: {ABSOLUTE.search(text)[0]!r}"
+    assert not ABSOLUTE.search(text), f"absolute path: {ABSOLUTE.search(text)[0]!r}"
   for text in shown:
-    assert not NOISE.search(text), f"not to be stored: {NOISE.search(text)[0]!r}"
+    assert not NOISE.search(text), f"noise: {NOISE.search(text)[0]!r}"
 
 
 @pytest.mark.parametrize(
