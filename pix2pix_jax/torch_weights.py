@@ -27,8 +27,6 @@ import numpy as np
 
 from pix2pix_jax.errors import UsageError, few
 
-SUFFIXES = (".pth", ".pt", ".safetensors")
-
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 _MAX_HEADER = 100_000_000  # bytes of a safetensors header, the limit of the format's own library

@@ -464,7 +464,7 @@ def test_zip_archives_detect_every_flipped_bit_of_a_weight(tmp_path):
 def test_other_files_are_named(tmp_path):
   with pytest.raises(UsageError, match="nowhere.pth cannot be read: No such file or directory. Give the right file"):
     read_state_dict(tmp_path / "nowhere.pth", expected="the right file")
-  with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+  with pytest.raises(UsageError, match="cannot be read"):
     read_state_dict(tmp_path)
   assert "neither a zip archive nor a pickle" in refusal(tmp_path, b"<html>not found</html>")
   assert "a pickle, but not one that torch.save wrote" in refusal(tmp_path, pickle.dumps({"a": 1}))
