@@ -6,6 +6,7 @@ run before anything is built. The files in configs/ change what differs. Imports
 
 from collections.abc import Callable, Iterator
 import dataclasses
+import datetime
 import difflib
 import importlib.util
 import json
@@ -120,6 +121,10 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "mirror": Field(True, "Mirror training pairs left-right at random, half of them on average."),
     "shuffle": Field(True, "Visit the training pairs in a new order every epoch."),
+    "fingerprint": Field(
+      "",
+      "Number of pairs and a hash of the raw data, recorded by training to notice data that changed. Leave it empty.",
+    ),
     "validity_channel": Field(
       False, "Add an output channel that predicts where the target has measurements; only for targets with holes."
     ),
@@ -246,6 +251,20 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "checkpoint_every_steps": Field(
       0, "Steps between checkpoints. 0: once an epoch. The last step and the best validation are always saved.", _COUNT
+    ),
+    "keep_every_steps": Field(
+      0, "Keep the checkpoints of multiples of this step for good. 0: only the newest and the best are kept.", _COUNT
+    ),
+    "best_metric": Field(
+      "l1",
+      "Validation metric that chooses the best checkpoint: l1, psnr or ssim; for depth l1, psnr, rmse, mae, abs_rel, "
+      "delta1, delta2, delta3 or silog.",
+      _one_of(*sorted({*signals.Image.metrics, *signals.Depth.metrics})),
+    ),
+    "logger": Field(
+      "",
+      "Logger that receives scalars and sample grids besides TensorBoard: wandb, MODULE:FUNCTION, or an entry point "
+      "(pix2pix_jax/run/loggers.py). Empty: none.",
     ),
     "dtype": Field(
       "float32",
@@ -486,6 +505,12 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
   config = config.copy_and_resolve_references()
   check(config)
   data, model, loss, train = config.data, config.model, config.loss, config.train
+  data.fingerprint = spec.fingerprint
+  if train.best_metric not in spec.target.metrics:
+    raise UsageError(
+      f"train.best_metric is {train.best_metric!r}, but the target ({spec.target.describe()}) has "
+      f"{', '.join(spec.target.metrics)}."
+    )
   if "train" not in spec.counts:
     where = f"data.source_dir {data.source_dir!r}" if data.source_dir else f"The data set {data.name}"
     raise UsageError(f"{where} has no train split, only {', '.join(spec.counts)}.")
@@ -647,7 +672,23 @@ def _migrate(fields: Any) -> Any:
   return fields
 
 
-def require_same_model(workdir: Path, config: ml_collections.ConfigDict) -> None:
+Changes = dict[str, tuple[Any, Any]]  # dotted name → (old, new)
+
+
+def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> Changes:
+  """Every field that differs."""
+  pairs = {name: (get(old, name), get(new, name)) for name, _ in each_field()}
+  return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def previous(workdir: Path) -> ml_collections.ConfigDict | None:
+  """The configuration that a workdir was trained with, or None if nothing was trained there."""
+  workdir = Path(workdir)
+  trained = (workdir / "config.json").exists() and any((workdir / "checkpoints").glob("*"))
+  return read(workdir) if trained else None
+
+
+def require_same_model(workdir: Path, changes: Changes) -> None:
   """Refuses to continue a workdir with another architecture or other signals.
 
   Other fields may change between runs: a longer run, another learning rate, another location of the data.
@@ -655,20 +696,39 @@ def require_same_model(workdir: Path, config: ml_collections.ConfigDict) -> None
   Raises:
     UsageError: the fields that differ.
   """
-  if not (Path(workdir) / "config.json").exists() or not any((Path(workdir) / "checkpoints").glob("*")):
-    return  # nothing was trained there yet
-  old = read(workdir)
-  changed = [
-    f"{name} {get(old, name)!r} → {get(config, name)!r}"
-    for name, _ in each_field()
-    if (name.startswith("model.") or name in ("data.input_kind", "data.target_kind", "data.validity_channel"))
-    and get(old, name) != get(config, name)
-  ]
+  fixed = ("data.input_kind", "data.target_kind", "data.validity_channel")
+  changed = {name: pair for name, pair in changes.items() if name.startswith("model.") or name in fixed}
   if changed:
     raise UsageError(
-      f"{workdir} holds a model of another architecture ({'; '.join(changed)}). "
+      f"{workdir} holds a model of another architecture ({describe_changes(changed)}). "
       "Use a new --workdir, or the configuration that this one was started with."
     )
+
+
+def describe_changes(changes: Changes) -> str:
+  """For example "optimizer.learning_rate 0.0002 → 0.0001; train.num_epochs 100 → 200"."""
+  return "; ".join(f"{name} {old!r} → {new!r}" for name, (old, new) in changes.items())
+
+
+def record_changes(workdir: Path, step: int, changes: Changes) -> None:
+  """Appends the changes made at a resume to config_history.jsonl."""
+  row = {"step": step, "time": f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}", "changes": changes}
+  with (Path(workdir) / "config_history.jsonl").open("a", encoding="utf-8") as file:
+    file.write(json.dumps(row) + "\n")
+
+
+def read_changes(workdir: Path) -> list[dict[str, Any]]:
+  """The rows of config_history.jsonl: `step`, `time`, and `changes` as name → [old, new]."""
+  path = Path(workdir) / "config_history.jsonl"
+  rows = []
+  for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+    try:
+      row = json.loads(line)
+    except ValueError:
+      continue
+    if isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("changes"), dict):
+      rows.append(row)
+  return rows
 
 
 def write(workdir: Path, config: ml_collections.ConfigDict) -> None:

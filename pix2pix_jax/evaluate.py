@@ -84,7 +84,7 @@ def evaluate(
     raise UsageError(f"The split {split!r} has {len(data)} image; FID and KID (--inception) need at least two.")
 
   experiment.use_compilation_cache(config.train.compilation_cache)
-  with checkpoint.Checkpointer(workdir, read_only=True) as checkpointer:
+  with checkpoint.Checkpointer(workdir, config=trained.config, read_only=True) as checkpointer:
     number = checkpointer.resolve_step("best" if step is None else step)
     variables = checkpointer.restore_variables(number)
 

@@ -127,7 +127,7 @@ def export(
   if min(shape) < 1:
     raise UsageError(f"--height={height} --width={width}: sizes in pixels have to be at least 1.")
   write, takes_seed = FORMATS[form]
-  with checkpoint.Checkpointer(workdir, read_only=True) as checkpointer:
+  with checkpoint.Checkpointer(workdir, config=config, read_only=True) as checkpointer:
     number = checkpointer.resolve_step(step)
     variables = checkpointer.restore_variables(number, ["generator"])["generator"]
   program = make_program(config, variables, takes_seed and config.evaluation.dropout)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import os
 from pathlib import Path
 import sys
@@ -161,7 +162,8 @@ def fit(
   count = len(splits["train"][0])
   if settings.train.batch_size > count:
     raise UsageError(f"batch_size is {settings.train.batch_size}, but there are {count} training pairs.")
-  spec = dataclasses.replace(spec, counts={name: len(inputs) for name, (inputs, _) in splits.items()})
+  counts = {name: len(inputs) for name, (inputs, _) in splits.items()}
+  spec = DataSpec.of(spec.input, spec.target, counts, _content(splits))
 
   steps_per_epoch = count // settings.train.batch_size
   if settings.train.log_every_steps == config_lib.FIELDS["train"]["log_every_steps"].default:
@@ -220,6 +222,16 @@ def _settings(
   except UsageError as error:
     raise UsageError(f"overrides: {error}") from error
   return settings.lock()
+
+
+def _content(splits: dict[str, Pairs]) -> str:
+  """A hash of all arrays."""
+  digest = hashlib.sha256()
+  for pairs in splits.values():
+    for array in pairs:
+      digest.update(repr((array.shape, array.dtype)).encode())
+      digest.update(np.ascontiguousarray(array).data)
+  return digest.hexdigest()[:16]
 
 
 def _spec(x: np.ndarray, y: np.ndarray, settings: ml_collections.ConfigDict) -> DataSpec:

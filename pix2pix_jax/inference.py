@@ -73,7 +73,7 @@ class Translator:
     """
     config = config_lib.read(Path(workdir))
     experiment.use_compilation_cache(config.train.compilation_cache)
-    with checkpoint.Checkpointer(Path(workdir), read_only=True) as checkpointer:
+    with checkpoint.Checkpointer(Path(workdir), config=config, read_only=True) as checkpointer:
       number = checkpointer.resolve_step(step)
       variables = checkpointer.restore_variables(number, ["generator"])["generator"]
     return cls(config, variables, step=number)

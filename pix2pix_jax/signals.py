@@ -37,6 +37,7 @@ class Image:
   kind: ClassVar[str] = "image"
   has_holes: ClassVar[bool] = False
   resampling: ClassVar[str] = "bicubic"
+  metrics: ClassVar[tuple[str, ...]] = ("l1", "psnr", "ssim")
 
   def accept(self, array: np.ndarray, name: str) -> np.ndarray:
     """Checks raw values and returns uint8, uint16, or float32 in [0, 1]; a bool array becomes 0 and 255.
@@ -122,6 +123,7 @@ class Depth:
   dtype: ClassVar[str] = "float32"
   has_holes: ClassVar[bool] = True
   resampling: ClassVar[str] = "nearest"
+  metrics: ClassVar[tuple[str, ...]] = ("rmse", "mae", "abs_rel", "delta1", "delta2", "delta3", "silog", "l1", "psnr")
 
   def accept(self, array: np.ndarray, name: str) -> np.ndarray:
     """Checks raw values and returns float32 metres in which every pixel without a measurement is 0.
@@ -247,8 +249,17 @@ def make(
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-  """What a data set holds: the signals of both sides, and the number of pairs in each split."""
+  """What a data set holds: the signals of both sides, the number of pairs in each split, and a fingerprint of the
+  content.
+  """
 
   input: Signal
   target: Signal
   counts: dict[str, int]
+  fingerprint: str = ""
+
+  @classmethod
+  def of(cls, x: Signal, y: Signal, counts: dict[str, int], content: str) -> "DataSpec":
+    """A spec whose fingerprint shows the counts, for people, and `content`, a hash of the data."""
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return cls(x, y, counts, f"{listed}; {content}")

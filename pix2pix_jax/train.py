@@ -11,7 +11,7 @@ import ml_collections
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.data import pipeline, prepare
 from pix2pix_jax.model.state import TrainState
-from pix2pix_jax.run import baselines, checkpoint, evaluation, experiment
+from pix2pix_jax.run import baselines, checkpoint, evaluation, experiment, loggers
 from pix2pix_jax.run.evaluation import Evaluation
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.run.finite import require_finite_state
@@ -48,7 +48,9 @@ def train_and_evaluate(
 
   source = source or prepare.prepare(config.data)
   config = config_lib.resolve(config, source.spec)
-  config_lib.require_same_model(workdir, config)
+  old = config_lib.previous(workdir)
+  changes = config_lib.differences(old, config) if old else {}
+  config_lib.require_same_model(workdir, changes)
   config_lib.make_workdir(workdir)
   cache_gib, data = config.data.cache_gib, config.data
   train_split = pipeline.load_split(source, "train", config_lib.load_shape(data), cache_gib=cache_gib)
@@ -57,12 +59,15 @@ def train_and_evaluate(
     val_split = pipeline.load_split(source, "val", config_lib.eval_shape(data), cache_gib=cache_gib)
 
   run = Experiment(config, source.spec)
-  with checkpoint.Checkpointer(workdir) as checkpointer:
+  with checkpoint.Checkpointer(workdir, config=config) as checkpointer:
     start = checkpointer.latest_step()
     state = run.init() if start is None else checkpointer.restore(start, run.abstract())
     config_lib.write(workdir, config)  # only now: a start that fails leaves the old one
-    with Reporter(make_writer(workdir), workdir, start=start or 0, config=config.train) as reporter:
-      reporter.say(_describe(run, start, len(train_split), len(val_split or ())))
+    if changes:
+      config_lib.record_changes(workdir, start or 0, changes)
+    writer, logger = make_writer(workdir, config), loggers.make(config.train.logger, config.to_dict(), workdir)
+    with Reporter(writer, workdir, start=start or 0, config=config.train, logger=logger) as reporter:
+      reporter.say(_describe(run, start, len(train_split), len(val_split or ()), changes))
       progress = _loop(run, state, start, (train_split, val_split), checkpointer, reporter, observer or Observer())
       if progress.step < config.train.num_steps:
         reporter.say(f"Stopped at step {progress.step} of {config.train.num_steps}; run the same command to resume.")
@@ -106,8 +111,10 @@ def _loop(
     run.split_rows,
   )
   if val_split and not start:  # the untrained networks: curves begin here, and data errors surface immediately
+    reporter.say(f"Validating the untrained networks on {len(val_split)} images …")
     untrained = evaluation.evaluate_split(run, state.variables, val_split)
     reporter.validated(0, untrained.means, untrained.grid)
+  reporter.say("Compiling the training step …")
   with StopOnSignal() as stop:
     for step in range(progress.step + 1, train.num_steps + 1):
       with reporter.data_wait():
@@ -121,13 +128,15 @@ def _loop(
       with reporter.pause():
         validation, improved = None, False
         if val_split and (last or step % train.eval_every_steps == 0):
-          validation = evaluation.evaluate_split(run, state.variables, val_split)
+          with reporter.validating():
+            validation = evaluation.evaluate_split(run, state.variables, val_split)
           reporter.validated(step, validation.means, validation.grid)
-          score = validation.means.get(checkpoint.BEST_METRIC)
-          if score is not None and (progress.best is None or score < progress.best[1]):
+          score = validation.means.get(train.best_metric)
+          if score is not None and (progress.best is None or checkpointer.is_better(score, progress.best[1])):
             progress.best, improved = (step, score), True
         stopping |= observer.step_ended(step, metrics, validation)
-        if improved or last or stopping or step % train.checkpoint_every_steps == 0:
+        kept = train.keep_every_steps and step % train.keep_every_steps == 0
+        if improved or last or stopping or kept or step % train.checkpoint_every_steps == 0:
           require_finite_state(step, state, metrics)
           checkpointer.save(step, state, validation.means if validation else None)
       progress.state, progress.step, progress.evaluation = state, step, validation
@@ -156,7 +165,8 @@ def _finish(
   table = evaluation.table({"model": result.means, **compared})
   reporter.say(f"Validation at the last step, {len(val_split)} images:\n{table}")
   if progress.best:
-    reporter.say(f"Best validation {checkpoint.BEST_METRIC}: {progress.best[1]:.4f} at step {progress.best[0]}.")
+    metric = run.config.train.best_metric
+    reporter.say(f"Best validation {metric}: {progress.best[1]:.4f} at step {progress.best[0]}.")
 
 
 class Observer:
@@ -170,22 +180,17 @@ class Observer:
     return False
 
 
-def _describe(run: Experiment, start: int | None, num_train: int, num_val: int) -> str:
+def _describe(run: Experiment, start: int | None, num_train: int, num_val: int, changes: config_lib.Changes) -> str:
   """What is trained on what, in a few lines."""
-  config, counts = run.config, run.count_parameters()
-  model, train, devices = config.model, config.train, run.mesh.size
-  height, width = config_lib.crop_shape(config.data)
+  height, width = config_lib.crop_shape(run.config.data)
+  num_steps = run.config.train.num_steps
   lines = [] if start is None else [f"Resuming from step {start}."]
-  if start is not None and start >= train.num_steps:
+  if start is not None and start >= num_steps:
     more = "Raise train.num_epochs (or train.num_steps) to train further."
-    lines = [f"Already finished: {start} of {train.num_steps} steps. {more}"]
-  lines += [
-    f"Generator: {model.generator}, {model.levels} levels, {model.base_features} features, {counts['generator']:,} "
-    f"parameters.",
-    f"Discriminator: PatchGAN {model.patch}, {counts['discriminator']:,} parameters.",
-    f"Data: {num_train} training and {num_val} validation pairs, crops of {height}×{width}; "
-    f"{evaluation.describe_data(run.spec)}.",
-    f"Run: {train.num_steps} steps, batch size {train.batch_size}, {devices} {jax.devices()[0].platform.upper()} "
-    f"device{'s' * (devices > 1)}.",
-  ]
-  return "\n".join(lines)
+    lines = [f"Already finished: {start} of {num_steps} steps. {more}"]
+  if changes:
+    lines.append(f"Changed since the last start: {config_lib.describe_changes(changes)}.")
+  if "data.fingerprint" in changes:
+    lines.append("The data changed, so the search for the best checkpoint starts over.")
+  data = f"Data: {num_train} training and {num_val} validation pairs, crops of {height}×{width}"
+  return "\n".join([*lines, *run.describe(), f"{data}; {evaluation.describe_data(run.spec)}."])

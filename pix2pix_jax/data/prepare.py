@@ -144,7 +144,8 @@ def prepare(data: Any) -> PreparedSource:
   if data.name not in READERS:
     raise UsageError(f"data.name is {data.name!r}; the readers are {', '.join(READERS)}.")
   reader = READERS[data.name]
-  builder_class, builder_config = reader.make(data, _fingerprint(reader, data))
+  content = _content(reader, data)
+  builder_class, builder_config = reader.make(data, _key(reader, data, content))
   builder = builder_class(config=builder_config, data_dir=str(prepared_dir(data)))
   if not builder.info.splits:
     if not sys.stderr.isatty():
@@ -154,23 +155,32 @@ def prepare(data: Any) -> PreparedSource:
     print(f"Preparing {data.name} in {builder.data_dir}; this happens once.", flush=True)
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size even without one
       builder.download_and_prepare()
-  return PreparedSource(builder, _spec(builder, reader.kinds(builder_config), data))
+  return PreparedSource(builder, _spec(builder, reader.kinds(builder_config), data, content))
 
 
-def _fingerprint(reader: Reader, data: Any) -> str:
-  """A key of everything that the prepared files depend on."""
-  key: dict[str, Any] = {"reader": data.name, "revision": REVISION}
-  key |= {name: data[name] for name in reader.settings}
+def _content(reader: Reader, data: Any) -> str:
+  """A hash of the raw data and the settings that choose from them, wherever they are stored."""
+  key = {name: data[name] for name in reader.settings if name != "source_dir"}
   if "source_dir" in reader.settings and data.source_dir:
     source = Path(_source(data))
     raw = reader.raw_files(source, data) if reader.raw_files else [source]
-    key |= {"source_dir": str(source.resolve()), "files": [_listing(path) for path in raw]}
+    key["files"] = [_listing(path) for path in raw]
   if data.name == "procedural":  # the drawings depend on the code
     key["code"] = [path.read_text() for path in sorted((Path(__file__).parent / "synthesis").glob("*.py"))]
+  return _hash(key)
+
+
+def _key(reader: Reader, data: Any, content: str) -> str:
+  """A hash of everything that the prepared files depend on."""
+  source = str(Path(_source(data)).resolve()) if "source_dir" in reader.settings and data.source_dir else ""
+  return _hash({"reader": data.name, "revision": REVISION, "source_dir": source, "content": content})
+
+
+def _hash(key: dict[str, Any]) -> str:
   return hashlib.sha256(json.dumps(key, sort_keys=True, default=list).encode()).hexdigest()[:16]
 
 
-def _spec(builder: tfds.core.DatasetBuilder, kinds: tuple[str, str], data: Any) -> DataSpec:
+def _spec(builder: tfds.core.DatasetBuilder, kinds: tuple[str, str], data: Any, content: str) -> DataSpec:
   """Signals and counts of a prepared builder.
 
   Raises:
@@ -191,7 +201,7 @@ def _spec(builder: tfds.core.DatasetBuilder, kinds: tuple[str, str], data: Any) 
         scale=data[f"{side}_scale"],
       )
     )
-  return DataSpec(made[0], made[1], {name: info.num_examples for name, info in builder.info.splits.items()})
+  return DataSpec.of(made[0], made[1], {name: info.num_examples for name, info in builder.info.splits.items()}, content)
 
 
 def prepared_dir(data: Any) -> Path:

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 
 from pix2pix_jax.signals import Signal
 
+HIGHER_IS_BETTER = ("psnr", "ssim", "delta1", "delta2", "delta3")  # of all others, lower is better
+
 
 def to_unit(image: jax.Array) -> jax.Array:
   """[-1, 1] → [0, 1]."""

@@ -12,14 +12,16 @@ from typing import Any
 
 from absl import logging
 import jax
+import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from pix2pix_jax.errors import UsageError, few
+from pix2pix_jax.model.metrics import HIGHER_IS_BETTER
 from pix2pix_jax.model.state import TrainState
 
-BEST_METRIC = "l1"  # of the validation, lower is better
+_DATA = "data"  # the fingerprint of the validation data, stored among the metrics
 
 
 class Checkpointer:
@@ -28,22 +30,23 @@ class Checkpointer:
 
   Args:
     workdir: checkpoints are in its folder `checkpoints`.
+    config: of the run, resolved: it decides which validation metric is best on which data, and what is kept. None: L1.
     read_only: never writes.
 
   Raises:
     UsageError: `read_only`, and the workdir has no checkpoints.
   """
 
-  def __init__(self, workdir: Path, *, read_only: bool = False):
+  def __init__(self, workdir: Path, *, config: ml_collections.ConfigDict | None = None, read_only: bool = False):
     self._folder = Path(workdir).resolve() / "checkpoints"
-    policy = preservation_policy.AnyPreservationPolicy(
-      [
-        preservation_policy.LatestN(1),
-        preservation_policy.BestN(
-          get_metric_fn=lambda metrics: -metrics[BEST_METRIC], n=1, keep_checkpoints_without_metrics=False
-        ),
-      ]
-    )
+    self._metric = config.train.best_metric if config else "l1"
+    self._data = config.data.fingerprint if config else ""
+    policies: list[preservation_policy.PreservationPolicy] = [
+      preservation_policy.LatestN(1),
+      preservation_policy.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False),
+    ]
+    if config and config.train.keep_every_steps:
+      policies.append(preservation_policy.EveryNSteps(config.train.keep_every_steps))
     if read_only and not self._folder.is_dir():
       raise UsageError(
         f"{self._folder.parent} has no checkpoints. Give the workdir of a run that has saved at least once."
@@ -53,9 +56,9 @@ class Checkpointer:
         create=not read_only,
         read_only=read_only,
         enable_async_checkpointing=not read_only,
-        preservation_policy=policy,
-        best_fn=lambda metrics: metrics[BEST_METRIC],  # without it Orbax does not save the metrics
-        best_mode="min",
+        preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+        best_fn=self._rank,  # without it Orbax does not save the metrics
+        best_mode="max",
       )
       self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -68,20 +71,36 @@ class Checkpointer:
     finally:
       self._manager.close()
 
+  def is_better(self, value: float, other: float) -> bool:
+    """Whether one value of the metric is better than another."""
+    return value > other if self._metric in HIGHER_IS_BETTER else value < other
+
+  def _rank(self, metrics: dict[str, Any]) -> float:
+    """A number that is larger for better validations; -inf for those that lack the metric or used other data."""
+    if self._metric not in metrics or metrics.get(_DATA, self._data) != self._data:
+      return -np.inf
+    return metrics[self._metric] if self._metric in HIGHER_IS_BETTER else -metrics[self._metric]
+
   def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
-    """Copies the state off the devices and writes it in the background. `metrics` are those of a validation at this
-    step.
+    """Copies the state off the devices and writes it in the background.
+
+    Args:
+      step: of the state.
+      state: to save.
+      metrics: means of a validation at this step, if there was one.
     """
-    if metrics is not None and BEST_METRIC not in metrics:
-      metrics = None  # no validation image has a valid pixel
+    stored = None if metrics is None else {**metrics, _DATA: self._data}
     with _quiet():
-      self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+      self._manager.save(step, args=ocp.args.StandardSave(state), metrics=stored)
 
   def best(self) -> tuple[int, float] | None:
-    """(step, validation L1) of the best checkpoint, or None if none was ever validated."""
-    scored = [(self._manager.metrics(step), step) for step in self._manager.all_steps()]
-    ranked = [(metrics[BEST_METRIC], step) for metrics, step in scored if metrics]
-    return min(ranked)[::-1] if ranked else None
+    """(step, value) of the checkpoint with the best validation on the present data, or None if there is none."""
+    scored = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
+    ranked = {step: self._rank(metrics) for step, metrics in scored.items() if metrics}
+    if not ranked or max(ranked.values()) == -np.inf:
+      return None
+    step = max(ranked, key=lambda number: ranked[number])
+    return step, scored[step][self._metric]
 
   def latest_step(self) -> int | None:
     """The step of the newest checkpoint, or None."""

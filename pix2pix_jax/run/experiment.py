@@ -107,6 +107,17 @@ class Experiment:
       for name, variables in state.variables.items()
     }
 
+  def describe(self) -> list[str]:
+    """The networks and the run, a line each."""
+    model, train, counts = self.config.model, self.config.train, self.count_parameters()
+    devices = f"{self.mesh.size} {jax.devices()[0].platform.upper()} device{'s' * (self.mesh.size > 1)}"
+    return [
+      f"Generator: {model.generator}, {model.levels} levels, {model.base_features} features, "
+      f"{counts['generator']:,} parameters.",
+      f"Discriminator: PatchGAN {model.patch}, {counts['discriminator']:,} parameters.",
+      f"Run: {train.num_steps} steps, batch size {train.batch_size}, {devices}.",
+    ]
+
   @functools.cached_property
   def train_step(self):
     """`steps.train_step` under jit: batch split along `data`, state replicated and donated. Batch norm sees the whole

@@ -8,22 +8,47 @@ import sys
 import time
 from typing import Any
 
-from clu import metric_writers
 import jax
+import ml_collections
 import numpy as np
 from tqdm import tqdm
 
+from pix2pix_jax import config as config_lib
+from pix2pix_jax import output
 from pix2pix_jax.run import history, viz
 from pix2pix_jax.run.finite import require_finite
 
+_CHARTS = ("generator_loss", "discriminator_loss", "gan_loss", "l1", "psnr", "ssim", "rmse")
 STEPS_IN_FLIGHT = 8  # the host prepares at most so many steps ahead of the devices
 
 
-def make_writer(workdir: Path) -> metric_writers.MetricWriter:
-  """TensorBoard event files, written in the background, by process 0 only."""
+def make_writer(workdir: Path, config: ml_collections.ConfigDict) -> Any:
+  """TensorBoard event files and the logger of `train.logger`, written in the background, by process 0 only.
+
+  The event files also hold the configuration as text and hyperparameters, and a layout of charts ("custom scalars")
+  that shows training and validation of one metric together.
+  """
+  from clu import metric_writers  # imports TensorFlow
+  from tensorboard.plugins.custom_scalar import layout_pb2, summary
+  import tensorflow as tf
+
   if jax.process_index() > 0:
     return metric_writers.MultiWriter([])
-  return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))
+  writer = metric_writers.SummaryWriter(str(workdir))
+  fields = {name: config_lib.get(config, name) for name, _ in config_lib.each_field()}
+  rows = "".join(f"| {name} | {value} |\n" for name, value in fields.items())
+  writer.write_texts(0, {"config": f"| field | value |\n| --- | --- |\n{rows}"})
+  writer.write_hparams(
+    {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in fields.items()}
+  )
+  charts = [
+    layout_pb2.Chart(title=name, multiline=layout_pb2.MultilineChartContent(tag=[f"^(train|val)/{name}$"]))
+    for name in _CHARTS
+  ]
+  layout = layout_pb2.Layout(category=[layout_pb2.Category(title="training and validation", chart=charts)])
+  with tf.summary.create_file_writer(str(workdir)).as_default():
+    tf.summary.experimental.write_raw_pb(summary.pb(layout).SerializeToString(), step=0)
+  return metric_writers.AsyncWriter(writer)
 
 
 class Reporter:
@@ -37,11 +62,12 @@ class Reporter:
     workdir: of the run.
     start: step that the run resumes from, 0 for a fresh one.
     config: its `train` section.
+    logger: of the user's choice (`loggers.make`), or None.
   """
 
-  def __init__(self, writer: Any, workdir: Path, *, start: int, config: Any):
-    self._writer, self._workdir = writer, workdir
-    self._num_steps, self._log_every_steps = config.num_steps, config.log_every_steps
+  def __init__(self, writer: Any, workdir: Path, *, start: int, config: Any, logger: Any = None):
+    self._writer, self._workdir, self._logger = writer, workdir, logger
+    self._config = config
     self._is_main = jax.process_index() == 0
     self._history = history.History(workdir, start) if self._is_main else None
     self._on_terminal = self._is_main and sys.stderr.isatty()
@@ -55,6 +81,7 @@ class Reporter:
     )
     self._pending: list[Mapping[str, jax.Array]] = []
     self._is_first = True
+    self._validation_seconds = 0.0
     self._got_data = time.perf_counter()
     self._restart_clock()
 
@@ -64,18 +91,20 @@ class Reporter:
   def __exit__(self, *unused: object) -> None:
     self._bar.close()
     self._writer.close()
+    if hasattr(self._logger, "close"):
+      self._logger.close()
     if self._is_main:
-      viz.curves(history.read(self._workdir), self._workdir / "curves.png")
+      viz.curves(
+        history.read(self._workdir), self._workdir / "curves.png", changes=config_lib.read_changes(self._workdir)
+      )
 
   def _restart_clock(self) -> None:
     self._since, self._paused, self._waited, self._timed_steps = time.perf_counter(), 0.0, 0.0, 0
 
   def say(self, text: str) -> None:
     """Prints a message without breaking the progress bar."""
-    if self._on_terminal:
-      tqdm.write(text)
-    elif self._is_main:
-      print(text, flush=True)
+    if self._is_main:
+      output.say(text)
 
   @contextlib.contextmanager
   def pause(self) -> Iterator[None]:
@@ -83,6 +112,21 @@ class Reporter:
     begin = time.perf_counter()
     yield
     self._paused += time.perf_counter() - begin
+
+  @contextlib.contextmanager
+  def validating(self) -> Iterator[None]:
+    """Time in here is the cost of a validation, which the estimate of the remaining time counts."""
+    begin = time.perf_counter()
+    self._bar.set_description("validating")
+    yield
+    self._bar.set_description("")
+    self._validation_seconds = time.perf_counter() - begin
+
+  def _minutes_left(self, step: int, speed: float) -> float:
+    """The remaining steps at this speed, and the remaining validations at the cost of the last one."""
+    steps = self._config.num_steps - step
+    validations = -(-steps // self._config.eval_every_steps) if self._validation_seconds else 0
+    return (steps / speed + validations * self._validation_seconds) / 60
 
   @contextlib.contextmanager
   def data_wait(self) -> Iterator[None]:
@@ -101,7 +145,7 @@ class Reporter:
       self._first_step_done(metrics)
     if len(self._pending) > STEPS_IN_FLIGHT:
       jax.block_until_ready(self._pending[-STEPS_IN_FLIGHT])
-    if step % self._log_every_steps and not last:
+    if step % self._config.log_every_steps and not last:
       return
     rows = jax.device_get(self._pending)
     scalars = {f"train/{name}": float(np.mean([row[name] for row in rows])) for name in rows[0]}
@@ -118,10 +162,9 @@ class Reporter:
     }
     self._bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()})
     if not self._on_terminal:
-      minutes = (self._num_steps - step) / speed / 60 if self._timed_steps else 0
-      pace = f"  {speed:.2f} steps/s  {minutes:.1f} min left" if self._timed_steps else ""
+      pace = f"  {speed:.2f} steps/s  {_duration(self._minutes_left(step, speed))} left" if self._timed_steps else ""
       losses = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
-      self.say(f"step {step}/{self._num_steps}  {losses}{pace}")
+      self.say(f"step {step}/{self._config.num_steps}  {losses}{pace}")
     self._pending = []
     self._restart_clock()
 
@@ -140,15 +183,24 @@ class Reporter:
     require_finite(step, means)
     self._write(step, {f"val/{name}": value for name, value in means.items()})
     self._writer.write_images(step, {"val/samples": grid[None]})
+    if hasattr(self._logger, "log_images"):
+      self._logger.log_images(step, {"val/samples": grid})
     if self._is_main:
       viz.save_png(self._workdir / "samples" / f"step_{step:08d}.png", grid)
     shown = [f"{name} {means[name]:.4f}" for name in ("generator_loss", "l1", "psnr", "ssim") if name in means]
-    self.say(f"step {step}/{self._num_steps}  validation  {'  '.join(shown)}")
+    self.say(f"step {step}/{self._config.num_steps}  validation  {'  '.join(shown)}")
 
   def _write(self, step: int, scalars: dict[str, float]) -> None:
     self._writer.write_scalars(step, scalars)
+    if self._logger:
+      self._logger.log(step, scalars)
     if self._history:
       self._history.append(step, scalars)
+
+
+def _duration(minutes: float) -> str:
+  """For example "0.4 min" or "3 h 20 min"."""
+  return f"{minutes:.1f} min" if minutes < 100 else f"{minutes // 60:.0f} h {minutes % 60:.0f} min"
 
 
 _age_reported = False

@@ -8,13 +8,18 @@ from typing import Any
 
 
 class StopOnSignal:
-  """Turns the first Ctrl-C or SIGTERM into a request to stop after the running step; a second Ctrl-C stops at once."""
+  """Turns the first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) into a request to stop after the running step.
+
+  A second Ctrl-C stops at once.
+  """
+
+  SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
   def __enter__(self) -> StopOnSignal:
     self.asked = self.by_signal = False
     self._old: dict[int, Any] = {}
     try:
-      for number in (signal.SIGINT, signal.SIGTERM):
+      for number in self.SIGNALS:
         self._old[number] = signal.signal(number, self._handle)
     except ValueError:  # not in the main thread: the notebook or server around us keeps its own handlers
       pass

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -123,8 +124,14 @@ CURVES = {  # title: the scalars in it
 }
 
 
-def curves(rows: list[dict[str, float]], path: Path) -> None:
-  """Draws training (line) and validation (dots) curves of a history into a PNG."""
+def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[str, Any]] = ()) -> None:
+  """Draws training (line) and validation (dots) curves of a history into a PNG.
+
+  Args:
+    rows: as `history.read` returns them.
+    path: of the PNG.
+    changes: resumes that changed the configuration, with their `step`; each is marked by a vertical line.
+  """
   # A figure of its own: pyplot would keep it, and its backend is the user's to choose.
   from matplotlib.figure import Figure  # pylint: disable=g-import-not-at-top  (slow to import, used once)
 
@@ -150,6 +157,8 @@ def curves(rows: list[dict[str, float]], path: Path) -> None:
             color={"train": "tab:blue", "val": "tab:orange"}[split],
             alpha=1 - 0.55 * color,
           )
+    for change in changes:
+      axis.axvline(change["step"], color="0.5", linestyle=":", linewidth=1)
     axis.set_title(title)
     axis.set_xlabel("step")
     axis.set_ylim(bottom=0)
