@@ -119,3 +119,11 @@ def test_masked_metrics_ignore_holes():
   np.testing.assert_allclose(values["l1"], 0.1, rtol=1e-5)
   np.testing.assert_allclose(values["psnr"], 20, rtol=1e-5)
   assert "ssim" not in values
+
+
+def test_identical_images_have_a_finite_psnr():
+  image = jnp.full((2, 16, 16, 3), 0.25)
+  for mask in (None, jnp.ones((2, 16, 16, 1))):
+    np.testing.assert_array_equal(metrics.image_metrics(image, image, mask)["psnr"], [120, 120])
+  one_level = metrics.image_metrics(image, image + 2 / 255)["psnr"]
+  np.testing.assert_allclose(one_level, 20 * np.log10(255), rtol=1e-4)

@@ -9,13 +9,16 @@ from pix2pix_jax.signals import Signal
 HIGHER_IS_BETTER = ("psnr", "ssim", "delta1", "delta2", "delta3")  # of all others, lower is better
 
 
+MAX_PSNR = 120.0  # dB, of identical images, whose PSNR would be infinite
+
+
 def to_unit(image: jax.Array) -> jax.Array:
   """[-1, 1] → [0, 1]."""
   return jnp.clip((image + 1) / 2, 0, 1)
 
 
 def image_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array | None = None) -> dict[str, jax.Array]:
-  """`l1`, `psnr` (dB) and `ssim` of images (N, H, W, C) in [-1, 1], each (N,), on the [0, 1] scale.
+  """`l1`, `psnr` (dB, at most 120) and `ssim` of images (N, H, W, C) in [-1, 1], each (N,), on the [0, 1] scale.
 
   SSIM (Wang et al. 2004) has an 11×11 Gaussian window, σ 1.5. Where a `mask` (N, H, W, 1) is given, L1 and PSNR count
   its valid pixels only (NaN where there is none), and SSIM, which needs whole windows, is left out.
@@ -25,14 +28,14 @@ def image_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array | No
     window = min(11, *target.shape[1:3])
     return {
       "l1": jnp.abs(prediction - target).mean((1, 2, 3)),
-      "psnr": dm_pix.psnr(prediction, target),
+      "psnr": jnp.minimum(dm_pix.psnr(prediction, target), MAX_PSNR),
       "ssim": dm_pix.ssim(prediction, target, filter_size=window),
     }
   count = mask.sum((1, 2, 3)) * target.shape[-1]  # 0 / 0 gives NaN where no pixel is valid
   squared = (jnp.square(prediction - target) * mask).sum((1, 2, 3)) / count
   return {
     "l1": (jnp.abs(prediction - target) * mask).sum((1, 2, 3)) / count,
-    "psnr": -10 * jnp.log10(jnp.maximum(squared, 1e-12)),
+    "psnr": jnp.minimum(-10 * jnp.log10(squared), MAX_PSNR),
   }
 
 

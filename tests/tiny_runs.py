@@ -1,0 +1,79 @@
+"""Runs of seconds, which several test modules share."""
+
+from pathlib import Path
+import subprocess
+import sys
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+from pix2pix_jax.configs import procedural
+from pix2pix_jax.run import checkpoint
+
+ROOT = Path(__file__).parent.parent
+
+
+TINY = {  # a network of 3 levels and 2 features on eight 16×16 façades
+  "data.load_size": 18,
+  "data.crop_size": 16,
+  "data.num_train": 8,
+  "data.num_val": 7,
+  "data.num_test": 3,
+  "model.base_features": 2,
+  "model.levels": 3,
+  "model.patch": 16,
+  "train.batch_size": 2,
+  "train.num_steps": 6,
+  "train.eval_every_steps": 3,
+  "train.checkpoint_every_steps": 2,
+  "train.log_every_steps": 2,
+  "evaluation.batch_size": 4,
+}
+
+
+def command(workdir, config="procedural.py", **fields):
+  settings = TINY | {name.replace("__", "."): value for name, value in fields.items()}
+  return [
+    sys.executable,
+    str(ROOT / "main.py"),
+    f"--config={ROOT}/configs/{config}",
+    f"--workdir={workdir}",
+    *(f"--config.{name}={value}" for name, value in settings.items()),
+  ]
+
+
+def run(workdir, **fields):
+  return subprocess.run(command(workdir, **fields), capture_output=True, text=True, check=False, timeout=300)
+
+
+def tiny_config(**fields):
+  config = procedural.get_config()
+  config.update_from_flattened_dict(TINY | {name.replace("__", "."): value for name, value in fields.items()})
+  return config
+
+
+def latest_step(workdir):
+  with checkpoint.Checkpointer(workdir, read_only=True) as checkpointer:
+    return checkpointer.latest_step()
+
+
+def saved_arrays(workdir, step):
+  """The leaves of a checkpoint, read by Orbax without this package."""
+  with ocp.StandardCheckpointer() as checkpointer:
+    tree = checkpointer.restore(Path(workdir).resolve() / "checkpoints" / str(step) / "default")
+  import jax
+
+  return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def assert_same_bits(one, other):
+  assert one.keys() == other.keys() and len(one) > 50
+  for name in one:
+    np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def changed(config, **fields):
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+  return config
