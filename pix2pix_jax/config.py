@@ -678,6 +678,8 @@ Changes = dict[str, tuple[Any, Any]]  # dotted name → (old, new)
 def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> Changes:
   """Every field that differs."""
   pairs = {name: (get(old, name), get(new, name)) for name, _ in each_field()}
+  if not old.data.fingerprint:  # version 0.1 recorded none
+    del pairs["data.fingerprint"]
   return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 

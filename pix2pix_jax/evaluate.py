@@ -51,8 +51,8 @@ def evaluate(
   Raises:
     UsageError: no such checkpoint, split or baseline, or data of other signals than the model's.
   """
-  from pix2pix_jax.data import pipeline, prepare  # pylint: disable=g-import-not-at-top  (imports TensorFlow: slow)
-  from pix2pix_jax.run import baselines, checkpoint, distances, evaluation, experiment  # pylint: disable=g-import-not-at-top
+  from pix2pix_jax.data import pipeline, prepare  # imports TensorFlow: slow
+  from pix2pix_jax.run import baselines, checkpoint, distances, evaluation, experiment
 
   workdir = Path(workdir)
   trained = experiment.Experiment.read(workdir)
@@ -96,6 +96,9 @@ def evaluate(
   measured = comparison.distances() if comparison else {}
   compared = baselines.measure(source, data, config, chosen)
   folder = _results_folder(workdir, split, number, step is not None, config, trained.config)
+  stored = evaluation.read_summary(folder)
+  if stored.get("step") == number:  # baselines that were measured before and not now remain
+    compared = {**stored.get("baselines", {}), **compared}
   notes = {"fid": _about_distances(trained.spec.target, len(data), measured)}
   evaluation.write(folder, result, data.ids, number, config, compared, distances=measured, notes=notes)
   print(f"{split}: {len(data)} images, step {number}, {_describe_protocol(config)}")
@@ -121,7 +124,7 @@ def _require_same_signals(actual: Signal, expected: Signal, side: str) -> None:
 
 
 def _about_distances(target: Signal, count: int, measured: dict[str, float]) -> str:
-  from pix2pix_jax.run import distances  # pylint: disable=g-import-not-at-top
+  from pix2pix_jax.run import distances
 
   if measured:
     subsets = (
@@ -152,7 +155,7 @@ def _results_folder(
   The plain folder belongs to the run's own data and protocol. Its step may be replaced by a later default evaluation,
   except that of `val`, which training writes at its last step.
   """
-  from pix2pix_jax.run import evaluation  # pylint: disable=g-import-not-at-top
+  from pix2pix_jax.run import evaluation
 
   parts = []
   stored = evaluation.read_summary(workdir / "eval" / split).get("step", step)
@@ -171,7 +174,7 @@ def _results_folder(
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(prog="python -m pix2pix_jax.evaluate", description=__doc__.split("\n")[0])
+  parser = argparse.ArgumentParser(prog="pix2pix_jax evaluate", description=__doc__.split("\n")[0])
   parser.add_argument("--workdir", type=Path, required=True, help="of a trained model")
   parser.add_argument("--split", default="val", help="train, val or test (default: val)")
   parser.add_argument("--step", help="best, latest or the number of a checkpoint (default: best)")

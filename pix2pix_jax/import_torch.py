@@ -362,7 +362,7 @@ def _describe(workdir: Path, config: ml_collections.ConfigDict, has_discriminato
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(prog="python -m pix2pix_jax.import_torch", description=__doc__.split("\n")[0])
+  parser = argparse.ArgumentParser(prog="pix2pix_jax import-torch", description=__doc__.split("\n")[0])
   parser.add_argument(
     "--generator",
     type=Path,

@@ -3,7 +3,10 @@
 from pathlib import Path
 import tarfile
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from pix2pix_jax import Translator, report
@@ -15,7 +18,10 @@ from pix2pix_jax.run.experiment import Experiment
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
   """Two steps of KITTI-like data by version 0.1, a U-Net of two levels and two features, and a translation by it."""
-  folder = tmp_path_factory.mktemp("old") / "run"
+  return extract(tmp_path_factory.mktemp("old") / "run")
+
+
+def extract(folder):
   with tarfile.open(Path(__file__).parent / "data" / "workdir_0.1.tar.gz") as archive:
     archive.extractall(folder, filter="data")
   return folder
@@ -27,6 +33,24 @@ def test_version_0_1_translates_as_it_did(workdir):
   images = np.random.default_rng(0).integers(0, 256, (16, 32, 3), dtype=np.uint8)
   # Rounding differs between machines and forms of the convolution; the outputs have a standard deviation of 0.17 m.
   np.testing.assert_allclose(translator(images, dropout=False), np.load(workdir / "expected.npy"), atol=1e-3)
+
+
+def test_a_decaying_learning_rate_of_version_0_1_can_be_resumed(tmp_path):
+  """Its optimizer also stored the number of updates, which now follows from the step."""
+  run = Experiment.read(extract(tmp_path))
+  state = run.init()
+  old = {
+    name: {"params": network.params, "batch_stats": network.batch_stats}
+    | {"opt_state": (network.opt_state[0], {"count": jnp.int32(3)})}
+    for name, network in (("generator", state.generator), ("discriminator", state.discriminator))
+  }
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / "checkpoints/3/default", old | {"step": jnp.int32(3)})
+  (tmp_path / "checkpoints/3/_CHECKPOINT_METADATA").write_text("{}")
+  with checkpoint.Checkpointer(tmp_path) as checkpointer:
+    restored = checkpointer.restore(3, run.abstract())
+  assert int(restored.step) == 3
+  jax.tree.map(np.testing.assert_array_equal, restored.generator, state.generator)
 
 
 def test_version_0_1_can_be_resumed_and_reported(workdir):

@@ -135,9 +135,15 @@ class Checkpointer:
     Raises:
       UsageError: the checkpoint belongs to other networks, or is damaged.
     """
-    self._require_fit(step, like)
-    with self._explained(step):
-      return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+    stored = self._require_fit(step, like)
+    with self._explained(step), _quiet():
+      if stored.keys() == _shapes(like).keys():
+        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+      with ocp.PyTreeCheckpointer() as checkpointer:  # of version 0.1, with a decaying learning rate
+        leaves = _by_path(checkpointer.restore(self._folder / str(step) / "default"))
+      return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jax.device_put(leaves[_path_name(path)], leaf.sharding), like
+      )
 
   def restore_variables(self, step: int, networks: Sequence[str] = ("generator", "discriminator")) -> dict[str, Any]:
     """`params` and `batch_stats` of the networks, as numpy arrays. Optimizer states are not read.
@@ -158,21 +164,23 @@ class Checkpointer:
       tree = checkpointer.restore(path, args=args)
     return {network: {"batch_stats": {}, **tree[network]} for network in networks}
 
-  def _require_fit(self, step: int, like: TrainState) -> None:
-    """Compares the names and shapes of the arrays in a checkpoint with those of `like`."""
+  def _require_fit(self, step: int, like: TrainState) -> dict[str, tuple[int, ...]]:
+    """Compares the names and shapes of the arrays in a checkpoint, which are returned, with those of `like`."""
     with self._explained(step), _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
       stored = _shapes(checkpointer.metadata(self._folder / str(step) / "default").item_metadata.tree)
     wanted = _shapes(like)
+    # Version 0.1 stored the position in a decaying learning rate, which now follows from the step.
     differing = [
       f"{name} ({_size(stored.get(name))} in the checkpoint, {_size(wanted.get(name))} configured)"
       for name in sorted(stored.keys() | wanted.keys())
-      if stored.get(name) != wanted.get(name)
+      if stored.get(name) != wanted.get(name) and not name.endswith("/opt_state/1/count")
     ]
     if differing:
       raise UsageError(
         f"The checkpoint {self._folder / str(step)} belongs to other networks than the configuration describes: "
         f"{few(differing)}. Use the configuration that this workdir was started with, or a new --workdir."
       )
+    return stored
 
   @contextlib.contextmanager
   def _explained(self, step: int) -> Iterator[None]:
@@ -193,15 +201,19 @@ class Checkpointer:
       raise UsageError(f"The checkpoint {self._folder / str(step)} is damaged ({reason}). {remedy}") from error
 
 
+def _path_name(path: tuple[Any, ...]) -> str:
+  """The path of a leaf; states and plain dictionaries of the same content have the same paths."""
+  return "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path)
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+  """Path → every array in a tree."""
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {_path_name(path): leaf for path, leaf in leaves if hasattr(leaf, "shape")}
+
+
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  """Path → shape of every array in a tree; states and plain dictionaries of the same content give the same paths."""
-  return {
-    "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path): tuple(
-      leaf.shape
-    )
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    if hasattr(leaf, "shape")
-  }
+  return {name: tuple(leaf.shape) for name, leaf in _by_path(tree).items()}
 
 
 def _size(shape: tuple[int, ...] | None) -> str:

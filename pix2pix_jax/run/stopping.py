@@ -10,7 +10,12 @@ from typing import Any
 class StopOnSignal:
   """Turns the first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) into a request to stop after the running step.
 
-  A second Ctrl-C stops at once.
+  A second Ctrl-C stops at once. Signals that the program was started to ignore stay ignored: SIGHUP under `nohup`,
+  Ctrl-C in a background job of a script.
+
+  Attributes:
+    asked: whether to stop.
+    by_signal: whether a signal asked for it.
   """
 
   SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -20,7 +25,8 @@ class StopOnSignal:
     self._old: dict[int, Any] = {}
     try:
       for number in self.SIGNALS:
-        self._old[number] = signal.signal(number, self._handle)
+        if signal.getsignal(number) != signal.SIG_IGN:
+          self._old[number] = signal.signal(number, self._handle)
     except ValueError:  # not in the main thread: the notebook or server around us keeps its own handlers
       pass
     return self

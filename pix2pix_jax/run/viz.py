@@ -64,7 +64,7 @@ def grid(columns: Mapping[str, Sequence[np.ndarray]], depth_range: tuple[float, 
 
 def _font() -> ImageFont.FreeTypeFont:
   """DejaVu Sans, which has ×, · and accents; Pillow's own font lacks them."""
-  import matplotlib  # pylint: disable=g-import-not-at-top  (slow to import; brings the font along)
+  import matplotlib  # slow to import; brings the font along
 
   return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 13)
 
@@ -133,7 +133,7 @@ def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[s
     changes: resumes that changed the configuration, with their `step`; each is marked by a vertical line.
   """
   # A figure of its own: pyplot would keep it, and its backend is the user's to choose.
-  from matplotlib.figure import Figure  # pylint: disable=g-import-not-at-top  (slow to import, used once)
+  from matplotlib.figure import Figure  # slow to import, used once
 
   present = {name.split("/")[1] for row in rows for name in row if "/" in name}
   shown = [(title, names) for title, names in CURVES.items() if present.intersection(names)]
