@@ -17,7 +17,7 @@ import textwrap
 import traceback
 from typing import TYPE_CHECKING
 
-from pix2pix_jax import __version__, launch
+from pix2pix_jax import __version__, launch, output
 from pix2pix_jax.errors import UsageError, run_command
 
 if TYPE_CHECKING:
@@ -145,7 +145,8 @@ def train(argv: list[str] | None = None) -> None:
   config, workdir, distributed = parse_train(arguments)
   if distributed:
     _join_processes()
-  from pix2pix_jax.train import train_and_evaluate  # imports TensorFlow, which takes seconds: flags are checked first
+  output.say("Loading JAX and TensorFlow …")  # takes seconds, so flags are checked first
+  from pix2pix_jax.train import train_and_evaluate
 
   train_and_evaluate(config, workdir)
 
