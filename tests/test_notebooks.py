@@ -1,6 +1,7 @@
 """The notebooks: every cell runs in small mode, and the stored outputs are clean.
 
-After a change, store new outputs at full size (minutes on an idle CPU): jupyter execute --inplace notebooks/*.ipynb
+After a change, `python tests/test_notebooks.py [NAME ...]` runs the notebooks at full size and stores their outputs.
+Each takes two to four minutes on a CPU.
 """
 
 import json
@@ -8,6 +9,7 @@ import os
 from pathlib import Path
 import re
 import sys
+import tempfile
 
 import jupyter_client
 import nbclient
@@ -44,24 +46,45 @@ def kernel_of_this_python(folder: Path) -> jupyter_client.AsyncKernelManager:
   return jupyter_client.AsyncKernelManager(kernel_name="this_python", kernel_spec_manager=specs)
 
 
+def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
+  """Runs all cells in `folder`/run, with this package; raises with the traceback of a failing cell."""
+  (folder / "run").mkdir()
+  paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+  client = nbclient.NotebookClient(
+    notebook,
+    km=kernel_of_this_python(folder),
+    timeout=3600,
+    record_timing=False,
+    coalesce_streams=True,
+    resources={"metadata": {"path": str(folder / "run")}},
+  )
+  client.execute(env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
+
+
+def store_outputs(path: Path) -> None:
+  """Runs a notebook and replaces its stored outputs."""
+  notebook = nbformat.read(path, as_version=4)
+  with tempfile.TemporaryDirectory() as folder:
+    execute(notebook, Path(folder))
+  for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
+    output.get("data", {}).pop("image/jpeg", None)  # Pillow offers each image twice
+    if output.output_type == "stream":
+      output.text = output.text.replace(str(Path.home()), "~")
+  nbformat.write(notebook, path)
+
+
 @by_name
 def test_every_cell_runs(path, tmp_path, monkeypatch):
   monkeypatch.setenv("PIX2PIX_NOTEBOOK_SMALL", "1")
   monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
   monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
   monkeypatch.setenv("TMPDIR", str(tmp_path))
-  # The notebook runs in another folder.
-  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
-  (tmp_path / "run").mkdir()
   notebook = nbformat.read(path, as_version=4)
   probe = nbformat.v4.new_code_cell(
     "import sys; print(sys.executable); import pix2pix_jax; print(pix2pix_jax.__file__)"
   )
   notebook.cells.append(probe)
-  client = nbclient.NotebookClient(
-    notebook, km=kernel_of_this_python(tmp_path), timeout=600, resources={"metadata": {"path": str(tmp_path / "run")}}
-  )
-  client.execute()  # raises with the traceback of a failing cell
+  execute(notebook, tmp_path)
   printed = "".join(output.text for output in probe.outputs if output.output_type == "stream")
   executable, package = printed.split("\n")[:2]
   assert executable == sys.executable
@@ -107,3 +130,10 @@ def test_stored_outputs_are_clean(path):
 )
 def test_absolute_paths_are_recognised(text, found):
   assert bool(ABSOLUTE.search(text)) == found
+
+
+if __name__ == "__main__":
+  for notebook_path in NOTEBOOKS:
+    if notebook_path.stem in sys.argv[1:] or not sys.argv[1:]:
+      print(notebook_path.name, flush=True)
+      store_outputs(notebook_path)
