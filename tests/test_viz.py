@@ -1,5 +1,7 @@
 """Sample sheets and curves: nothing is cut off, and a user's own plots are left alone."""
 
+import json
+from pathlib import Path
 import subprocess
 import sys
 
@@ -8,12 +10,38 @@ from PIL import Image, ImageDraw
 import pytest
 
 from pix2pix_jax.run import viz
+from pix2pix_jax.signals import DataSpec, Depth
+from pix2pix_jax.signals import Image as ImageSignal
 
 WHITE = (255, 255, 255)
 
 
 def sheet(columns, height=128, width=128, depth_range=(0.0, 80.0)):
   return viz.grid({name: [np.full((height, width, 3), 200, np.uint8)] for name in columns}, depth_range)
+
+
+@pytest.fixture
+def texts(monkeypatch):
+  """Every text that is drawn, with its (left, top, right, bottom)."""
+  boxes = []
+  text = ImageDraw.ImageDraw.text
+
+  def record(draw, xy, string, *, font, anchor="la", **options):
+    boxes.append((string, draw.textbbox(xy, string, font=font, anchor=anchor)))
+    return text(draw, xy, string, font=font, anchor=anchor, **options)
+
+  monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
+  return boxes
+
+
+def require_whole(texts, shape, images=()):
+  """No text is cut off, lies over another text, or over an image."""
+  for string, (left, top, right, bottom) in texts:
+    assert 0 <= left and 0 <= top and right <= shape[1] and bottom <= shape[0], f"{string} is cut off"
+  boxes = [*texts, *(("an image", box) for box in images)]
+  for i, (one, (left, top, right, bottom)) in enumerate(texts):
+    for other, (left2, top2, right2, bottom2) in boxes[:i] + boxes[len(texts) :]:
+      assert right <= left2 or right2 <= left or bottom <= top2 or bottom2 <= top, f"{one} lies over {other}"
 
 
 @pytest.mark.parametrize(
@@ -23,25 +51,107 @@ def sheet(columns, height=128, width=128, depth_range=(0.0, 80.0)):
     (("output", "target"), 128),
     (("input", "output", "target"), 128),
     (("input", "output", "target"), 384),
+    (("a name that is wider than its image", "target"), 128),
   ],
 )
-def test_the_scale_and_its_legend_are_whole_on_any_sheet(columns, width, monkeypatch):
-  boxes = []
-  text = ImageDraw.ImageDraw.text
-
-  def record(draw, xy, string, *, font, anchor="la", **options):
-    boxes.append((string, draw.textbbox(xy, string, font=font, anchor=anchor)))
-    return text(draw, xy, string, font=font, anchor=anchor, **options)
-
-  monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
+def test_the_scale_and_its_legend_are_whole_on_any_sheet(columns, width, texts):
   picture = sheet(columns, width=width, depth_range=(0.0, 655.35))
-  assert {"no measurement", "0 m", "655.35 m"} <= {string for string, _ in boxes}
-  for string, (left, top, right, bottom) in boxes:
-    assert 0 <= left and 0 <= top and right <= picture.shape[1] and bottom <= picture.shape[0], f"{string} is cut off"
-  for i, (one, (left, top, right, bottom)) in enumerate(boxes):
-    for other, (left2, top2, right2, bottom2) in boxes[:i]:
-      assert right <= left2 or right2 <= left or bottom <= top2 or bottom2 <= top, f"{one} lies over {other}"
+  assert {"no measurement", "0 m", "655.35 m"} <= {string for string, _ in texts}
+  require_whole(texts, picture.shape)
   assert (picture[-1] == WHITE).all() and (picture[:, -1] == WHITE).all()
+
+
+IMAGES = DataSpec(ImageSignal(), ImageSignal(), {})
+STREETS = DataSpec(ImageSignal(), Depth(range=(0.0, 80.0)), {})
+
+
+def rows_of(spec, size, count=2, seed=0):
+  random = np.random.default_rng(seed)
+  sides = {"input": 3, "output": spec.target.channels, "target": spec.target.channels}
+  for _ in range(count):
+    example = {name: random.uniform(-1, 1, (*size, channels)).astype(np.float32) for name, channels in sides.items()}
+    if spec.target.has_holes:
+      example["mask"] = (random.uniform(size=(*size, 1)) > 0.5).astype(np.float32)
+    yield viz.draw_row(example, spec)
+
+
+def save_sheet(path, spec, size, captions):
+  """The sheet as an array, and its description of itself."""
+  rows = list(rows_of(spec, size, len(captions)))
+  viz.save_sheet(path, rows, captions, spec, viz.scale_errors(rows, spec.target))
+  with Image.open(path) as image:
+    return np.asarray(image), json.loads(image.text[viz.LAYOUT_KEY]), rows
+
+
+@pytest.mark.parametrize("spec", [IMAGES, STREETS])
+@pytest.mark.parametrize(
+  "size", [(1, 1), (8, 8), (64, 192), (352, 1216), (128, 16), (3000, 200), (16, 3000), (1500, 1500)]
+)
+@pytest.mark.parametrize("name", ["7", "street/2011_09_26_drive_0001_sync/image_02/data/0000000005" * 4, "bro\nken 図"])
+def test_ids_and_metrics_are_whole_on_sheets_of_any_shape(spec, size, name, texts, tmp_path):
+  picture, about, _ = save_sheet(tmp_path / "best.png", spec, size, [(name, "l1 0.0123, rmse 12.34 m")] * 2)
+  strings = [string for string, _ in texts]
+  assert strings.count("l1 0.0123, rmse 12.34 m") == 2 and "error" in strings
+  ids = [string for string in strings if string[0] == name[0]]
+  assert all(string == name.replace("\n", "�") or (string[-1] == name[-1] and "…" in string) for string in ids)
+  assert len(ids) >= 2
+  require_whole(texts, picture.shape, [box for row in about["boxes"] for box in row])
+  assert picture.shape[1] <= 2500 and picture.shape[0] <= 2 * 1300 + 400
+  left, top, right, bottom = about["boxes"][0][0]
+  factor = (right - left) / size[1]
+  assert (bottom - top) / size[0] == pytest.approx(factor, rel=0.2) or min(bottom - top, right - left) < 10
+
+
+def test_the_error_column_shows_the_difference_in_the_units_of_the_target():
+  flat = {"input": np.zeros((4, 4, 3), np.float32)}
+  image = viz.draw_row(
+    flat | {"output": np.full((4, 4, 3), -1, np.float32), "target": np.array([-1, 0, 0.5]) * np.ones((4, 4, 3))}, IMAGES
+  )
+  np.testing.assert_allclose(image.error, (0 + 0.5 + 0.75) / 3, rtol=1e-6)
+  mask = np.ones((4, 4, 1), np.float32)
+  mask[0] = 0
+  near, far = np.full((4, 4, 1), -0.5, np.float32), np.zeros((4, 4, 1), np.float32)
+  metres = viz.draw_row(flat | {"output": near, "target": far, "mask": mask}, STREETS)
+  np.testing.assert_allclose(metres.error[1:], 20, rtol=1e-6)
+  assert np.isnan(metres.error[0]).all()
+  scale = viz.scale_errors([metres], STREETS.target)
+  assert scale.labels() == ["0 m", "5", "10", "15", "20 m"] and scale.title.endswith("in metres")
+  painted = scale.paint(metres.error)
+  assert (painted[0] == 0).all() and (painted[1:] == scale.colors[-1]).all() and scale.colors[-1].any()
+  assert scale.colors[0].max() > 100, "no error would look like a hole"
+
+
+def test_errors_beyond_the_scale_are_marked_at_its_end():
+  errors = np.full((100, 100), 0.11, np.float32)
+  errors[0, :50] = 0.9
+  scale = viz.scale_errors([viz.Row({}, errors)], ImageSignal())
+  assert scale.labels() == ["0", "0.05", "0.1", "0.15", "≥ 0.2"]
+  empty = viz.scale_errors([viz.Row({}, np.full((2, 2), np.nan, np.float32))], ImageSignal())
+  assert empty.labels()[-1] == "1"
+
+
+@pytest.mark.parametrize("spec", [IMAGES, STREETS])
+def test_a_sheet_describes_where_its_images_are(spec, tmp_path):
+  picture, about, rows = save_sheet(tmp_path / "grid.png", spec, (32, 48), [("a", "l1 1"), ("b", "l1 2")])
+  assert about["columns"] == ["input", "output", "target", "error"] and about["captions"] == [
+    ["a", "l1 1"],
+    ["b", "l1 2"],
+  ]
+  for row, boxes in zip(rows, about["boxes"]):
+    for name, (left, top, right, bottom) in zip(about["columns"][:3], boxes):
+      np.testing.assert_array_equal(picture[top:bottom, left:right], row.images[name].repeat(4, 0).repeat(4, 1))
+  assert [scale["title"].split(":")[0] for scale in about["scales"]] == (["depth"] if spec is STREETS else []) + [
+    "error"
+  ]
+
+
+def test_a_large_depth_map_keeps_single_measurements():
+  example = {name: np.full((8, 3000, 1), -1, np.float32) for name in ("input", "output", "target")}
+  example["mask"] = np.zeros((8, 3000, 1), np.float32)
+  example["mask"][:, ::2] = 1
+  row = viz.draw_row(example, DataSpec(Depth(), Depth(), {}))
+  colors = {tuple(color) for color in row.images["target"].reshape(-1, 3)}
+  assert len(colors) == 2 and (0, 0, 0) in colors
 
 
 def test_pictures_and_names_stand_where_they_belong():
@@ -76,4 +186,51 @@ def test_curves_leave_pyplot_and_its_backend_alone(tmp_path):
     [sys.executable, "-c", code, str(tmp_path / "curves.png")], capture_output=True, text=True, check=False
   )
   assert done.stdout.split() == ["svg", "False"], done.stdout + done.stderr
-  assert Image.open(tmp_path / "curves.png").size == (1300, 650)
+  assert Image.open(tmp_path / "curves.png").size == (433, 325)
+
+
+def drawn_axes(monkeypatch, rows, path, **options):
+  """The axes of the curves by their titles, as they are saved."""
+  from matplotlib.figure import Figure
+
+  figures = []
+  save = Figure.savefig
+  monkeypatch.setattr(
+    Figure, "savefig", lambda figure, *args, **kwargs: (figures.append(figure), save(figure, *args, **kwargs))
+  )
+  viz.curves(rows, path, **options)
+  return {axis.get_title(): axis for axis in figures[0].axes}
+
+
+def test_curves_mark_baselines_changes_and_a_learning_rate_that_falls(tmp_path, monkeypatch):
+  (tmp_path / "eval/val").mkdir(parents=True)
+  baselines = {"mean_target": {"l1": 0.25, "ssim": 0.9}, "nearest_valid": {"l1": 7.0}}
+  (tmp_path / "eval/val/metrics.json").write_text(json.dumps({"baselines": baselines}))
+  rows = [
+    {"step": step, "train/learning_rate": 2e-4 * (1 - step / 4000), "train/l1": 0.3, "val/l1": 0.2, "val/ssim": 0.1}
+    for step in (1000, 2000, 3000)
+  ]
+  axes = drawn_axes(monkeypatch, rows, tmp_path / "curves.png", changes=[{"step": 1500}, {"step": 2500}])
+  assert list(axes) == ["L1 on [0, 1]", "SSIM", "learning rate"]
+  labels = [text.get_text() for text in axes["L1 on [0, 1]"].get_legend().get_texts()]
+  assert labels == ["train", "val", "mean target 0.25", "nearest valid 7 (above)", "configuration changed"]
+  for axis in axes.values():
+    verticals = [
+      line.get_xdata()[0] for line in axis.lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2
+    ]
+    assert verticals == [1500, 2500] and axis.get_xlabel() == "step"
+    assert "2,000" in [label.get_text() for label in axis.get_xticklabels()]
+  rows = [{**row, "train/learning_rate": 2e-4} for row in rows]
+  assert "learning rate" not in drawn_axes(monkeypatch, rows, Path(tmp_path / "other" / "curves.png"))
+
+
+def test_the_range_of_interest():
+  falling = [(0, 90.0), *((step, 10.0 - step / 100) for step in range(1, 101))]
+  low, high = viz.value_limits([falling])  # without 1 and 2 of the 100 values at each end, and 8 % of room
+  assert (low, high) == pytest.approx((9.01 - 0.08 * 0.97, 9.98 + 0.08 * 0.97), abs=0.011)
+  few = [(0, 3.0), (10, 2.0), (20, 1.0)]
+  assert viz.value_limits([few]) == pytest.approx((1 - 0.16, 3 + 0.16))  # step 0 is near
+  assert viz.value_limits([[(0, 3.1), *few[1:]]]) == pytest.approx((1 - 0.08, 2 + 0.08))  # and here it is not
+  assert viz.value_limits([few[1:]], [0.5, 9.0]) == pytest.approx((0.5 - 0.12, 2 + 0.12))
+  assert viz.value_limits([[(0, 4.0)]]) == pytest.approx((4 - 0.32, 4 + 0.32))
+  assert viz.value_limits([[(1, 0.0)]])[0] < 0 < viz.value_limits([[(1, 0.0)]])[1]

@@ -1,8 +1,9 @@
-"""Evaluation over a split: per-image metrics, their means, and grids of images."""
+"""Evaluation over a split: per-image metrics, their means, and sheets of images."""
 
 from collections.abc import Callable
 import csv
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.data import pipeline
+from pix2pix_jax.model import metrics as metrics_lib
 from pix2pix_jax.run import viz
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.signals import DataSpec
@@ -20,16 +22,35 @@ from pix2pix_jax.signals import DataSpec
 Batch = dict[str, np.ndarray]
 
 
+SHEET_ROWS = 16  # of grid.png
+RANKED_ROWS = 8  # of best.png and worst.png, at most
+UNITS = {"psnr": " dB", "rmse": " m", "mae": " m"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """Per-image metrics of a split, each (n,), and image grids, uint8 (H, W, 3): the first of the split, the best and
-  worst L1.
+  """The results of a split.
+
+  Attributes:
+    per_image: metrics, each (n,).
+    rows: the images that are drawn, by their number in the split.
+    best: numbers of the images with the best `train.best_metric`, best first.
+    worst: numbers of those with the worst, worst first.
+    spec: of the data.
+    num_samples: rows of the sample grid.
   """
 
   per_image: dict[str, np.ndarray]
-  grid: np.ndarray
-  best: np.ndarray
-  worst: np.ndarray
+  rows: dict[int, viz.Row]
+  best: list[int]
+  worst: list[int]
+  spec: DataSpec
+  num_samples: int
+
+  @functools.cached_property
+  def grid(self) -> np.ndarray:
+    """Input, output and target of the first images of the split, uint8 (H, W, 3)."""
+    return viz.example_grid([self.rows[i] for i in sorted(self.rows)[: self.num_samples]], self.spec)
 
   @property
   def means(self) -> dict[str, float]:
@@ -67,31 +88,47 @@ def evaluate_split(
   devices = experiment.mesh.size
   size = -(-min(config.batch_size, len(split)) // devices) * devices
   per_image: list[dict[str, np.ndarray]] = []
-  first: list[Batch] = []
-  scored: list[tuple[float, Batch]] = []
+  first = range(min(len(split), max(SHEET_ROWS, config.num_samples)))
+  rows: dict[int, viz.Row] = {}
+  ranked: list[tuple[float, int]] = []  # (badness, number) of the best and the worst so far
   for batch in pipeline.eval_batches(split, batch_size=size):
     output, values = jax.device_get(experiment.eval_step(variables, jax.device_put(batch, experiment.split_rows)))
     is_real = batch["is_real"]
     per_image.append({name: value[is_real] for name, value in values.items()})
     if on_batch:
       on_batch({name: array[is_real] for name, array in batch.items()}, output[is_real])
+    badness = _badness(values, experiment.config.train.best_metric)
+    candidates = [
+      (float(badness[row]), int(batch["index"][row])) for row in np.flatnonzero(is_real & ~np.isnan(badness))
+    ]
+    ranked = _extremes(ranked + candidates, min(config.num_samples, RANKED_ROWS))
+    drawn = {*first, *(number for _, number in ranked)}
+    rows = {number: row for number, row in rows.items() if number in drawn}
     for row in np.flatnonzero(is_real):
-      example = {name: array[row] for name, array in batch.items()} | {"output": output[row]}
-      if len(first) < config.num_samples:
-        first.append(example)
-      if not np.isnan(values["l1"][row]):
-        scored.append((float(values["l1"][row]), example))
-    scored = _extremes(scored, config.num_samples)
-  best = [example for _, example in scored[: config.num_samples]]
-  worst = [example for _, example in scored[::-1][: config.num_samples]]
-  grids = [viz.example_grid(examples or first, experiment.spec) for examples in (first, best, worst)]
-  return Evaluation({name: np.concatenate([values[name] for values in per_image]) for name in per_image[0]}, *grids)
+      if (number := int(batch["index"][row])) in drawn:
+        example = {name: array[row] for name, array in batch.items()} | {"output": output[row]}
+        rows[number] = viz.draw_row(example, experiment.spec)
+  numbers = [number for _, number in ranked]
+  count = min(config.num_samples, RANKED_ROWS)
+  return Evaluation(
+    {name: np.concatenate([values[name] for values in per_image]) for name in per_image[0]},
+    rows,
+    best=numbers[:count],
+    worst=numbers[::-1][:count],
+    spec=experiment.spec,
+    num_samples=config.num_samples,
+  )
 
 
-def _extremes(scored: list[tuple[float, Batch]], count: int) -> list[tuple[float, Batch]]:
-  """The `count` lowest and the `count` highest, sorted: memory stays small however large a split is."""
-  scored = sorted(scored, key=lambda pair: pair[0])
-  return scored if len(scored) <= 2 * count else scored[:count] + scored[-count:]
+def _badness(values: dict[str, np.ndarray], metric: str) -> np.ndarray:
+  """(n,) from best to worst: the metric, negative where higher is better."""
+  return -values[metric] if metric in metrics_lib.HIGHER_IS_BETTER else values[metric]
+
+
+def _extremes(ranked: list[tuple[float, int]], count: int) -> list[tuple[float, int]]:
+  """The `count` lowest and the `count` highest, sorted: few images have to be kept however large a split is."""
+  ranked = sorted(ranked)
+  return ranked if len(ranked) <= 2 * count else ranked[:count] + ranked[-count:]
 
 
 def protocol(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -127,7 +164,7 @@ def write(
   distances: dict[str, float] | None = None,
   notes: dict[str, str] | None = None,
 ) -> None:
-  """Writes `metrics.json`, `per_image.csv` and the grids `grid.png`, `best.png` and `worst.png`.
+  """Writes `metrics.json`, `per_image.csv` and the sheets `grid.png`, `best.png` and `worst.png`.
 
   Args:
     folder: to write into; created if needed.
@@ -153,11 +190,29 @@ def write(
     for i, name in enumerate(ids):
       values = (column[i] for column in evaluation.per_image.values())
       writer.writerow([name, *("" if np.isnan(value) else f"{value:.6g}" for value in values)])
-  for name in ("grid", "best", "worst"):
-    viz.save_png(folder / f"{name}.png", getattr(evaluation, name))
+  _save_sheets(folder, evaluation, ids, config.train.best_metric)
   part = folder / "metrics.json.part"  # last, and atomically: it marks a complete folder
   part.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
   part.replace(folder / "metrics.json")
+
+
+def _save_sheets(folder: Path, evaluation: Evaluation, ids: list[str], metric: str) -> None:
+  """Writes `grid.png`, `best.png` and `worst.png`. One scale of errors makes them comparable."""
+  first = sorted(evaluation.rows)[: min(SHEET_ROWS, len(ids))]
+  scale = viz.scale_errors(evaluation.rows.values(), evaluation.spec.target)
+  for name, numbers in (("grid", first), ("best", evaluation.best), ("worst", evaluation.worst)):
+    numbers = numbers or first  # nothing could be ranked
+    captions = [(ids[i], describe_image(evaluation.per_image, i, metric)) for i in numbers]
+    viz.save_sheet(folder / f"{name}.png", [evaluation.rows[i] for i in numbers], captions, evaluation.spec, scale)
+
+
+def describe_image(per_image: dict[str, np.ndarray], i: int, metric: str) -> str:
+  """The metric that ranks images, for example "l1 0.0978"; for depth in metres at least the RMSE as well."""
+  names = [metric, *(["rmse"] if "rmse" in per_image and metric not in ("rmse", "mae") else [])]
+  shown = [
+    f"{name} {per_image[name][i]:#.4g}{UNITS.get(name, '')}" for name in names if not np.isnan(per_image[name][i])
+  ]
+  return ", ".join(shown) or "nothing to compare with"
 
 
 def table(columns: dict[str, dict[str, float]]) -> str:

@@ -1,17 +1,24 @@
 """Image grids and curves for people to look at. Nothing here is measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from pix2pix_jax import depth
 from pix2pix_jax.signals import DataSpec, Depth, Signal
 
 MARGIN = 4
 SMALLEST = 128  # pixels; smaller images are upscaled by an integer factor for visibility
+WIDEST = 2400  # pixels; the images of a wider sheet are downscaled
+TALLEST = 1200  # pixels; a taller image is downscaled
+FONT_SIZE = 13  # pixels; larger on sheets wider than 80 times as much, which are usually viewed at a reduced size
+LAYOUT_KEY = "pix2pix_jax_sheet"  # of the PNG text chunk that describes a labelled sheet
 
 
 def show(signal: Signal, raw: np.ndarray) -> np.ndarray:
@@ -19,99 +26,328 @@ def show(signal: Signal, raw: np.ndarray) -> np.ndarray:
   return signal.display(signal.encode(raw), signal.valid(raw))
 
 
-def example_grid(examples: Sequence[dict[str, np.ndarray]], spec: DataSpec) -> np.ndarray:
-  """`input`, `output` and `target` of examples, each (H, W, C) in [-1, 1], as a grid with one row per example.
+# --- Examples: input, output, target and error
 
-  Holes of the target come from its `mask`, holes of the output from its validity channel if it has one.
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """An example ready to be drawn, small enough for a sheet of four columns.
+
+  Attributes:
+    images: `input`, `output` and `target`, each uint8 (h, w, 3).
+    error: |output − target|, float32 (h, w): the mean over channels, on [0, 1] for images and in metres for depth; NaN
+      where the target has no measurement.
   """
-  columns: dict[str, list[np.ndarray]] = {"input": [], "output": [], "target": []}
+
+  images: dict[str, np.ndarray]
+  error: np.ndarray
+
+
+def draw_row(example: Mapping[str, np.ndarray], spec: DataSpec) -> Row:
+  """Draws `input`, `output` and `target`, each (H, W, C) in [-1, 1].
+
+  Holes of the target come from `mask` if there is one, holes of the output from its validity channel if it has one.
+  """
   channels = spec.target.channels
-  for example in examples:
-    output, validity = example["output"][..., :channels], example["output"][..., channels:]
-    columns["input"].append(spec.input.display(example["input"], spec.input.measured(example["input"])))
-    columns["output"].append(spec.target.display(output, validity > 0 if validity.shape[-1] else None))
-    columns["target"].append(spec.target.display(example["target"], example.get("mask")))
+  output, validity = example["output"][..., :channels], example["output"][..., channels:]
+  target, mask = example["target"], example.get("mask")
+  error = np.abs(spec.target.decode_float(output) - spec.target.decode_float(target)).mean(-1, dtype=np.float32)
+  images = {
+    "input": (spec.input, spec.input.display(example["input"], spec.input.measured(example["input"]))),
+    "output": (spec.target, spec.target.display(output, validity > 0 if validity.shape[-1] else None)),
+    "target": (spec.target, spec.target.display(target, mask)),
+  }
+  size = _bounded(*error.shape, columns=4)
+  return Row(
+    {name: _shrink(image, size, signal) for name, (signal, image) in images.items()},
+    _shrink(error if mask is None else np.where(mask[..., 0] > 0, error, np.nan), size, spec.target),
+  )
+
+
+def example_grid(rows: Sequence[Row], spec: DataSpec) -> np.ndarray:
+  """Input, output and target of examples as a grid with one row per example, uint8 (H, W, 3)."""
+  columns = {name: [row.images[name] for row in rows] for name in rows[0].images}
+  return grid(columns, _depth_range(spec))
+
+
+def save_sheet(
+  path: Path, rows: Sequence[Row], captions: Sequence[tuple[str, str]], spec: DataSpec, error_scale: "Scale"
+) -> None:
+  """Writes examples as a PNG with a fourth column of errors and a caption below each row.
+
+  The file describes its own layout in a text chunk, from which the report takes the images without the labels.
+
+  Args:
+    path: of the PNG.
+    rows: the examples, all of one size.
+    captions: (id, metric) of each row. A long id is shortened in the middle.
+    spec: of the data.
+    error_scale: of the errors' colours (`scale_errors`).
+  """
+  columns = {name: [row.images[name] for row in rows] for name in rows[0].images}
+  columns["error"] = [error_scale.paint(row.error) for row in rows]
+  depth_range = _depth_range(spec)
+  scales = [*([_depth_scale(depth_range)] if depth_range else []), error_scale]
+  sheet = _Sheet(columns, scales, captions)
+  about = {
+    "columns": list(columns),
+    "captions": [list(caption) for caption in captions],
+    "boxes": sheet.boxes(),
+    "scales": [scale.describe() for scale in scales],
+  }
+  save_png(path, sheet.draw(), {LAYOUT_KEY: json.dumps(about)})
+
+
+def _depth_range(spec: DataSpec) -> tuple[float, float] | None:
+  """The range of the depth colours, or None if neither side is depth."""
   ranges = [signal.range for signal in (spec.input, spec.target) if isinstance(signal, Depth)]
-  return grid(columns, ranges[-1] if ranges else None)
+  return ranges[-1] if ranges else None
+
+
+def _bounded(height: int, width: int, *, columns: int) -> tuple[int, int]:
+  """(height, width) of an image in a sheet that is to stay below WIDEST."""
+  widest = (WIDEST - MARGIN) // columns - MARGIN
+  shrink = min(1.0, widest / width, TALLEST / height)
+  return max(1, int(height * shrink)), max(1, int(width * shrink))
+
+
+def _shrink(array: np.ndarray, size: tuple[int, int], signal: Signal) -> np.ndarray:
+  """uint8 (H, W, 3) or float32 (H, W) at a smaller size; depth keeps single values, which may lie beside holes."""
+  if array.shape[:2] == size:
+    return array
+  method = Image.Resampling.NEAREST if isinstance(signal, Depth) else Image.Resampling.HAMMING
+  return np.asarray(Image.fromarray(array).resize(size[::-1], method))
+
+
+# --- Colour scales
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+  """A bar that explains colours.
+
+  Attributes:
+    title: what the colours stand for.
+    low: value of the first colour.
+    high: value of the last colour.
+    unit: of the values, such as `"m"`; empty if there is none.
+    colors: uint8 (256, 3) from `low` to `high`.
+    holes: whether black stands for pixels without a measurement.
+    is_exceeded: whether some values lie above `high` and share its colour.
+  """
+
+  title: str
+  low: float
+  high: float
+  unit: str
+  colors: np.ndarray
+  holes: bool
+  is_exceeded: bool = False
+
+  def paint(self, values: np.ndarray) -> np.ndarray:
+    """float (H, W) → uint8 (H, W, 3), NaN in black."""
+    share = (np.nan_to_num(values, nan=self.low) - self.low) / (self.high - self.low)
+    painted = self.colors[np.round(255 * np.clip(share, 0, 1)).astype(np.uint8)]
+    return np.where(np.isnan(values)[..., None], np.array(depth.HOLE_COLOR, np.uint8), painted)
+
+  def labels(self) -> list[str]:
+    """The values at 0, ¼, ½, ¾ and 1 of the bar, the ends with the unit."""
+    texts = [f"{self.low + share * (self.high - self.low):g}" for share in (0, 0.25, 0.5, 0.75, 1)]
+    texts[-1] = f"≥ {texts[-1]}" if self.is_exceeded else texts[-1]
+    return [f"{texts[0]} {self.unit}".strip(), *texts[1:-1], f"{texts[-1]} {self.unit}".strip()]
+
+  def describe(self) -> dict[str, Any]:
+    """Title, labels, nine colours as #rrggbb, and the legend of holes, for the report."""
+    colors = ["#" + bytes(self.colors[round(255 * share / 8)]).hex() for share in range(9)]
+    return {"title": self.title, "labels": self.labels(), "colors": colors, "holes": LEGEND if self.holes else ""}
+
+
+def _depth_scale(depth_range: tuple[float, float]) -> Scale:
+  colors = depth.colors(np.linspace(-1, 1, 256, dtype=np.float32)[None])[0]
+  return Scale("depth", *depth_range, "m", colors, holes=True)
+
+
+def scale_errors(rows: Iterable[Row], target: Signal) -> Scale:
+  """One scale for the errors of all rows: from 0 to their 99th percentile, rounded up to one digit."""
+  import matplotlib  # slow to import
+
+  errors = np.concatenate([row.error[~np.isnan(row.error)] for row in rows])
+  high = _round_up(float(np.percentile(errors, 99))) if errors.size else 1.0
+  # Plasma is perceptually uniform, has no black, which holes have, and cannot be mistaken for depth's viridis.
+  colors = matplotlib.colormaps["plasma"](np.arange(256), bytes=True)[:, :3]
+  is_depth = isinstance(target, Depth)
+  return Scale(
+    f"error: |output − target| {'in metres' if is_depth else 'on [0, 1]'}",
+    0.0,
+    high,
+    "m" if is_depth else "",
+    colors,
+    holes=is_depth,
+    is_exceeded=bool(errors.size and errors.max() > high),
+  )
+
+
+def _round_up(value: float) -> float:
+  """The next number with one significant digit that is even or 1: its quarters are short. At least 0.001."""
+  power = 10.0 ** math.floor(math.log10(max(value, 0.001)))
+  return next(digit * power for digit in (1, 2, 4, 6, 8, 10) if digit * power >= value * (1 - 1e-9))
+
+
+# --- Sheets
 
 
 def grid(columns: Mapping[str, Sequence[np.ndarray]], depth_range: tuple[float, float] | None = None) -> np.ndarray:
   """A table of images, uint8 (H, W, 3): one column a name, one row a sample, the names above.
 
+  Small images are enlarged by an integer factor; large ones are reduced so that the sheet stays below 2400 pixels.
+
   Args:
     columns: name → uint8 (h, w, 3) images, all of one size.
     depth_range: in metres; adds a scale of the depth colours below.
   """
-  height, width = next(iter(columns.values()))[0].shape[:2]
-  factor = max(1, -(-SMALLEST // min(height, width)))
-  height, width = height * factor, width * factor
-  rows = len(next(iter(columns.values())))
-  font = _font()
-  sheet_width = len(columns) * (width + MARGIN) + MARGIN
-  header, footer = 20, _scale_height(sheet_width, font) if depth_range else 0
-  sheet = Image.new("RGB", (sheet_width, rows * (height + MARGIN) + MARGIN + header + footer), "white")
-  draw = ImageDraw.Draw(sheet)
-  for column, (name, images) in enumerate(columns.items()):
-    left = MARGIN + column * (width + MARGIN)
-    draw.text((left + width / 2, MARGIN), name, fill="black", font=font, anchor="ma")
-    for row, image in enumerate(images):
-      tile = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
-      sheet.paste(tile, (left, header + MARGIN + row * (height + MARGIN)))
-  if depth_range:
-    _draw_scale(sheet, draw, font, depth_range, top=sheet.height - footer)
-  return np.asarray(sheet)
-
-
-def _font() -> ImageFont.FreeTypeFont:
-  """DejaVu Sans, which has ×, · and accents; Pillow's own font lacks them."""
-  import matplotlib  # slow to import; brings the font along
-
-  return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 13)
+  return _Sheet(columns, [_depth_scale(depth_range)] if depth_range else []).draw()
 
 
 LEGEND = "no measurement"
 
 
-def _fits_beside(width: int, font: ImageFont.FreeTypeFont) -> bool:
-  """Whether the legend of holes has room beside a bar of half the sheet; else it stands below."""
-  return width // 2 + font.getlength(LEGEND) + 70 <= width
+class _Sheet:
+  """The geometry of a table of images, and its drawing.
+
+  From top to bottom: the columns' names, rows of images, each with its caption below, and a block for each scale. Every
+  text line is `line` high. A caption is one line, or two where id and metric do not fit side by side.
+  """
+
+  def __init__(
+    self,
+    columns: Mapping[str, Sequence[np.ndarray]],
+    scales: Sequence[Scale],
+    captions: Sequence[tuple[str, str]] = (),
+  ):
+    self.columns, self.scales = columns, scales
+    height, width = next(iter(columns.values()))[0].shape[:2]
+    self.tile = _tile_size(height, width, len(columns))
+    self.font = _font(max(FONT_SIZE, len(columns) * self.tile[1] // 80))
+    self.line = round(1.55 * self.font.size)
+    self.cell = max(self.tile[1], *(math.ceil(self.font.getlength(name)) for name in columns))
+    self.width = len(columns) * (self.cell + MARGIN) + MARGIN
+    self.captions = [self._caption_lines(*caption) for caption in captions]
+    caption_lines = max(map(len, self.captions), default=0)
+    self.captions = [[*lines, *[("", "")] * (caption_lines - len(lines))] for lines in self.captions]
+    self.pitch = self.tile[0] + MARGIN + caption_lines * self.line
+    self.count = len(next(iter(columns.values())))
+    self.footer = self.line + MARGIN + self.count * self.pitch  # top of the scales
+    self.height = self.footer + sum(map(self._scale_height, scales))
+
+  def boxes(self) -> list[list[tuple[int, int, int, int]]]:
+    """(left, top, right, bottom) of each image: rows of columns."""
+    height, width = self.tile
+    lefts = [MARGIN + i * (self.cell + MARGIN) + (self.cell - width) // 2 for i in range(len(self.columns))]
+    tops = [self.line + MARGIN + i * self.pitch for i in range(self.count)]
+    return [[(left, top, left + width, top + height) for left in lefts] for top in tops]
+
+  def draw(self) -> np.ndarray:
+    """The sheet, uint8 (H, W, 3)."""
+    sheet = Image.new("RGB", (self.width, self.height), "white")
+    self._canvas = ImageDraw.Draw(sheet)
+    boxes = self.boxes()
+    for column, (name, images) in enumerate(self.columns.items()):
+      self._text(MARGIN + column * (self.cell + MARGIN) + self.cell / 2, MARGIN, name, "ma")
+      for row, image in enumerate(images):
+        method = Image.Resampling.NEAREST if image.shape[0] <= self.tile[0] else Image.Resampling.HAMMING
+        sheet.paste(Image.fromarray(image).resize(self.tile[::-1], method), boxes[row][column][:2])
+    for row, lines in enumerate(self.captions):
+      top = boxes[row][0][3] + MARGIN // 2
+      for i, (left, right) in enumerate(lines):
+        self._text(MARGIN, top + i * self.line, left, "la")
+        self._text(self.width - MARGIN, top + i * self.line, right, "ra")
+    top = self.footer
+    for scale in self.scales:
+      self._draw_scale(sheet, scale, top)
+      top += self._scale_height(scale)
+    return np.asarray(sheet)
+
+  def _text(self, x: float, y: float, text: str, anchor: str) -> None:
+    if text:
+      self._canvas.text((x, y), text, fill="black", font=self.font, anchor=anchor)
+
+  def _caption_lines(self, name: str, metric: str) -> list[tuple[str, str]]:
+    """(left text, right text) of each line."""
+    room = self.width - 2 * MARGIN
+    name = "".join(letter if letter.isprintable() else "�" for letter in name)
+    beside = room - self.font.getlength(f"{metric}   ")
+    if beside >= min(self.font.getlength(name), 12 * self.font.size):
+      return [(_shorten(name, self.font, beside), metric)]
+    return [(_shorten(text, self.font, room), "") for text in (name, metric)]
+
+  def _bar(self, scale: Scale) -> tuple[int, bool]:
+    """Length of a scale's bar, and whether the legend of holes has room beside it; else it stands below."""
+    half, room = self.width // 2, self.width - 2 * MARGIN
+    beside = half + self.font.getlength(LEGEND) + 70 <= self.width
+    return (half if beside else room), beside or not scale.holes
+
+  def _scale_height(self, scale: Scale) -> int:
+    lines = 2 if self._bar(scale)[1] else 3
+    return lines * self.line + self.font.size + 2 * MARGIN
+
+  def _draw_scale(self, sheet: Image.Image, scale: Scale, top: int) -> None:
+    """A title, the bar, and values below it; the colour of holes beside or below the bar."""
+    (length, beside), thick = self._bar(scale), self.font.size
+    self._text(MARGIN, top + MARGIN, _shorten(scale.title, self.font, self.width - 2 * MARGIN), "la")
+    top += self.line + MARGIN
+    bar = scale.colors[np.linspace(0, 255, length).round().astype(int)]
+    sheet.paste(Image.fromarray(np.tile(bar, (thick, 1, 1))), (MARGIN, top))
+    labels = scale.labels()
+    crowded = 6 * max(map(self.font.getlength, labels)) > length
+    for i in (0, 4) if crowded else range(5):
+      self._text(MARGIN + i * length / 4, top + thick + 2, labels[i], {0: "la", 4: "ra"}.get(i, "ma"))
+    if scale.holes:
+      x, y = (MARGIN + length + 40, top) if beside else (MARGIN, top + thick + self.line)
+      self._canvas.rectangle((x, y + 1, x + thick - 2, y + thick - 1), fill=depth.HOLE_COLOR)
+      self._text(x + thick + 5, y - 1, LEGEND, "la")
 
 
-def _scale_height(width: int, font: ImageFont.FreeTypeFont) -> int:
-  return 40 if _fits_beside(width, font) else 60
+def _tile_size(height: int, width: int, columns: int) -> tuple[int, int]:
+  """(height, width) at which an image is drawn."""
+  bounded = _bounded(height, width, columns=columns)
+  if bounded != (height, width):
+    return bounded
+  widest = (WIDEST - MARGIN) // columns - MARGIN
+  factor = max(1, min(-(-SMALLEST // min(height, width)), widest // width, TALLEST // height))
+  return height * factor, width * factor
 
 
-def _draw_scale(
-  sheet: Image.Image, draw: ImageDraw.ImageDraw, font, depth_range: tuple[float, float], top: int
-) -> None:
-  """A bar of the depth colours with metres below it, and the colour of holes."""
-  beside = _fits_beside(sheet.width, font)
-  length = sheet.width // 2 if beside else sheet.width - 2 * MARGIN
-  bar = depth.colors(np.tile(np.linspace(-1, 1, length, dtype=np.float32), (12, 1)))
-  sheet.paste(Image.fromarray(bar), (MARGIN, top + 4))
-  metres = {share: depth_range[0] + share * (depth_range[1] - depth_range[0]) for share in (0, 0.25, 0.5, 0.75, 1)}
-  labels = {share: f"{value:g} m" if share in (0, 1) else f"{value:g}" for share, value in metres.items()}
-  crowded = 6 * max(map(font.getlength, labels.values())) > length
-  for share in (0, 1) if crowded else labels:
-    draw.text(
-      (MARGIN + share * length, top + 18),
-      labels[share],
-      fill="black",
-      font=font,
-      anchor={0.0: "la", 1.0: "ra"}.get(share, "ma"),
-    )
-  x, y = (MARGIN + length + 40, top + 4) if beside else (MARGIN, top + 42)
-  draw.rectangle((x, y, x + 12, y + 12), fill=depth.HOLE_COLOR)
-  draw.text((x + 18, y - 2), LEGEND, fill="black", font=font)
+def _shorten(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
+  """The text, or as much of its two ends as fits into `room` pixels, with … between."""
+  if font.getlength(text) <= room:
+    return text
+  kept = next((n for n in range(len(text) - 1, 0, -1) if font.getlength(_ends(text, n)) <= room), 0)
+  return _ends(text, kept)
 
 
-def save_png(path: Path, image: np.ndarray) -> None:
-  """Writes uint8 (H, W, 3) atomically, creating the folder if needed."""
+def _ends(text: str, kept: int) -> str:
+  return f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+  """DejaVu Sans, which has ×, · and accents; Pillow's own font lacks them."""
+  import matplotlib  # slow to import; brings the font along
+
+  return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def save_png(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = None) -> None:
+  """Writes uint8 (H, W, 3) atomically, creating the folder if needed; `texts` become the file's text chunks."""
   path.parent.mkdir(parents=True, exist_ok=True)
+  info = PngImagePlugin.PngInfo()
+  for name, text in (texts or {}).items():
+    info.add_text(name, text, zip=True)
   part = path.with_suffix(".part")
-  Image.fromarray(image).save(part, format="png")
+  Image.fromarray(image).save(part, format="png", pnginfo=info)
   part.replace(path)
 
+
+# --- Curves
 
 CURVES = {  # title: the scalars in it
   "generator loss": ("generator_loss",),
@@ -122,14 +358,24 @@ CURVES = {  # title: the scalars in it
   "SSIM": ("ssim",),
   "RMSE in metres": ("rmse",),  # of depth, in the place of SSIM
 }
+_ABOUT_LIMITS = (
+  "Vertical axes show the values after step 0 (2nd to 98th percentile of 50 or more), and step 0 and baselines if they "
+  "are near; anything beyond is cut off."
+)
+_BASELINE_STYLES = (":", "-.", (0, (1, 4)))
+
+Points = list[tuple[float, float]]
 
 
 def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[str, Any]] = ()) -> None:
   """Draws training (line) and validation (dots) curves of a history into a PNG.
 
+  Baselines are read from `eval/val/metrics.json` beside the PNG, if it exists. A learning rate that is not constant
+  gets a panel of its own.
+
   Args:
     rows: as `history.read` returns them.
-    path: of the PNG.
+    path: of the PNG, in the workdir.
     changes: resumes that changed the configuration, with their `step`; each is marked by a vertical line.
   """
   # A figure of its own: pyplot would keep it, and its backend is the user's to choose.
@@ -137,32 +383,104 @@ def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[s
 
   present = {name.split("/")[1] for row in rows for name in row if "/" in name}
   shown = [(title, names) for title, names in CURVES.items() if present.intersection(names)]
-  figure = Figure(figsize=(13, 6.5), layout="constrained")
-  axes = figure.subplots(2, 3)
-  for axis in axes.flat[len(shown) :]:
-    axis.set_visible(False)
-  for axis, (title, names) in zip(axes.flat, shown):
-    for color, name in enumerate(names):
-      for split, style in (("train", ".-"), ("val", "o--")):
-        points = [(row["step"], row[f"{split}/{name}"]) for row in rows if f"{split}/{name}" in row]
-        if points:
-          label = split if len(names) == 1 else f"{split}, {name.rsplit('_', 1)[1]}"
-          # Two scalars share hues by split; the second is lighter.
-          axis.plot(
-            *zip(*points),
-            style,
-            label=label,
-            markersize=4 if split == "val" else 2,
-            linewidth=1.3,
-            color={"train": "tab:blue", "val": "tab:orange"}[split],
-            alpha=1 - 0.55 * color,
-          )
-    for change in changes:
-      axis.axvline(change["step"], color="0.5", linestyle=":", linewidth=1)
-    axis.set_title(title)
-    axis.set_xlabel("step")
+  rates = _points(rows, "train/learning_rate")
+  rate_panel = len({rate for _, rate in rates}) > 1
+  baselines = _read_baselines(path.parent)
+
+  num_columns, num_rows = max(1, min(3, len(shown))), max(1, -(-len(shown) // 3))
+  figure = Figure(figsize=(13 / 3 * num_columns, 3.25 * num_rows + 1.5 * rate_panel), layout="constrained")
+  panels = figure.add_gridspec(num_rows + rate_panel, num_columns, height_ratios=[1] * num_rows + [0.4] * rate_panel)
+  for i, (title, names) in enumerate(shown):
+    axis = figure.add_subplot(panels[divmod(i, num_columns)])
+    _draw_lines(axis, rows, names, {name: means[names[0]] for name, means in baselines.items() if names[0] in means})
+    _finish_axis(axis, title, rows, changes)
+    axis.legend(fontsize=8)
+  if rate_panel:
+    axis = figure.add_subplot(panels[num_rows, :])
+    axis.plot(*zip(*rates), color="tab:blue", linewidth=1.3)
+    axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     axis.set_ylim(bottom=0)
-    axis.grid(alpha=0.3)
-    axis.legend()
+    _finish_axis(axis, "learning rate", rows, changes)
+  figure.supxlabel(_ABOUT_LIMITS if num_columns > 2 else _ABOUT_LIMITS.replace("; ", ";\n"), fontsize=8, color="0.35")
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=100)
+
+
+def _read_baselines(workdir: Path) -> dict[str, dict[str, float]]:
+  """The baselines of the validation at the last step; empty as long as there is none."""
+  try:
+    summary = json.loads((workdir / "eval" / "val" / "metrics.json").read_text(encoding="utf-8"))
+  except (OSError, ValueError):
+    return {}
+  return summary.get("baselines", {})
+
+
+def _points(rows: list[dict[str, float]], scalar: str) -> Points:
+  """(step, value) of a scalar, finite values only."""
+  return [(row["step"], row[scalar]) for row in rows if scalar in row and math.isfinite(row[scalar])]
+
+
+def _draw_lines(
+  axis: Any, rows: list[dict[str, float]], names: tuple[str, ...], baselines: Mapping[str, float]
+) -> None:
+  """Training and validation of each scalar, and the baselines; sets the vertical limits."""
+  lines = []
+  for shade, name in enumerate(names):
+    for split, style, color in (("train", ".-", "tab:blue"), ("val", "o--", "tab:orange")):
+      points = _points(rows, f"{split}/{name}")
+      if not points:
+        continue
+      lines.append(points)
+      label = split if len(names) == 1 else f"{split}, {name.rsplit('_', 1)[1]}"
+      size = 4 if split == "val" else 2
+      # Two scalars share hues by split; the second is lighter.
+      axis.plot(*zip(*points), style, label=label, markersize=size, linewidth=1.3, color=color, alpha=1 - 0.55 * shade)
+  if len(names) > 1:  # accuracies
+    axis.set_ylim(-0.03, 1.03)
+    return
+  low, high = value_limits(lines, baselines.values())
+  axis.set_ylim(low, high)
+  for (name, value), style in zip(baselines.items(), _BASELINE_STYLES):
+    beyond = " (above)" if value > high else " (below)" if value < low else ""
+    label = f"{name.replace('_', ' ')} {value:.3g}{beyond}"
+    axis.axhline(value, label=label, color="tab:green", linestyle=style, linewidth=1.3)
+
+
+def value_limits(lines: Sequence[Points], baselines: Iterable[float] = ()) -> tuple[float, float]:
+  """Limits of a vertical axis that show the range of interest.
+
+  These are the values after step 0, without the extreme 2 % at either end of a line of 50 or more points. The untrained
+  networks (step 0) and baselines only count if they at most double the range at their side.
+
+  Args:
+    lines: (step, value) points of each line.
+    baselines: values of horizontal lines.
+  """
+  trained = [[value for step, value in points if step > 0] for points in lines]
+  untrained = [value for points in lines for step, value in points if step == 0]
+  values = [line for line in trained if line] or [untrained or [0.0]]
+  low = min(np.percentile(line, 2, method="lower") for line in values)
+  high = max(np.percentile(line, 98, method="higher") for line in values)
+  span = (high - low) or abs(high) or 1.0
+  near = [value for value in (*untrained, *baselines) if low - span <= value <= high + span]
+  low, high = min([low, *near]), max([high, *near])
+  room = 0.08 * ((high - low) or span)
+  return float(low - room), float(high + room)
+
+
+def _finish_axis(axis: Any, title: str, rows: list[dict[str, float]], changes: Sequence[dict[str, Any]]) -> None:
+  """What all panels share: title, steps with thousands separators, and marks where the configuration changed."""
+  from matplotlib.ticker import FuncFormatter, MaxNLocator  # slow to import
+
+  for i, change in enumerate(changes):
+    label = None if i else "configuration changed"
+    axis.axvline(change["step"], color="0.4", linestyle=(0, (4, 2)), linewidth=1, label=label)
+  first, last = rows[0]["step"], rows[-1]["step"]
+  room = 0.02 * ((last - first) or 1)
+  axis.set_xlim(first - room, last + room)
+  axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+  axis.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+  axis.set_title(title, fontsize=11)
+  axis.set_xlabel("step", fontsize=9)
+  axis.tick_params(labelsize=9)
+  axis.grid(alpha=0.3)
