@@ -97,7 +97,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def config(options: argparse.Namespace) -> ml_collections.ConfigDict:
-  """The paper's model for RGB pairs of this size (configs/default.py), resolved as for a training run."""
+  """The default configuration, the paper's model, for RGB pairs of this size, resolved as for a training run."""
   made = config_lib.default()
   changes = {
     "data.crop_size": options.image_size,
