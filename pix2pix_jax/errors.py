@@ -1,4 +1,4 @@
-"""The one exception type that a user is meant to read, and how commands show it."""
+"""The one exception type whose message is meant for users, and how commands show it."""
 
 from collections.abc import Callable, Iterable
 import operator
@@ -7,28 +7,33 @@ from typing import Any
 
 from absl import logging
 
+from pix2pix_jax import output
+
 
 class UsageError(ValueError):
-  """Something the user can mend: a path, a config field, a file, a size.
+  """Something the user can correct: a path, a config field, a file, a size.
 
-  The message is one paragraph that names the thing, its value and what to do. The commands print it
-  without a traceback and exit with a status other than zero.
+  The message is one paragraph that names the thing, its value and what to do. The commands print it without a traceback
+  and exit with status 2.
   """
 
 
 def run_command(main: Callable[[], None]) -> None:
-  """Runs a command; a UsageError becomes one paragraph on standard error and exit status 2. Libraries' remarks are kept
-  out.
+  """Runs a command and turns exceptions into messages on standard error and exit statuses.
+
+  A UsageError becomes one paragraph and status 2; Ctrl-C, or a run that a signal stopped, becomes status 130. Output
+  that nobody can read any more does not stop the command or change its status. Log messages of libraries are hidden.
   """
   logging.set_verbosity(logging.ERROR)
-  try:
-    main()
-  except UsageError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    print("interrupted", file=sys.stderr)
-    sys.exit(130)
+  with output.unbreakable():
+    try:
+      main()
+    except UsageError as error:
+      output.say(f"error: {error}", error=True)
+      sys.exit(2)
+    except KeyboardInterrupt:
+      output.say("interrupted", error=True)
+      sys.exit(130)
 
 
 def few(names: Iterable[object], limit: int = 3) -> str:

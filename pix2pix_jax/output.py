@@ -1,8 +1,11 @@
 """Output that never stops a program: a closed pipe or terminal costs the words, not the work."""
 
+from collections.abc import Iterator
+import contextlib
+import io
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -11,17 +14,21 @@ def say(text: str, *, error: bool = False) -> None:
   """Prints a line to standard output, or to standard error, above a progress bar if there is one.
 
   If nobody reads the stream any more (`| head`, `| tee` that was interrupted, a closed terminal), it is silenced.
+  Characters that the stream's encoding lacks become question marks.
   """
   stream = sys.stderr if error else sys.stdout
+  if stream is None:  # started with the stream closed
+    return
+  encoding = getattr(stream, "encoding", None) or "utf-8"
   try:
-    tqdm.write(text, file=stream)
+    tqdm.write(text.encode(encoding, "replace").decode(encoding), file=stream)
     stream.flush()
   except (OSError, ValueError):  # a broken pipe, or a closed file
     silence(stream)
 
 
 def silence(stream: TextIO) -> None:
-  """Sends everything that a stream still gets to nowhere."""
+  """Discards everything that is written to a stream from now on."""
   nowhere = os.open(os.devnull, os.O_WRONLY)
   try:
     os.dup2(nowhere, stream.fileno())
@@ -29,3 +36,62 @@ def silence(stream: TextIO) -> None:
     pass
   finally:
     os.close(nowhere)
+
+
+class Unbreakable:
+  """A stream whose `write` and `flush` never raise for its file: it is silenced instead. The rest is the stream's."""
+
+  def __init__(self, stream: TextIO):
+    self._stream = stream
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._stream, name)
+
+  def write(self, text: str) -> int:
+    try:
+      return self._stream.write(text)
+    except (OSError, ValueError):
+      silence(self._stream)
+      return len(text)
+
+  def flush(self) -> None:
+    try:
+      self._stream.flush()
+    except (OSError, ValueError):
+      silence(self._stream)
+
+
+@contextlib.contextmanager
+def unbreakable() -> Iterator[None]:
+  """Inside, no print, progress bar, log message or traceback can fail, whatever standard output and error are.
+
+  They may be closed from the start (`>&-`), break (`| head`, a closed terminal), be full (`> /dev/full`), or have an
+  encoding that lacks characters, such as those of some Windows code pages.
+  """
+  _fill_closed_descriptors()
+  before = sys.stdout, sys.stderr
+  for stream in before:
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+      stream.reconfigure(errors="replace")
+  nowhere = open(os.devnull, "w", encoding="utf-8")
+  sys.stdout, sys.stderr = (Unbreakable(stream or nowhere) for stream in before)
+  try:
+    yield
+  finally:
+    sys.stdout.flush()  # what is left would make the interpreter exit with status 120
+    sys.stderr.flush()
+    sys.stdout, sys.stderr = before
+    nowhere.close()
+
+
+def _fill_closed_descriptors() -> None:
+  """Opens /dev/null in place of closed standard streams.
+
+  Otherwise the next file that is opened, a checkpoint perhaps, would get their number, and libraries write to that.
+  """
+  for number in (0, 1, 2):
+    try:
+      os.fstat(number)
+    except OSError:
+      opened = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+      os.set_inheritable(opened, True)
