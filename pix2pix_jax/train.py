@@ -9,7 +9,8 @@ import jax
 import ml_collections
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax.data import pipeline, prepare
+from pix2pix_jax import output
+from pix2pix_jax.data import pipeline, prepare, summary
 from pix2pix_jax.model.state import TrainState
 from pix2pix_jax.run import baselines, checkpoint, evaluation, experiment, loggers
 from pix2pix_jax.run.evaluation import Evaluation
@@ -46,7 +47,7 @@ def train_and_evaluate(
   experiment.use_compilation_cache(config.train.compilation_cache)
   experiment.check_batch_size(config.train.batch_size)
 
-  source = source or prepare.prepare(config.data)
+  source = source or prepare.prepare(config.data, config.model)
   config = config_lib.resolve(config, source.spec)
   old = config_lib.previous(workdir)
   changes = config_lib.differences(old, config) if old else {}
@@ -57,6 +58,8 @@ def train_and_evaluate(
   val_split = None
   if "val" in source.spec.counts:
     val_split = pipeline.load_split(source, "val", config_lib.eval_shape(data), cache_gib=cache_gib)
+  if jax.process_index() == 0:
+    output.say(summary.describe(source, config))
 
   run = Experiment(config, source.spec)
   with checkpoint.Checkpointer(workdir, config=config) as checkpointer:

@@ -10,7 +10,7 @@ from tensorflow_datasets.core import shuffle
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.data import files, pipeline, prepare
-from pix2pix_jax.data.readers import examples, folder
+from pix2pix_jax.data.readers import examples, folder, progress
 from pix2pix_jax.errors import UsageError
 
 SIZE = (6, 8)
@@ -238,6 +238,17 @@ def test_case_is_ignored_only_where_one_partner_is_left(tmp_path):
   assert "2 of 3 files" in notes[0] and "1 of 2 files" in notes[1]
 
 
+def test_names_that_differ_in_their_suffix_alone_are_told_apart(tmp_path):
+  put(tmp_path / "both", ["1.png", "2.png", "2.bmp"])
+  assert sorted(sum(ids(tmp_path / "both").values(), [])) == ["1", "2_bmp", "2_png"]
+  put(tmp_path / "apart/A", ["1.png", "1.jpg", "2.png", "2.bmp"])
+  put(tmp_path / "apart/B", ["1.png", "2.png", "2.bmp"])
+  splits, notes = folder.find_splits(tmp_path / "apart")
+  partners = {pair.input.name: pair.target.name for members in splits.values() for pair in members}
+  assert partners == {name: name for name in ("1.png", "2.png", "2.bmp")}
+  assert len(notes) == 1 and "1 of 4 files" in notes[0] and notes[0].endswith(": 1.jpg.")
+
+
 def test_files_of_any_format_pair_up(tmp_path):
   put(tmp_path / "A/train", ["1.webp", "2.bmp", "3.gif", "4.JFIF", "5.pgm"])
   put(tmp_path / "B/train", ["1.png", "2.tif", "3.npy", "4.bmp", "5.webp"])
@@ -247,7 +258,11 @@ def test_files_of_any_format_pair_up(tmp_path):
 @pytest.mark.parametrize(
   "names, note",
   [
-    (["A/1.png", "B/1.png", "A/notes.txt", "A/2.heic"], "Left out of .*A, .*: 2.heic, notes.txt"),
+    (
+      ["A/1.png", "B/1.png", "A/notes.txt", "A/2.heic"],
+      "Left out of .*A: 2 files of unknown formats: 2.heic, notes.txt",
+    ),
+    (["A/1.png", "B/1.png", "A/2.png", "B/2.heic"], "1 of 2 files in .*A have a partner in .*read: 2.png \\(2.heic"),
     (["A/train/1.png", "B/train/1.png", "A/2.png", "A/val/3.png"], r"Not used, .*: A/val/, A/2.png"),
     (["A/1.png", "B/1.png", "train/1.png", "trainA/1.png"], "Not used, .*: train/, trainA/"),
     (["trainA/1.png", "trainB/1.png", "testA/1.png", "x.png"], "Not used, .*: testA/, x.png"),
@@ -264,8 +279,15 @@ def test_what_is_left_out_is_said(tmp_path, names, note):
     else:
       put(tmp_path, [name])
   lines = folder.report(tmp_path)
-  assert len(lines) == 2 and lines[-1].startswith("Pairs: train 1")
-  assert re.search(note, lines[0]), lines
+  assert lines[-1].startswith("Pairs: train 1")
+  assert re.search(note, "\n".join(lines[:-1])), lines
+
+
+def test_broken_links_are_listed(tmp_path):
+  for side in "AB":
+    put(tmp_path / side, ["1.png"])
+  (tmp_path / "A/2.png").symlink_to(tmp_path / "nowhere.png")
+  assert "A: 1 file that cannot be opened (broken links?): 2.png." in folder.report(tmp_path)[0]
 
 
 def test_files_without_a_partner_are_reported_once(tmp_path, capsys):
@@ -292,7 +314,6 @@ def test_files_without_a_partner_are_reported_once(tmp_path, capsys):
     (["train/images/1.png", "train/labels/1.png"], {}, "train holds the folders images, labels.*name them A"),
     (["train/A/1.png", "train/B2/1.png"], {}, "train holds the folders A, B2.*name them A"),
     (["train/1.png", "val/1.png", "valid/1.png"], {}, "holds both val and valid, which mean the same"),
-    (["A/1.png", "A/1.jpg", "A/2.png", "A/2.bmp", "B/1.png"], {}, "A holds both 1.jpg and 1.png, 2.bmp and 2.png;"),
     (
       ["1.png"],
       {"side_by_side": "left_right"},
@@ -349,6 +370,129 @@ def test_few_pairs(tmp_path, count, val):
     put(tmp_path, [f"{number}.png" for number in range(count)])
     found = ids(tmp_path, seed)
     assert len(found.get("val", [])) in {val, min(val + 1, count - 1)} and len(found["train"]) >= 1
+
+
+def test_pairs_without_split_folders_as_one_split(tmp_path):
+  names = [f"{number}.png" for number in range(20)]
+  put(tmp_path / "raw", names)
+  cut = prepare.prepare(make_data(tmp_path))
+  source = prepare.prepare(make_data(tmp_path), whole=True)
+  assert source.spec.counts == {"whole": 20} and cut.spec.counts.keys() == {"train", "val"}
+  assert pipeline.load_split(source, "whole", SIZE, cache_gib=1).ids == [str(number) for number in range(20)]
+  assert prepare.prepare(make_data(tmp_path)).spec.counts == cut.spec.counts, "both stay prepared"
+  put(tmp_path / "with_folders/test", names)
+  data = make_data(tmp_path, source_dir=str(tmp_path / "with_folders"))
+  assert prepare.prepare(data, whole=True).spec.counts == {"test": 20}, "split folders are kept"
+
+
+# --- Conversion
+
+
+@pytest.mark.parametrize("first, other", [(3, 1), (1, 3), (3, 4), (4, 3), (3, 2)])
+def test_images_are_converted_to_the_channels_of_the_model(tmp_path, capsys, first, other):
+  whole = {name: draw(number, channels) for number, (name, channels) in enumerate(zip("123", (first, other, first)))}
+  for name, array in whole.items():
+    write(tmp_path / f"raw/A/train/{name}.png", array)
+    write(tmp_path / f"raw/B/train/{name}.png", draw(9, 3))
+  with pytest.raises(UsageError, match=r"A/train/2.png is uint8 of .* Or set model.input_channels=3 to have them conv"):
+    prepare.prepare(make_data(tmp_path))
+  model = config_lib.default().model
+  model.input_channels = 3
+  source = prepare.prepare(make_data(tmp_path), model)
+  arrays = pipeline.load_split(source, "train", SIZE, cache_gib=1).arrays["input"]
+  for row, array in zip(arrays, whole.values(), strict=True):
+    np.testing.assert_array_equal(row, files.with_channels(array, 3, ""))
+  assert f"{1 if first == 3 else 2} input" in (said := capsys.readouterr().out) and "converted to 3 channels" in said
+  prepare.prepare(make_data(tmp_path), model)
+  assert "converted to 3 channels" in capsys.readouterr().out, "later starts say it again"
+
+
+def test_conversion_that_loses_colours_has_shards_of_its_own(tmp_path):
+  put(tmp_path / "raw/train", ["1.png", "2.png"], channels=3)
+  model = config_lib.default().model
+  model.input_channels = model.output_channels = 1
+  grey, rgb = prepare.prepare(make_data(tmp_path), model), prepare.prepare(make_data(tmp_path))
+  assert (grey.spec.target.channels, rgb.spec.target.channels) == (1, 3) and grey.folder != rgb.folder
+  model.output_channels = model.input_channels = 3
+  assert prepare.prepare(make_data(tmp_path), model).folder == rgb.folder, "nothing to convert"
+
+
+def test_bands_without_a_conversion_are_refused(tmp_path):
+  put(tmp_path / "raw/A/train", ["1.tif", "2.tif"], channels=13)
+  put(tmp_path / "raw/B/train", ["1.tif", "2.tif"], channels=3)
+  model = config_lib.default().model
+  model.input_channels = 3
+  with pytest.raises(UsageError, match="1.tif has 13 channels of uint8.* but 3 are needed"):
+    prepare.prepare(make_data(tmp_path), model)
+
+
+# --- Depth that is none
+
+
+def write_depth(tmp_path, values):
+  """Pairs whose targets are declared as depth; `values` (n, H, W)."""
+  for number, array in enumerate(values):
+    write(tmp_path / f"raw/A/train/{number}.png", draw(number, 3, size=array.shape))
+    write(tmp_path / f"raw/B/train/{number}.npy", array[..., None].astype(np.float32))
+  return make_data(tmp_path, target_kind="depth", depth_range=(0.0, 10.0))
+
+
+def test_depth_beyond_its_range_is_refused_with_the_range_found(tmp_path):
+  data = write_depth(tmp_path, np.linspace(500, 9000, 96).reshape(2, *SIZE))
+  for _ in range(2):  # also of shards that are there already
+    with pytest.raises(UsageError, match="target of the split train lies between 500 and 9000.*0 to 10 m: 100%.*1000"):
+      prepare.prepare(data)
+  data.depth_range = (0.0, 9000.0)
+  assert prepare.prepare(data).spec.counts == {"train": 2}
+
+
+def test_a_split_without_any_measurement_is_refused_but_an_image_is_not(tmp_path):
+  values = np.full((3, *SIZE), 5.0)
+  values[1] = 0
+  assert prepare.prepare(write_depth(tmp_path, values)).spec.counts == {"train": 3}
+  data = write_depth(tmp_path, np.full((3, *SIZE), -1.0))
+  with pytest.raises(UsageError, match="target of the split train holds no measurement at all"):
+    prepare.prepare(data)
+
+
+def test_mostly_negative_depth_is_refused(tmp_path):
+  hounsfield = np.resize([-1000, -80, -1000, 40, 60], (2, *SIZE))
+  with pytest.raises(UsageError, match="declared as depth, but 60% of its values are negative, down to -1000.*kind"):
+    prepare.prepare(write_depth(tmp_path, hounsfield))
+
+
+def test_a_marker_of_missing_depth_may_be_the_most(tmp_path, capsys):
+  prepare.prepare(write_depth(tmp_path, np.resize([-1, -1, -1, 5], (2, *SIZE))))
+  assert "negative" not in capsys.readouterr().out
+
+
+def test_some_negative_depth_is_said(tmp_path, capsys):
+  prepare.prepare(write_depth(tmp_path, np.resize([-3, -2, 5, 6, 7, 0, 0, 8], (2, *SIZE))))
+  assert "33% of the values of the target are negative, down to -3" in capsys.readouterr().out
+
+
+# --- Progress
+
+
+def test_long_preparations_show_rate_and_time_left(monkeypatch, capsys, tmp_path):
+  clock = iter(np.arange(0, 1000, 4.0))
+  monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+  assert list(progress.track("abcdefgh", 8, "Preparing train")) == list("abcdefgh")
+  # The clock is read at the start and before every item: the item i follows after 4 (i + 1) seconds.
+  assert capsys.readouterr().out.splitlines() == [
+    "Preparing train: 2 of 8 (0.167/s, 36 s left)",
+    "Preparing train: 5 of 8 (0.208/s, 14 s left)",
+  ]
+  monkeypatch.undo()
+  monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+  put(tmp_path / "raw/train", ["1.png", "2.png", "3.png"])
+  prepare.prepare(make_data(tmp_path))
+  assert "\nPreparing train: 2 of 3 (" in capsys.readouterr().out, "TFDS is silent, but the progress is not"
+
+
+@pytest.mark.parametrize("seconds, text", [(45, "45 s"), (720, "12 min"), (7500, "2 h 5 min"), (86400, "24 h 0 min")])
+def test_durations(seconds, text):
+  assert progress.duration(seconds) == text
 
 
 # --- Files that cannot be used

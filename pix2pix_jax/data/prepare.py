@@ -8,6 +8,7 @@ Preparation runs once: raw files → shards in a folder keyed by everything they
 
 from collections.abc import Callable
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -19,9 +20,10 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax import signals
-from pix2pix_jax.data import files
+from pix2pix_jax import output, signals
+from pix2pix_jax.data import files, summary
 from pix2pix_jax.data.readers import facades, folder, kitti_depth, nyu_depth, procedural, winter_summer
+from pix2pix_jax.data.readers.examples import ReaderConfig
 from pix2pix_jax.data.source import PreparedSource, user_cache
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.signals import DataSpec
@@ -29,34 +31,46 @@ from pix2pix_jax.signals import DataSpec
 REVISION = 2  # of the readers; raise it when the same raw files give other examples
 
 
+class Options(NamedTuple):
+  """What only some readers support; the others ignore it.
+
+  Attributes:
+    channels: of input and target, to which images are converted; 0: as the files have them.
+    whole: all pairs are one split if the files are not divided into splits.
+  """
+
+  channels: tuple[int, int] = (0, 0)
+  whole: bool = False
+
+
 class Reader(NamedTuple):
   """How to prepare one kind of data set.
 
   Attributes:
-    make: (data section, fingerprint) → builder class and its config.
+    make: (data section, fingerprint, options) → builder class and its config.
     settings: the fields that prepared files depend on.
     kinds: builder config → kinds of input and target.
     raw_files: (source_dir, data section) → the files and folders that the reader reads; None: everything below
       source_dir.
-    report: (source_dir, data section) → lines to print before preparation, about what was found and what was left out.
+    report: (source_dir, data section, options) → lines about what was found and what was left out.
   """
 
-  make: Callable[[Any, str], tuple[type[tfds.core.DatasetBuilder], tfds.core.BuilderConfig]]
+  make: Callable[[Any, str, Options], tuple[type[tfds.core.DatasetBuilder], ReaderConfig]]
   settings: tuple[str, ...]
   kinds: Callable[[Any], tuple[str, str]]
   raw_files: Callable[[Path, Any], list[Path]] | None = None
-  report: Callable[[Path, Any], list[str]] | None = None
+  report: Callable[[Path, Any, Options], list[str]] | None = None
 
 
 def _source(data: Any) -> str:
   return data.source_dir and str(Path(data.source_dir).expanduser())
 
 
-def _facades(data, fingerprint):
+def _facades(data, fingerprint, _):
   return facades.Facades, facades.FacadesConfig(name=fingerprint, source_dir=_source(data))
 
 
-def _folder(data, fingerprint):
+def _folder(data, fingerprint, options):
   config = folder.make_config(
     fingerprint,
     _source(data),
@@ -66,20 +80,22 @@ def _folder(data, fingerprint):
     target_kind=data.target_kind,
     input_scale=data.input_scale,
     target_scale=data.target_scale,
+    channels=options.channels,
+    whole=options.whole,
   )
   return folder.Folder, config
 
 
-def _kitti_depth(data, fingerprint):
+def _kitti_depth(data, fingerprint, _):
   config = kitti_depth.KittiDepthConfig(name=fingerprint, source_dir=_source(data), layout=data.layout)
   return kitti_depth.KittiDepth, config
 
 
-def _nyu_depth(data, fingerprint):
+def _nyu_depth(data, fingerprint, _):
   return nyu_depth.NyuDepth, nyu_depth.NyuDepthConfig(name=fingerprint, source_dir=_source(data))
 
 
-def _winter_summer(data, fingerprint):
+def _winter_summer(data, fingerprint, _):
   return winter_summer.WinterSummer, winter_summer.WinterSummerConfig(
     name=fingerprint,
     source_dir=_source(data),
@@ -90,7 +106,7 @@ def _winter_summer(data, fingerprint):
   )
 
 
-def _procedural(data, fingerprint):
+def _procedural(data, fingerprint, _):
   return procedural.Procedural, procedural.ProceduralConfig(
     name=fingerprint,
     task=data.task,
@@ -107,14 +123,14 @@ READERS = {
     ("source_dir", "side_by_side", "pair_seed", "input_kind", "target_kind", "input_scale", "target_scale"),
     lambda config: (config.input.kind, config.target.kind),
     lambda source, data: folder.raw_folders(source),
-    lambda source, data: folder.report(source, data.pair_seed),
+    lambda source, data, options: folder.report(source, data.pair_seed, options.whole),
   ),
   "kitti_depth": Reader(
     _kitti_depth,
     ("source_dir", "layout"),
     lambda config: kitti_depth.KINDS,
     lambda source, data: kitti_depth.raw_folders(source, data.layout),
-    lambda source, data: kitti_depth.report(source, data.layout),
+    lambda source, data, _: kitti_depth.report(source, data.layout),
   ),
   "nyu_depth": Reader(
     _nyu_depth, ("source_dir",), lambda config: nyu_depth.KINDS, lambda source, data: nyu_depth.raw_files(source)
@@ -132,30 +148,62 @@ READERS = {
 }
 
 
-def prepare(data: Any) -> PreparedSource:
-  """The source of `data.name`; its shards are written if they are not there yet.
+def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSource:
+  """The source of `data.name`; its shards and their summary are written if they are not there yet.
+
+  Prints what was found and what was left out, and shows the progress of the preparation.
 
   Args:
     data: the `data` section of a config.
+    model: its `model` section; images in a folder are converted to the channels that it asks for. None: they are not.
+    whole: a folder without split folders has all its pairs in one split, `whole`.
 
   Raises:
-    UsageError: no such reader, or raw files that are missing, damaged or contradictory.
+    UsageError: no such reader, raw files that are missing, damaged or contradictory, or depth that is hardly any: most
+      of it out of range, or nothing measured in a whole split.
   """
   if data.name not in READERS:
     raise UsageError(f"data.name is {data.name!r}; the readers are {', '.join(READERS)}.")
   reader = READERS[data.name]
+  options = Options(_channels(data, model) if model else (0, 0), whole)
   content = _content(reader, data)
-  builder_class, builder_config = reader.make(data, _key(reader, data, content))
+  builder_class, builder_config = reader.make(data, _key(reader, data, content), options)
+  builder_config.say = functools.partial(_say_to, sys.stdout)
   builder = builder_class(config=builder_config, data_dir=str(prepared_dir(data)))
-  if not builder.info.splits:
-    if not sys.stderr.isatty():
-      tfds.disable_progress_bar()
-    if reader.report and data.source_dir:
-      print("\n".join(reader.report(Path(_source(data)), data)), flush=True)
-    print(f"Preparing {data.name} in {builder.data_dir}; this happens once.", flush=True)
+  source = None if not builder.info.splits else _source_of(builder, reader, data, content)
+  known = source and summary.read(source)
+  if known:
+    notes = known.notes
+  else:
+    notes = reader.report(Path(_source(data)), data, options) if reader.report and data.source_dir else []
+  for note in notes:
+    output.say(note)
+  if source is None:
+    output.say(f"Preparing {data.name} in {builder.data_dir}; this happens once.")
+    tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size even without one
       builder.download_and_prepare()
-  return PreparedSource(builder, _spec(builder, reader.kinds(builder_config), data, content))
+    for note in (more := getattr(builder, "notes", [])):
+      output.say(note)
+    notes = [*notes, *more]
+    source = _source_of(builder, reader, data, content)
+  known = known or summary.make(source, notes)
+  summary.check(known, source.spec)
+  return source
+
+
+def _say_to(stream: Any, text: str) -> None:
+  with contextlib.redirect_stdout(stream):
+    output.say(text)
+
+
+def _channels(data: Any, model: Any) -> tuple[int, int]:
+  """The channels of input and target that the model asks for, 0 where it leaves them to the data."""
+  return model.input_channels, max(0, model.output_channels - data.validity_channel)
+
+
+def _source_of(builder: tfds.core.DatasetBuilder, reader: Reader, data: Any, content: str) -> PreparedSource:
+  return PreparedSource(builder, _spec(builder, reader.kinds(builder.builder_config), data, content))
 
 
 def _content(reader: Reader, data: Any) -> str:

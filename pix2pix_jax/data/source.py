@@ -28,8 +28,8 @@ class PreparedSource:
 
   Attributes:
     spec: signals of both sides, and pairs by split.
-    shapes: (dtype, channels) of the stored arrays: `input`, `target` and, if there is one, `mask`.
-    folder: where decoded images may be kept.
+    stored: (dtype, channels) of the stored arrays: `input`, `target` and, if there is one, `mask`.
+    folder: where decoded images and a summary may be kept.
   """
 
   def __init__(self, builder: tfds.core.DatasetBuilder, spec: DataSpec):
@@ -49,6 +49,11 @@ class PreparedSource:
       shuffle_files=False,
       read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, add_tfds_id=False),
     )
+
+  def pairs(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same as (input, target)."""
+    for example in self.examples(split).prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+      yield example["input"], example["target"]
 
 
 class ArraySource:
@@ -70,6 +75,10 @@ class ArraySource:
       "id": tf.TensorSpec((), tf.string),
     }
     return tf.data.Dataset.from_generator(_pairs(split, inputs, targets), output_signature=signature)
+
+  def pairs(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same as (input, target)."""
+    return zip(*self._splits[split], strict=True)
 
 
 def _pairs(split: str, inputs: np.ndarray, targets: np.ndarray) -> Callable[[], Iterator[dict]]:

@@ -1,6 +1,7 @@
 """Shared by the readers of raw files: the features of an example, the order of storage, and cuts into splits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,12 +9,27 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from pix2pix_jax import output
 from pix2pix_jax.data import files
+from pix2pix_jax.data.readers.progress import track
 from pix2pix_jax.errors import UsageError
 
 T = TypeVar("T")
 BUCKETS = 128  # see `in_order`; each may be an open file, and some systems allow 256 of them
 PNG_CHANNELS = (1, 3, 4)  # TensorFlow writes a PNG of two channels but does not read it
+
+
+@dataclasses.dataclass(eq=False)
+class ReaderConfig(tfds.core.BuilderConfig):
+  """What the configurations of all readers share.
+
+  Attributes:
+    source_dir: the raw files.
+    say: prints a line of progress.
+  """
+
+  source_dir: str = ""
+  say: Callable[[str], None] = output.say
 
 
 def picture(channels: int = 3, dtype: Any = np.uint8) -> tfds.features.FeatureConnector:
@@ -59,13 +75,13 @@ def images_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
   )
 
 
-def in_order(items: Sequence[T]) -> Iterator[tuple[int, T]]:
-  """(key, item) with keys that make TFDS store the items in this order, in bounded memory.
+def in_order(items: Sequence[T], split: str, config: ReaderConfig) -> Iterator[tuple[int, T]]:
+  """(key, item) with keys that make TFDS store the items in this order, in bounded memory; shows the progress.
 
   Beyond 1 GB TFDS collects examples in files, each for an equal share of the keys' range of 2**128, and sorts each file
   in memory. With the keys 0, 1, 2 … the whole data set would fall into the first file.
   """
-  for i, item in enumerate(items):
+  for i, item in enumerate(track(items, len(items), f"Preparing {split}", config.say)):
     yield (i * BUCKETS // len(items)) * (2**128 // BUCKETS) + i, item
 
 

@@ -28,10 +28,8 @@ ARCHIVE_COUNTS = {"train": 400, "val": 100, "test": 106}
 
 
 @dataclasses.dataclass(eq=False)
-class FacadesConfig(tfds.core.BuilderConfig):
-  """`source_dir`: the raw files; empty to download the pix2pix archive."""
-
-  source_dir: str = ""
+class FacadesConfig(examples.ReaderConfig):
+  """An empty `source_dir` downloads the pix2pix archive."""
 
 
 class Facades(tfds.core.GeneratorBasedBuilder):
@@ -52,10 +50,10 @@ class Facades(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     source = self.builder_config.source_dir
     splits = find_splits(Path(source) if source else download(dl_manager))
-    return {split: self._generate_examples(paths) for split, paths in splits.items()}
+    return {split: self._generate_examples(split, paths) for split, paths in splits.items()}
 
-  def _generate_examples(self, paths: list[Path]) -> Iterator:
-    for key, path in examples.in_order(paths):
+  def _generate_examples(self, split: str, paths: list[Path]) -> Iterator:
+    for key, path in examples.in_order(paths, split, self.builder_config):
       label, photo = read_cmp_pair(path) if path.stem.startswith("cmp_b") else read_archive_pair(path)
       yield key, {"input": examples.png(label), "target": examples.png(photo), "id": path.stem}
 

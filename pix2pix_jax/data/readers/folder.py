@@ -15,9 +15,13 @@ are matched by: after Unicode normalisation, and where that leaves files over, w
 Without split folders each pair belongs to `val` with a probability of 10 %, else to `train`, as its id and the seed
 alone decide: adding or removing pairs does not move others.
 
+Two files whose names differ in their suffix alone, a.png and a.jpg, have the ids a_png and a_jpg, and partners with the
+same suffix.
+
 Every format that `data/files.py` reads is accepted, with any number of channels. `data.input_kind` and
 `data.target_kind` say what the numbers mean (`pix2pix_jax/signals.py`). All inputs must agree in channels and number
-type, and so must all targets.
+type, and so must all targets, unless `model.input_channels` or `model.output_channels` asks for a number of channels:
+images are then converted to it.
 """
 
 from collections.abc import Iterator
@@ -34,6 +38,7 @@ import tensorflow_datasets as tfds
 from pix2pix_jax import signals
 from pix2pix_jax.data import files
 from pix2pix_jax.data.readers import examples
+from pix2pix_jax.data.readers.negatives import Negatives
 from pix2pix_jax.errors import UsageError, few
 from pix2pix_jax.signals import Signal
 
@@ -43,6 +48,7 @@ WANTED = (
   "pairs as A/NAME (input) and B/NAME (target) in A/train, B/train and so on, or as files side by side (input left, "
   f"target right) in train/, val/ and test/, or either without split folders; files are {', '.join(files.SUFFIXES)}"
 )
+WHOLE = "whole"  # the split of all pairs, where there are no split folders and `whole` is set
 VAL_SHARE = 0.1
 MAX_PROBLEMS = 100  # preparation stops after so many files that cannot be used
 
@@ -67,7 +73,8 @@ class Side(NamedTuple):
     kind: of the signal, resolved.
     asked: the kind that the config asks for, which may be `auto`.
     scale: divisor that turns integer depth into metres.
-    channels: number of channels.
+    convert_to: channels to which images are converted; 0: they stay as they are.
+    channels: number of channels as stored.
     dtype: number type as stored.
     first: the file that this was read from.
   """
@@ -75,6 +82,7 @@ class Side(NamedTuple):
   kind: str = "image"
   asked: str = "auto"
   scale: float = 0.0
+  convert_to: int = 0
   channels: int = 3
   dtype: str = "uint8"
   first: Path = Path()
@@ -91,12 +99,12 @@ class Side(NamedTuple):
 
 
 @dataclasses.dataclass(eq=False)
-class FolderConfig(tfds.core.BuilderConfig):
+class FolderConfig(examples.ReaderConfig):
   """Made by `make_config`, which reads the kind and form of both sides from the first pair."""
 
-  source_dir: str = ""
   side_by_side: str = "input_target"
   seed: int = 0
+  whole: bool = False
   input: Side = Side()
   target: Side = Side()
 
@@ -111,23 +119,27 @@ def make_config(
   target_kind: str = "auto",
   input_scale: float = 0.0,
   target_scale: float = 0.0,
+  channels: tuple[int, int] = (0, 0),
+  whole: bool = False,
 ) -> FolderConfig:
   """The config of the builder.
 
   Args:
-    name: of the builder's config.
+    name: of the builder's config; it is extended where `channels` or `whole` change what is stored.
     source_dir: the folder of pairs.
     side_by_side: `input_target` or `target_input`: what is on the left and what on the right.
     seed: decides the split where there are no split folders.
     input_kind, target_kind: `image`, `depth`, or `auto` for images of unsigned integers.
     input_scale, target_scale: divisors that turn integer depth into metres; 0 if depth is float.
+    channels: of input and target, to which images are converted; 0: as the files have them, which must then agree.
+    whole: if there are no split folders, all pairs are one split, `whole`.
 
   Raises:
     UsageError: no pairs, or a first pair that cannot be used.
   """
-  splits, _ = find_splits(examples.source_folder(source_dir, "folder", WANTED), seed)
+  splits, _ = find_splits(examples.source_folder(source_dir, "folder", WANTED), seed, whole=whole)
   pair, arrays = _first_readable([pair for members in splits.values() for pair in members], side_by_side)
-  asked = {"input": (input_kind, input_scale), "target": (target_kind, target_scale)}
+  asked = {"input": (input_kind, input_scale, channels[0]), "target": (target_kind, target_scale, channels[1])}
   sides = {}
   for side, array, path in zip(asked, arrays, pair.files):
     kind = signals.choose_kind(asked[side][0], array.dtype, f"data.{side}_kind", str(path))
@@ -139,7 +151,19 @@ def make_config(
         "it as (height, width, channels)."
       )
     sides[side] = unchecked._replace(channels=stored.shape[-1], dtype=str(stored.dtype))
-  return FolderConfig(name=name, source_dir=source_dir, side_by_side=side_by_side, seed=seed, **sides)
+    if stored.shape[-1] != array.shape[-1]:
+      name += f"_{side}_of_{stored.shape[-1]}"
+  if WHOLE in splits:
+    name += f"_{WHOLE}"
+  return FolderConfig(
+    name=name,
+    source_dir=source_dir,
+    side_by_side=side_by_side,
+    seed=seed,
+    whole=whole,
+    input=sides["input"],
+    target=sides["target"],
+  )
 
 
 def _first_readable(pairs: list["Pair"], side_by_side: str) -> tuple["Pair", tuple[np.ndarray, np.ndarray]]:
@@ -157,13 +181,21 @@ def _stored(array: np.ndarray, side: Side, name: str, path: Path) -> np.ndarray:
   """A file's array as data sets keep it; `name` is input or target."""
   signals.choose_kind(side.asked, array.dtype, f"data.{name}_kind", str(path))
   signal = signals.make(side.kind, channels=array.shape[-1], dtype=array.dtype, scale=side.scale)
-  return signal.store(signal.accept(array, str(path)))
+  accepted = signal.accept(array, str(path))
+  if side.convert_to and signal.kind == "image":
+    accepted = files.with_channels(accepted, side.convert_to, str(path))
+  return signal.store(accepted)
 
 
 class Folder(tfds.core.GeneratorBasedBuilder):
-  """A user's pairs as `{input, target, id}`, with `mask` where the target has holes."""
+  """A user's pairs as `{input, target, id}`, with `mask` where the target has holes.
+
+  Attributes:
+    notes: lines for the user about the content of the files, complete after preparation.
+  """
 
   VERSION = tfds.core.Version("1.0.0")
+  notes: list[str] = []
 
   def _info(self) -> tfds.core.DatasetInfo:
     config = self.builder_config
@@ -177,21 +209,22 @@ class Folder(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager
     config = self.builder_config
-    splits, _ = find_splits(examples.source_folder(config.source_dir, "folder", WANTED), config.seed)
-    problems = Problems(config)
-    last = list(splits)[-1]
+    splits, _ = find_splits(examples.source_folder(config.source_dir, "folder", WANTED), config.seed, config.whole)
+    findings, last = Findings(config), list(splits)[-1]
+    self.notes = findings.notes
     return {
-      split: self._generate_examples(members, problems, is_last=split == last) for split, members in splits.items()
+      split: self._generate_examples(split, members, findings, is_last=split == last)
+      for split, members in splits.items()
     }
 
-  def _generate_examples(self, members: list["Pair"], problems: "Problems", is_last: bool) -> Iterator:
+  def _generate_examples(self, split: str, members: list["Pair"], findings: "Findings", is_last: bool) -> Iterator:
     config = self.builder_config
     usable = 0
-    for key, pair in examples.in_order(members):
+    for key, pair in examples.in_order(members, split, config):
       try:
         arrays = read_pair(pair, config.side_by_side)
       except UsageError as error:
-        problems.add_unusable(error)
+        findings.add_unusable(error)
         continue
       example: dict[str, Any] = {"id": pair.id}
       for name, array, path in zip(("input", "target"), arrays, pair.files):
@@ -199,11 +232,12 @@ class Folder(tfds.core.GeneratorBasedBuilder):
         try:
           stored = _stored(array, side, name, path)
         except UsageError as error:
-          problems.add_unusable(error)
+          findings.add_unusable(error)
           continue
         if (stored.shape[-1], str(stored.dtype)) != (side.channels, side.dtype):
-          problems.add_different(name, path, stored)
+          findings.add_different(name, path, stored)
           continue
+        findings.add_read(name, path, array)
         example[name] = stored if side.signal.has_holes else examples.png(stored)
       if len(example) == 3:
         if config.target.signal.has_holes:
@@ -211,16 +245,51 @@ class Folder(tfds.core.GeneratorBasedBuilder):
         usable += 1
         yield key, example
     if is_last or not usable:
-      problems.raise_all()
+      findings.raise_all()
+    if is_last:
+      findings.finish()
 
 
-class Problems:
-  """The files of a folder that cannot be used, collected so that one message lists them all."""
+class Findings:
+  """What becomes apparent while files are read, collected so that one message lists all files that cannot be used.
+
+  Attributes:
+    notes: lines for the user, complete after `finish`.
+  """
 
   def __init__(self, config: FolderConfig):
     self._config = config
     self._unusable: list[str] = []
     self._different: dict[str, list[str]] = {"input": [], "target": []}
+    self._channels: dict[str, set[int]] = {"input": set(), "target": set()}
+    self._converted: dict[str, list[Path]] = {"input": [], "target": []}
+    self._negatives = {"input": Negatives(), "target": Negatives()}
+    self.notes: list[str] = []
+
+  def add_read(self, name: str, path: Path, array: np.ndarray) -> None:
+    """A file of the side `name` that is used, as it was read."""
+    side: Side = getattr(self._config, name)
+    if array.shape[-1] != side.channels:
+      self._converted[name].append(path)
+    if side.signal.has_holes:
+      self._negatives[name].add(array)
+
+  def finish(self) -> None:
+    """Completes `notes`.
+
+    Raises:
+      UsageError: depth most of which is negative.
+    """
+    for name, side_name in (("input", "inputs"), ("target", "targets")):
+      side: Side = getattr(self._config, name)
+      if paths := self._converted[name]:
+        self.notes.append(
+          f"{len(paths)} {side_name if len(paths) > 1 else name} converted to {side.channels} "
+          f"channel{'s' * (side.channels != 1)}: {few(path.name for path in paths)}."
+        )
+      self._negatives[name].check(f"The {name} of {self._config.source_dir}", f"data.{name}_kind")
+      if note := self._negatives[name].note(f"The {name}"):
+        self.notes.append(note)
 
   def add_unusable(self, error: UsageError) -> None:
     self._unusable.append(str(error))
@@ -229,6 +298,8 @@ class Problems:
   def add_different(self, name: str, path: Path, array: np.ndarray) -> None:
     """A file of the side `name` whose form is not that of the first."""
     self._different[name].append(f"{path} is {_form(array.shape[-1], array.dtype)}")
+    side: Side = getattr(self._config, name)
+    self._channels[name].add(array.shape[-1] if side.kind == "image" and str(array.dtype) == side.dtype else 0)
     self._stop_at_many()
 
   def _stop_at_many(self) -> None:
@@ -243,7 +314,7 @@ class Problems:
       if found:
         parts.append(
           f"{few(found, 10)}, but {side.first} is {_form(side.channels, side.dtype)}. All {name}s must agree: convert "
-          f"or remove {'it' if len(found) == 1 else f'these {len(found)} files'}."
+          f"or remove {'it' if len(found) == 1 else f'these {len(found)} files'}.{self._conversion(name)}"
         )
     if len(self._unusable) > 1:
       parts.append(f"{len(self._unusable)} files cannot be used.")
@@ -252,6 +323,15 @@ class Problems:
       parts.append(f"And {len(self._unusable) - 10} more.")
     if parts:
       raise UsageError("\n".join(parts))
+
+  def _conversion(self, name: str) -> str:
+    """A sentence about the setting that would convert the channels of a side, if that solves its problem."""
+    side: Side = getattr(self._config, name)
+    channels = {side.channels, *self._channels[name]}
+    if not channels <= {1, 2, 3, 4}:
+      return ""
+    field = {"input": "model.input_channels", "target": "model.output_channels"}[name]
+    return f" Or set {field}={3 if max(channels) > 2 else 1} to have them converted (grey to RGB, alpha over white)."
 
 
 def _form(channels: int, dtype: Any) -> str:
@@ -284,11 +364,16 @@ class Layout(NamedTuple):
   recursive: bool = True
 
 
-def find_splits(source: Path, seed: int = 0) -> tuple[dict[str, list[Pair]], list[str]]:
+def find_splits(source: Path, seed: int = 0, whole: bool = False) -> tuple[dict[str, list[Pair]], list[str]]:
   """(the pairs of each split that is there, lines about files and folders that were left out).
 
+  Args:
+    source: the folder of pairs.
+    seed: decides the split where there are no split folders.
+    whole: all pairs are one split, `whole`, where there are no split folders.
+
   Raises:
-    UsageError: no pairs, names that occur twice, or an ambiguous layout.
+    UsageError: no pairs, or an ambiguous layout.
   """
   layout = _layout(source)
   notes: list[str] = []
@@ -296,12 +381,12 @@ def find_splits(source: Path, seed: int = 0) -> tuple[dict[str, list[Pair]], lis
   for split, (inputs, targets) in layout.folders.items():
     found = _files(inputs, layout.recursive, notes)
     if targets is None:
-      splits[split] = [Pair(name, path) for name, path in found.items()]
+      splits[split] = [Pair(name, path) for name, path in found.images.items()]
     else:
-      splits[split] = _match(inputs, found, targets, _files(targets, True, notes), notes)
+      splits[split] = _match(found, _files(targets, True, notes), notes)
   if "" in splits:
-    splits = _cut(splits[""], seed)
-  splits = {split: splits[split] for split in SPLITS if splits.get(split)}
+    splits = {WHOLE: splits[""]} if whole else _cut(splits[""], seed)
+  splits = {split: splits[split] for split in (*SPLITS, WHOLE) if splits.get(split)}
   if not splits:
     others = [path.name for path in _subfolders(source) if path not in _read_folders(layout)]
     hint = (
@@ -313,9 +398,9 @@ def find_splits(source: Path, seed: int = 0) -> tuple[dict[str, list[Pair]], lis
   return splits, notes + _unread(source, layout)
 
 
-def report(source: Path, seed: int = 0) -> list[str]:
+def report(source: Path, seed: int = 0, whole: bool = False) -> list[str]:
   """Lines for the user: what was left out, and the number of pairs in each split."""
-  splits, notes = find_splits(source, seed)
+  splits, notes = find_splits(source, seed, whole)
   return [*notes, f"Pairs: {', '.join(f'{split} {len(members)}' for split, members in splits.items())}."]
 
 
@@ -421,54 +506,79 @@ def _entries(folder: Path) -> list[Path]:
   return [*_subfolders(folder), *files.natural_order(path for path in direct if not files.is_junk(path.name))]
 
 
-def _files(folder: Path, recursive: bool, notes: list[str]) -> dict[str, Path]:
-  """The images of a folder by id, in natural order.
+class Found(NamedTuple):
+  """The images of a folder by id, in natural order, and by what would be their ids the files that cannot be read."""
 
-  Raises:
-    UsageError: files that differ in their suffix alone.
-  """
-  found, left_out = files.find(folder)
+  folder: Path
+  images: dict[str, Path]
+  left_out: dict[str, Path]
+
+  def relative(self, path: Path) -> str:
+    return path.relative_to(self.folder).as_posix()
+
+
+def _files(folder: Path, recursive: bool, notes: list[str]) -> Found:
+  """The files of a folder; those that are left out are noted."""
+  paths, left_out = files.find(folder)
   if not recursive:
-    found, left_out = ([path for path in paths if path.parent == folder] for paths in (found, left_out))
-  if left_out:
-    names = [path.relative_to(folder).as_posix() for path in left_out]
-    notes.append(f"Left out of {folder}, not being images of a known format: {few(names, 10)}.")
-  by_id: dict[str, Path] = {}
-  twice = []
-  for path in found:
-    name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
-    name = name.encode("utf-8", "backslashreplace").decode()  # names that are no Unicode
-    if name in by_id:
-      twice.append(f"{by_id[name].relative_to(folder).as_posix()} and {path.relative_to(folder).as_posix()}")
-    else:
-      by_id[name] = path
-  if twice:
-    raise UsageError(
-      f"{folder} holds both {few(twice, 10)}; names must differ before their suffix. Remove or rename one of the two."
-    )
-  return by_id
+    paths, left_out = ([path for path in found if path.parent == folder] for found in (paths, left_out))
+  found = Found(folder, {}, {_name(path, folder): path for path in left_out})
+  reasons: dict[str, list[str]] = {}
+  for path in left_out:
+    known = path.suffix.lower() in files.SUFFIXES
+    reason = "that cannot be opened (broken links?)" if known else "of unknown formats"
+    reasons.setdefault(reason, []).append(found.relative(path))
+  for reason, names in reasons.items():
+    notes.append(f"Left out of {folder}: {len(names)} file{'s' * (len(names) > 1)} {reason}: {few(names, 10)}.")
+  by_name: dict[str, list[Path]] = {}
+  for path in paths:
+    by_name.setdefault(_name(path, folder), []).append(path)
+  for name, same in by_name.items():
+    for path in same:
+      found.images[name if len(same) == 1 else f"{name}_{path.suffix[1:]}"] = path
+  return found
 
 
-def _match(
-  inputs: Path, of_inputs: dict[str, Path], targets: Path, of_targets: dict[str, Path], notes: list[str]
-) -> list[Pair]:
+def _name(path: Path, folder: Path) -> str:
+  """The path below a folder, with slashes and without the suffix, in one Unicode form."""
+  name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+  return name.encode("utf-8", "backslashreplace").decode()  # names that are no Unicode
+
+
+def _match(inputs: Found, targets: Found, notes: list[str]) -> list[Pair]:
   """Pairs in the order of the inputs; files without a partner are noted."""
-  partner = {name: name for name in of_inputs if name in of_targets}
-  rest = [name for name in of_inputs if name not in partner], [name for name in of_targets if name not in partner]
+  partner = {name: name for name in inputs.images if name in targets.images}
+  by_file = {_name(path, targets.folder) + path.suffix: name for name, path in targets.images.items()}
+  for name, path in inputs.images.items():  # 1.png and 1.jpg are 1_png and 1_jpg, but 1.png alone is 1
+    if name not in partner and (other := by_file.get(_name(path, inputs.folder) + path.suffix)):
+      partner[name] = other
+  taken = set(partner.values())
+  rest = (
+    [name for name in inputs.images if name not in partner],
+    [name for name in targets.images if name not in taken],
+  )
   loose = [_by_loose_name(names, side) for names, side in zip(rest, "ab")]
   partner |= {name: loose[1][key] for key, name in loose[0].items() if key in loose[1]}
   taken = set(partner.values())
-  for names, all_names, mine, theirs in (
-    ([name for name in of_inputs if name not in partner], of_inputs, inputs, targets),
-    ([name for name in of_targets if name not in taken], of_targets, targets, inputs),
-  ):
-    if names:
-      unmatched = [all_names[name].relative_to(mine).as_posix() for name in names]
+  for mine, theirs, used in ((inputs, targets, set(partner)), (targets, inputs, taken)):
+    unmatched = {name: path for name, path in mine.images.items() if name not in used}
+    unreadable = [
+      f"{mine.relative(path)} ({theirs.relative(theirs.left_out[name])})"
+      for name, path in unmatched.items()
+      if name in theirs.left_out
+    ]
+    if unreadable:
       notes.append(
-        f"{len(names)} of {len(all_names)} files in {mine} have no partner of the same name in {theirs}: "
-        f"{few(unmatched, 10)}."
+        f"{len(unreadable)} of {len(mine.images)} files in {mine.folder} have a partner in {theirs.folder} that "
+        f"cannot be read: {few(unreadable, 10)}."
       )
-  return [Pair(name, path, of_targets[partner[name]]) for name, path in of_inputs.items() if name in partner]
+    alone = [mine.relative(path) for name, path in unmatched.items() if name not in theirs.left_out]
+    if alone:
+      notes.append(
+        f"{len(alone)} of {len(mine.images)} files in {mine.folder} have no partner of the same name in "
+        f"{theirs.folder}: {few(alone, 10)}."
+      )
+  return [Pair(name, path, targets.images[partner[name]]) for name, path in inputs.images.items() if name in partner]
 
 
 def _by_loose_name(names: list[str], side: str) -> dict[str, str]:

@@ -46,10 +46,9 @@ WANTED = (
 
 
 @dataclasses.dataclass(eq=False)
-class KittiDepthConfig(tfds.core.BuilderConfig):
-  """`source_dir`: the raw files. `layout`: annotated, selection, or auto (see `find_splits`)."""
+class KittiDepthConfig(examples.ReaderConfig):
+  """`layout`: annotated, selection, or auto (see `find_splits`)."""
 
-  source_dir: str = ""
   layout: str = "auto"
 
 
@@ -80,10 +79,10 @@ class KittiDepth(tfds.core.GeneratorBasedBuilder):
     del dl_manager
     config = self.builder_config
     splits, _ = find_splits(examples.source_folder(config.source_dir, "KITTI", WANTED), config.layout)
-    return {split: self._generate_examples(frames) for split, frames in splits.items()}
+    return {split: self._generate_examples(split, frames) for split, frames in splits.items()}
 
-  def _generate_examples(self, frames: list["Frame"]) -> Iterator:
-    for key, frame in examples.in_order(frames):
+  def _generate_examples(self, split: str, frames: list["Frame"]) -> Iterator:
+    for key, frame in examples.in_order(frames, split, self.builder_config):
       photo, depth = read_frame(frame)
       yield key, {"input": examples.png(photo), "target": depth, "mask": depth > 0, "id": frame.id}
 

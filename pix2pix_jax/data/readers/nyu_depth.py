@@ -36,10 +36,8 @@ WANTED = (
 
 
 @dataclasses.dataclass(eq=False)
-class NyuDepthConfig(tfds.core.BuilderConfig):
-  """`source_dir`: the .mat file, or its folder."""
-
-  source_dir: str = ""
+class NyuDepthConfig(examples.ReaderConfig):
+  """`source_dir` is the .mat file, or its folder."""
 
 
 class NyuDepth(tfds.core.GeneratorBasedBuilder):
@@ -68,11 +66,11 @@ class NyuDepth(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager
     path = find_file(examples.source_folder(self.builder_config.source_dir, "NYU", WANTED))
-    return {split: self._generate_examples(path, frames) for split, frames in find_splits(path).items()}
+    return {split: self._generate_examples(path, split, frames) for split, frames in find_splits(path).items()}
 
-  def _generate_examples(self, path: Path, frames: list[int]) -> Iterator:
+  def _generate_examples(self, path: Path, split: str, frames: list[int]) -> Iterator:
     with open_frames(path) as (raw, dense):
-      for key, frame in examples.in_order(frames):
+      for key, frame in examples.in_order(frames, split, self.builder_config):
         depth = read_frame(dense, frame, path)
         yield key, {"input": read_frame(raw, frame, path), "target": depth, "mask": depth > 0, "id": f"{frame + 1:04d}"}
 

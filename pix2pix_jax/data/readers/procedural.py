@@ -27,7 +27,7 @@ KINDS = {
 
 
 @dataclasses.dataclass(eq=False)
-class ProceduralConfig(tfds.core.BuilderConfig):
+class ProceduralConfig(examples.ReaderConfig):
   """The task to draw, the size (height, width), the number of pairs in train, val and test, and the seed."""
 
   task: str = "facades"
@@ -59,13 +59,13 @@ class Procedural(tfds.core.GeneratorBasedBuilder):
     start, splits = 0, {}
     for split, count in zip(("train", "val", "test"), self.builder_config.counts):
       if count:
-        splits[split] = self._generate_examples(range(start, start + count))
+        splits[split] = self._generate_examples(split, range(start, start + count))
       start += count
     return splits
 
-  def _generate_examples(self, indices: range) -> Iterator:
+  def _generate_examples(self, split: str, indices: range) -> Iterator:
     config = self.builder_config
-    for key, index in examples.in_order(indices):
+    for key, index in examples.in_order(indices, split, config):
       yield key, {**_draw(config.task, config.seed, index, config.size), "id": f"{config.task}_{index:05d}"}
 
 

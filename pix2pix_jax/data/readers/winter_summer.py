@@ -34,10 +34,9 @@ WANTED = (
 
 
 @dataclasses.dataclass(eq=False)
-class WinterSummerConfig(tfds.core.BuilderConfig):
-  """`source_dir`: the raw files. The other fields decide which photographs pair up; see `pairs`."""
+class WinterSummerConfig(examples.ReaderConfig):
+  """The fields decide which photographs pair up; see `pairs`."""
 
-  source_dir: str = ""
   seed: int = 0
   threshold: float = THRESHOLD
   winter: tuple[str, ...] = WINTER
@@ -64,10 +63,12 @@ class WinterSummer(tfds.core.GeneratorBasedBuilder):
     config = self.builder_config
     source = examples.source_folder(config.source_dir, "winter_summer", WANTED)
     splits = find_splits(source, config.seed, config.threshold, config.winter, config.summer)
-    return {split: self._generate_examples(source / "imageAlignedLD", members) for split, members in splits.items()}
+    return {
+      split: self._generate_examples(source / "imageAlignedLD", split, members) for split, members in splits.items()
+    }
 
-  def _generate_examples(self, folder: Path, members: list["Pair"]) -> Iterator:
-    for key, pair in examples.in_order(members):
+  def _generate_examples(self, folder: Path, split: str, members: list["Pair"]) -> Iterator:
+    for key, pair in examples.in_order(members, split, self.builder_config):
       winter, summer = (examples.read_rgb(folder / pair.camera / name) for name in (pair.winter, pair.summer))
       yield key, {"input": examples.png(winter), "target": examples.png(summer), "id": pair.id}
 

@@ -1,0 +1,43 @@
+"""Progress of long loops over files: a bar on a terminal, otherwise a line from time to time."""
+
+from collections.abc import Callable, Iterable, Iterator
+import sys
+import time
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from pix2pix_jax import output
+
+T = TypeVar("T")
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def track(items: Iterable[T], total: int, label: str, say: Callable[[str], None] = output.say) -> Iterator[T]:
+  """The items, unchanged, while their number, the rate and the time left are shown on standard error or with `say`.
+
+  Args:
+    items: anything to loop over.
+    total: the number of items.
+    label: a verb and its object, such as "Preparing train".
+    say: prints a line; used where standard error is no terminal, at most every ten seconds.
+  """
+  if sys.stderr.isatty():
+    yield from tqdm(items, total=total, desc=label, unit=" pairs", leave=False, dynamic_ncols=True)
+    return
+  begin = last = time.monotonic()
+  for done, item in enumerate(items):
+    now = time.monotonic()
+    if done and now - last >= SECONDS_BETWEEN_LINES:
+      rate = done / (now - begin)
+      say(f"{label}: {done} of {total} ({rate:.3g}/s, {duration((total - done) / rate)} left)")
+      last = now
+    yield item
+
+
+def duration(seconds: float) -> str:
+  """For example "45 s", "12 min" or "2 h 5 min"."""
+  if seconds < 100:
+    return f"{seconds:.0f} s"
+  minutes = round(seconds / 60)
+  return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,393 @@
+"""A summary of a data set: sizes, number types and ranges of every split, and warnings about what may be unintended.
+
+It is made once, in a pass over the examples, and kept as JSON beside the shards, so that later starts only read it.
+"""
+
+import collections
+from collections.abc import Iterable, Iterator
+import dataclasses
+import json
+import math
+import os
+from typing import Any
+import uuid
+import zlib
+
+import ml_collections
+import numpy as np
+
+from pix2pix_jax import config as config_lib
+from pix2pix_jax.data.readers.progress import track
+from pix2pix_jax.data.source import Source
+from pix2pix_jax.errors import UsageError
+from pix2pix_jax.signals import DataSpec, Depth, Signal
+
+FILE = "summary.json"
+REVISION = 1  # of its content
+QUANTILES = 1001  # kept of the values of depth: 0.1 % apart
+MAX_VALUES = 10**6  # from which the quantiles of a split are computed
+MAX_PIXELS = 4096  # of an image, whose colours are counted
+MAX_COLORS = 64  # more are not counted: such images are no label maps
+FEW_PAIRS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+  """The inputs or the targets of a split.
+
+  Attributes:
+    sizes: (height, width, number of images), the most common first.
+    low, high: smallest and largest value; of depth, measurement in metres. Both are 0 if there is none.
+    zeros: share of zeros among all values; in depth these are the holes.
+    low_above_zero: smallest value above zero; 0 if there is none.
+    quantiles: of the measurements of depth, from the 0 to the 100 % quantile; empty for images.
+    colors: number of different pixels if they are few for that many pixels, else 0.
+    identical: whether there are several images, all the same.
+  """
+
+  sizes: list[tuple[int, int, int]]
+  low: float
+  high: float
+  zeros: float
+  low_above_zero: float
+  quantiles: list[float]
+  colors: int
+  identical: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitSummary:
+  """A split.
+
+  Attributes:
+    count: number of pairs.
+    same: number of pairs whose target equals their input.
+    input, target: its sides.
+  """
+
+  count: int
+  same: int
+  input: Side
+  target: Side
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """A data set: its splits by name, and lines about what was found and what was left out."""
+
+  splits: dict[str, SplitSummary]
+  notes: list[str]
+
+
+def read(source: Source) -> Summary | None:
+  """The summary that is stored beside the shards, or None if there is none of this revision."""
+  if source.folder is None:
+    return None
+  try:
+    content = json.loads((source.folder / FILE).read_text(encoding="utf-8"))
+    if content["revision"] != REVISION:
+      return None
+    splits = {
+      name: SplitSummary(split["count"], split["same"], _side(split["input"]), _side(split["target"]))
+      for name, split in content["splits"].items()
+    }
+    return Summary(splits, content["notes"])
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+
+
+def _side(fields: dict[str, Any]) -> Side:
+  return Side(**{**fields, "sizes": [(height, width, count) for height, width, count in fields["sizes"]]})
+
+
+def make(source: Source, notes: Iterable[str] = ()) -> Summary:
+  """Summarises the examples of a source, and stores the summary beside its shards where there are any."""
+  spec = source.spec
+  found = Summary({name: _summarize(source, name, count) for name, count in spec.counts.items()}, list(notes))
+  if source.folder is not None:
+    path = source.folder / FILE
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+      part.write_text(json.dumps({"revision": REVISION, **dataclasses.asdict(found)}), encoding="utf-8")
+      os.replace(part, path)
+    except OSError:  # data that others prepared; the summary is made again next time
+      part.unlink(missing_ok=True)
+  return found
+
+
+def _summarize(source: Source, split: str, count: int) -> SplitSummary:
+  sides = [_Collector(signal, count) for signal in (source.spec.input, source.spec.target)]
+  same = 0
+  for images in track(source.pairs(split), count, f"Checking {split}"):
+    same += np.array_equal(*images)
+    for side, image in zip(sides, images, strict=True):
+      side.add(image)
+  return SplitSummary(count, same, sides[0].finish(), sides[1].finish())
+
+
+class _Collector:
+  """Collects a `Side` from its images."""
+
+  def __init__(self, signal: Signal, count: int):
+    self._is_depth = isinstance(signal, Depth)
+    self._samples = max(16, MAX_VALUES // count)
+    self._sizes: collections.Counter[tuple[int, int]] = collections.Counter()
+    self._low, self._high, self._low_above_zero = math.inf, -math.inf, math.inf
+    self._zeros = self._values = self._pixels = 0
+    self._sampled: list[np.ndarray] = []
+    self._colors: set[bytes] | None = None if self._is_depth else set()
+    self._checksums: set[int] = set()
+
+  def add(self, image: np.ndarray) -> None:
+    self._sizes[image.shape[:2]] += 1
+    self._checksums.add(zlib.crc32(np.ascontiguousarray(image).data))
+    above = image[image > 0]
+    self._values += image.size
+    self._zeros += image.size - above.size
+    if above.size:
+      self._low_above_zero = min(self._low_above_zero, float(above.min()))
+    values = above if self._is_depth else image
+    if values.size:
+      self._low, self._high = min(self._low, float(values.min())), max(self._high, float(values.max()))
+    if self._is_depth:
+      self._sampled.append(values[:: max(1, values.size // self._samples)])
+    if self._colors is not None:
+      pixels = image.reshape(-1, image.shape[-1])
+      pixels = pixels[:: max(1, len(pixels) // MAX_PIXELS)]
+      self._pixels += len(pixels)
+      self._colors |= {pixel.tobytes() for pixel in np.unique(pixels, axis=0)[: MAX_COLORS + 1]}
+      self._colors = self._colors if len(self._colors) <= MAX_COLORS else None
+
+  def finish(self) -> Side:
+    sampled = np.concatenate(self._sampled) if self._sampled else np.empty(0)
+    probabilities = np.linspace(0, 1, QUANTILES)
+    quantiles = [float(f"{value:.6g}") for value in np.quantile(sampled, probabilities)] if sampled.size else []
+    colors = len(self._colors or ())
+    count = self._sizes.total()
+    return Side(
+      sizes=[(height, width, number) for (height, width), number in self._sizes.most_common()],
+      low=self._low if count and self._high >= self._low else 0.0,
+      high=self._high if count and self._high >= self._low else 0.0,
+      zeros=self._zeros / max(1, self._values),
+      low_above_zero=self._low_above_zero if self._low_above_zero < math.inf else 0.0,
+      quantiles=quantiles,
+      colors=colors if 16 * colors <= self._pixels else 0,
+      identical=count > 1 and len(self._checksums) == 1,
+    )
+
+
+def check(summary: Summary, spec: DataSpec) -> None:
+  """Refuses values that would mostly not count.
+
+  Raises:
+    UsageError: the split and side, the range found, the range expected, and the likely remedy.
+  """
+  for name, split in summary.splits.items():
+    for side, signal in (("input", spec.input), ("target", spec.target)):
+      found: Side = getattr(split, side)
+      if not isinstance(signal, Depth):
+        continue
+      try:
+        signal.check_range(np.array([*found.quantiles, found.low, found.high]), f"The {side} of the split {name}")
+      except UsageError as error:
+        raise UsageError(
+          f"{error} data.{side}_scale is the divisor of integer files: 1000 for millimetres, 256 for KITTI's PNGs. If "
+          f"these are no distances, data.{side}_kind has to be another."
+        ) from error
+
+
+def describe(source: Source, config: ml_collections.ConfigDict) -> str:
+  """The summary of a source as a short block of text, followed by warnings, a line each.
+
+  Args:
+    source: of the examples; its summary is read if it was stored, else made.
+    config: resolved.
+  """
+  summary = read(source) or make(source)
+  return "\n".join(
+    [*lines(summary, source.spec), *(f"Warning: {line}" for line in warnings(summary, config, source.spec))]
+  )
+
+
+def lines(summary: Summary, spec: DataSpec) -> list[str]:
+  """A headline and two lines for each split; splits that have the same lines share them."""
+  groups: dict[tuple[str, str], list[str]] = {}
+  for name, split in summary.splits.items():
+    texts = _describe_side(split.input, spec.input), _describe_side(split.target, spec.target)
+    groups.setdefault(texts, []).append(f"{name} {split.count}")
+  labels = {texts: ", ".join(names) for texts, names in groups.items()}
+  width = max(map(len, labels.values()))
+  result = ["Data, in pairs (sizes are width × height):"]
+  for (of_input, of_target), label in labels.items():
+    result += [f"  {label:<{width}}  input   {of_input}", f"  {'':<{width}}  target  {of_target}"]
+  return result
+
+
+def _describe_side(side: Side, signal: Signal) -> str:
+  parts = [_describe_sizes(side.sizes), signal.describe()]
+  if not isinstance(signal, Depth):
+    return "; ".join([*parts, f"{side.low:g} to {side.high:g}"])
+  holes = f"{side.zeros:.1%} holes"
+  if not side.quantiles:
+    return "; ".join([*parts, holes])
+  measured = f"{side.low:.3g} to {side.high:.3g} m, median {side.quantiles[len(side.quantiles) // 2]:.3g} m"
+  return "; ".join([*parts, measured, holes, f"{_outside(side, signal.range):.1%} out of range"])
+
+
+def _describe_sizes(sizes: list[tuple[int, int, int]]) -> str:
+  if len(sizes) == 1:
+    return f"{sizes[0][1]}×{sizes[0][0]}"
+  shown = ", ".join(f"{width}×{height} ({count})" for height, width, count in sizes[:2])
+  rest = sizes[2:]
+  return f"{shown} and {len(rest)} other sizes ({sum(size[2] for size in rest)})" if rest else shown
+
+
+def _outside(side: Side, limits: tuple[float, float]) -> float:
+  """The share of the measurements beyond a range."""
+  values = np.array(side.quantiles)
+  return float(np.mean((values < limits[0]) | (values > limits[1]))) if values.size else 0.0
+
+
+# --- Warnings
+
+
+def warnings(summary: Summary, config: ml_collections.ConfigDict, spec: DataSpec) -> list[str]:
+  """What may be unintended about the training split and the sizes, each with its remedy in one sentence or two.
+
+  Args:
+    summary: of the data.
+    config: resolved.
+    spec: of the data.
+  """
+  split = summary.splits.get("train") or next(iter(summary.splits.values()))
+  found = [*_about_pairs(split), *_about_sizes(split.input.sizes, config)]
+  for name, signal in (("input", spec.input), ("target", spec.target)):
+    side: Side = getattr(split, name)
+    found += _about_depth(name, side, config) if isinstance(signal, Depth) else _about_image(name, side, signal, config)
+  return found
+
+
+def _about_pairs(split: SplitSummary) -> Iterator[str]:
+  if split.count < FEW_PAIRS:
+    yield (
+      f"{split.count} training pair{'s' * (split.count != 1)} can only be learned by heart; a few hundred are usual "
+      "(400 in the paper's façades)."
+    )
+  if split.same == split.count:
+    yield "The target of every pair equals its input. Check which files the two sides were taken from."
+  if split.target.low == split.target.high:
+    yield f"All target values are {split.target.low:g}, so there is nothing to learn. Check the target files."
+  elif split.target.identical:
+    yield f"All {split.count} targets are the same image. Check the target files."
+
+
+def _about_sizes(sizes: list[tuple[int, int, int]], config: ml_collections.ConfigDict) -> Iterator[str]:
+  data, model = config.data, config.model
+  height, width, _ = sizes[0]
+  load, crop, evaluated = config_lib.load_shape(data), config_lib.crop_shape(data), config_lib.eval_shape(data)
+  if squeezed := next((shape for shape in (load, evaluated) if _stretch(sizes[0], shape) > 0.05), None):
+    verb = "trained" if squeezed == load else "validated"
+    yield (
+      f"Images of {width}×{height} are {verb} as {squeezed[1]}×{squeezed[0]} (width × height), which changes their "
+      f"proportions. To keep them, set {_keep_proportions(height, width, config)}."
+    )
+  elif odd := sum(size[2] for size in sizes if _stretch(size, load) > 0.05):
+    total = sum(size[2] for size in sizes)
+    yield (
+      f"{odd} of {total} training images have other proportions than {load[1]}×{load[0]} and are squeezed to that. "
+      "Crop them beforehand if shapes matter."
+    )
+  if max(load[0] / height, load[1] / width) >= 2:
+    side = _nice(min(height, width))
+    yield (
+      f"Images of {width}×{height} are enlarged to {load[1]}×{load[0]}: more time, but no more detail. For squares "
+      f"near their own size, set data.load_size={max(side, round(side * 1.12))} and data.crop_size={side}."
+    )
+  elif load == (286, 286) and crop[0] * crop[1] < 0.4 * load[0] * load[1]:
+    yield (
+      f"Images are resized to 286×286 and each crop of {crop[1]}×{crop[0]} shows {crop[0] * crop[1] / 286**2:.0%} of "
+      f"one. To show most of it, set data.load_size={round(max(crop) * 286 / 256)}."
+    )
+  if not model.generator.startswith("resnet") and model.levels == config_lib.levels_for(*crop) <= 3:
+    yield (
+      f"Crops of {crop[1]}×{crop[0]} can be halved {model.levels} times only, so the generator has {model.levels} "
+      f"levels and sees little around a pixel. Multiples of 64, 128 or 256 give 6, 7 or 8 levels: set "
+      f"data.crop_size={_nice(crop[0])}"
+      f"{f' and data.crop_width={_nice(crop[1])}' if crop[0] != crop[1] else ''}."
+    )
+
+
+def _stretch(size: tuple[int, ...], shape: tuple[int, int]) -> float:
+  """How much a resize to `shape` changes proportions: 0 for not at all, 0.05 for about five percent."""
+  return abs(math.log(size[0] * shape[1] / (size[1] * shape[0])))
+
+
+def _nice(side: int) -> int:
+  """A side near `side` that can be halved often."""
+  return side // 64 * 64 if side >= 64 else 2 ** max(2, round(math.log2(side)))
+
+
+def _keep_proportions(height: int, width: int, config: ml_collections.ConfigDict) -> str:
+  """Fields that keep the heights of load, crop and evaluation, with widths in an image's proportions."""
+  data, step = config.data, 2 ** min(config.model.levels, 6)
+  widths = lambda side: max(step, round(side * width / height / step) * step)
+  fields = {"load_width": round(data.load_size * width / height), "crop_width": widths(data.crop_size)}
+  if data.eval_size:
+    fields["eval_width"] = widths(data.eval_size)
+  fields["load_width"] = max(fields["load_width"], fields["crop_width"])
+  return " ".join(f"data.{name}={value}" for name, value in fields.items())
+
+
+def _about_image(name: str, side: Side, signal: Signal, config: ml_collections.ConfigDict) -> Iterator[str]:
+  largest = np.iinfo(signal.dtype).max
+  height, width, _ = side.sizes[0]
+  if side.low == side.high:
+    return
+  if signal.dtype == "uint16" and signal.channels == 1 and side.zeros >= 0.005 and side.low_above_zero >= 100:
+    yield (
+      f"The {name} looks like depth: 16 bits, {side.zeros:.0%} zeros, otherwise {side.low_above_zero:g} to "
+      f"{side.high:g}. If so, set data.{name}_kind='depth', data.{name}_scale=1000 for millimetres (256 for KITTI) and "
+      "data.depth_range."
+    )
+  elif side.colors and side.high < largest / 4:
+    yield (
+      f"The {name} holds {side.colors} different values up to {side.high:g} of {largest}: class numbers? The networks "
+      f"see {side.high / largest:.1%} of their range. Save the classes as colours, far apart."
+    )
+  elif signal.dtype == "uint16" and side.high < largest / 4:
+    yield (
+      f"The {name} uses {side.low:g} to {side.high:g} of the 16-bit range, {(side.high - side.low) / largest:.1%} of "
+      f"what the networks see. Scale it up, for example 12 bits by 16; if it is depth in millimetres, set "
+      f"data.{name}_kind='depth' and data.{name}_scale=1000."
+    )
+  if side.colors and (height, width) != config_lib.load_shape(config.data):
+    yield (
+      f"The {name} has only {side.colors} colours, like a label map, and resizing it blends them. To avoid that, set "
+      f"data.load_size={height} and data.load_width={width}, the size of the files."
+    )
+
+
+def _about_depth(name: str, side: Side, config: ml_collections.ConfigDict) -> Iterator[str]:
+  if not side.quantiles:
+    return
+  nearest, farthest = config.data.depth_range
+  reach = side.quantiles[-2]  # 99.9 %
+  outside = _outside(side, (nearest, farthest))
+  better = f'data.depth_range="(0, {_round_up(reach):g})"'
+  if outside > 0.1:
+    lost = "do not count" if name == "target" else "are clipped"
+    yield (
+      f"{outside:.0%} of the {name}'s measurements lie outside data.depth_range, {nearest:g} to {farthest:g} m, and "
+      f"{lost}. To cover them, set {better}."
+    )
+  elif reach < farthest / 10:
+    yield (
+      f"The {name} reaches {reach:.3g} m, {reach / farthest:.1%} of data.depth_range, {nearest:g} to {farthest:g} m. "
+      f"Set {better}, or data.{name}_kind='image' if these are intensities in [0, 1]."
+    )
+
+
+def _round_up(value: float) -> float:
+  """To two digits."""
+  unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+  return math.ceil(value / unit) * unit
