@@ -7,6 +7,10 @@ inputs; formats that would lose something become PNG. Depth is written as 16-bit
 run's depth files, or 256 as in KITTI), or as float metres in TIFF or npy. Unreadable files are skipped and listed at
 the end, and the exit status is then 1.
 
+Networks learn things at the scale of their training images. --resize=256 resizes inputs to that height first and keeps
+their proportions; --resize=256x512 resizes to exactly that height and width, as training does with images of another
+shape. Images are resampled as in training, and outputs keep the new size.
+
 Images of equal size are computed in batches. Every image gets the same noise as alone, but sums are rounded in another
 order, so batching can change a pixel by one grey level. --batch_size=1 avoids that.
 """
@@ -19,10 +23,12 @@ import functools
 import glob
 import os
 from pathlib import Path
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from pix2pix_jax import launch
@@ -194,6 +200,62 @@ def check_formats(signal: "Signal", suffixes: Iterable[str]) -> None:
     files.check_writable(suffix, signal.channels, in_png if suffix.lower() == ".png" else signal.dtype)
 
 
+# --- Sizes
+
+
+def parse_size(text: str) -> tuple[int, int | None]:
+  """`--resize` as (height, width); the width is None where it follows from the image's proportions.
+
+  Raises:
+    UsageError: neither a height nor a height and width.
+  """
+  match = re.fullmatch(r"(\d+)(?:[x×X](\d+))?", text.strip())
+  size = tuple(int(side) for side in match.groups() if side) if match else ()
+  if not size or min(size) < 1:
+    raise UsageError(f"--resize is {text!r}; give a height in pixels, as 256, or height and width, as 256x512.")
+  return size[0], size[1] if len(size) > 1 else None
+
+
+def resize(signal: "Signal", array: np.ndarray, size: tuple[int, int | None]) -> np.ndarray:
+  """An accepted array, (H, W, C), resampled as in training: images bicubic and antialiased, depth by nearest pixel.
+
+  Args:
+    signal: of the array.
+    array: as `read_for` returns it.
+    size: (height, width); a width of None keeps the proportions.
+  """
+  height, width = size[0], size[1] or max(1, round(array.shape[1] * size[0] / array.shape[0]))
+  if signal.resampling == "nearest":
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip((height, width), array.shape))
+    return array[rows[:, None], columns]
+  planes = np.moveaxis(array.astype(np.float32), -1, 0)  # Pillow resizes 8 bits in coarser steps
+  form, kernel = (width, height), Image.Resampling.BICUBIC
+  resized = np.stack([np.asarray(Image.fromarray(plane).resize(form, kernel)) for plane in planes], axis=-1)
+  if array.dtype.kind == "f":
+    return resized.clip(0, 1)
+  return resized.round().clip(0, np.iinfo(array.dtype).max).astype(array.dtype)
+
+
+def is_far(size: tuple[int, int], usual: tuple[int, int]) -> bool:
+  """Whether an image's (height, width) has less than half or more than twice the usual area or proportions."""
+  (height, width), (usual_height, usual_width) = size, usual
+  ratios = height * width / (usual_height * usual_width), height * usual_width / (width * usual_height)
+  return any(not 1 / 2 <= ratio <= 2 for ratio in ratios)
+
+
+def _size_hint(sizes: dict[Path, tuple[int, int]], usual: tuple[int, int]) -> str:
+  """A line about images whose size is far from the run's, or an empty text."""
+  far = [f"{path.name} {height}×{width}" for path, (height, width) in sizes.items() if is_far((height, width), usual)]
+  if not far:
+    return ""
+  height, width = usual
+  return (
+    f"Hint: {few(far)} (height×width) {'is' if len(far) == 1 else 'are'} far from the size of validation, "
+    f"{height}×{width}, and results suffer from another scale than in training. --resize={height} keeps the "
+    f"proportions; --resize={height}x{width} resizes as validation does."
+  )
+
+
 # --- Translation
 
 
@@ -239,6 +301,8 @@ def translate_files(
   dropout: bool | None = None,
   norm_stats: str | None = None,
   batch_size: int = 8,
+  resize_to: tuple[int, int | None] | None = None,
+  sizes: dict[Path, tuple[int, int]] | None = None,
 ) -> dict[Path, str]:
   """Translates files; reading, computing and writing overlap, and memory holds a few batches at most.
 
@@ -250,6 +314,8 @@ def translate_files(
     side_by_side: write input and output beside each other, in the colours of the samples.
     batch_size: number of images of equal shape that are computed together; tiles and `norm_stats="batch"`, which would
       mix the images, imply 1.
+    resize_to: (height, width) as for `resize`; None: images keep their size.
+    sizes: receives the (height, width) of each file that was read, as it is in the file.
 
   Returns:
     The error message of each file that could not be translated.
@@ -268,6 +334,12 @@ def translate_files(
     norm_stats=norm_stats,
   )
 
+  def read(path: Path) -> np.ndarray:
+    image = read_for(translator.input_signal, path)
+    if sizes is not None:
+      sizes[path] = (image.shape[0], image.shape[1])
+    return image if resize_to is None else resize(translator.input_signal, image, resize_to)
+
   def save(path: Path, image: np.ndarray, results: np.ndarray) -> None:
     for target, result in zip(outputs[path], results):
       if side_by_side:
@@ -276,8 +348,7 @@ def translate_files(
         write_for(translator.target_signal, target, result)
 
   def images(pool: concurrent.futures.Executor) -> Iterator[tuple[Path, np.ndarray]]:
-    reading = functools.partial(read_for, translator.input_signal)
-    for path, job in _read_ahead(pool, reading, paths, ahead=batch_size + 3):
+    for path, job in _read_ahead(pool, read, paths, ahead=batch_size + 3):
       try:
         yield path, job.result()
       except UsageError as error:
@@ -347,6 +418,11 @@ def _parser() -> argparse.ArgumentParser:
     "--samples", type=int, default=1, help="results to draw per image, written as NAME_0, NAME_1, … (default: 1)"
   )
   parser.add_argument("--seed", type=int, default=0, help="seed of the dropout noise (default: 0)")
+  parser.add_argument(
+    "--resize",
+    metavar="SIZE",
+    help="resize inputs to this height, or HEIGHTxWIDTH, in pixels before translation; outputs keep that size",
+  )
   parser.add_argument("--tile", type=int, help="side in pixels of overlapping tiles, for images too large for memory")
   parser.add_argument(
     "--batch_size",
@@ -360,13 +436,24 @@ def _parser() -> argparse.ArgumentParser:
     "--norm_stats", choices=("image", "batch", "running"), help="statistics of batch norm (default: as in the run)"
   )
   parser.add_argument(
-    "--side_by_side",
-    "--side-by-side",
-    action="store_true",
-    help="write input and output next to each other as 8-bit RGB, for viewing",
+    "--side_by_side", action="store_true", help="write input and output next to each other as 8-bit RGB, for viewing"
   )
+  parser.add_argument("--side-by-side", dest="side_by_side", action="store_true", help=argparse.SUPPRESS)  # older
   parser.add_argument("--overwrite", action="store_true", help="replace existing outputs, but never an input")
   return parser
+
+
+def _describe_step(workdir: Path, translator: "Translator", asked: str) -> str:
+  """For example "step 800, best l1"; "best" is the newest one if no checkpoint was validated."""
+  if asked != "best":
+    return f"step {translator.step}" + (", the newest" if asked == "latest" else "")
+  from pix2pix_jax.run.checkpoint import Checkpointer  # imports JAX: slow
+
+  with Checkpointer(workdir, config=translator.config, read_only=True) as checkpointer:
+    best = checkpointer.best()
+  if best is None:
+    return f"step {translator.step}, the newest (none was validated)"
+  return f"step {translator.step}, best {translator.config.train.best_metric} ({best[1]:.4f})"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -380,6 +467,7 @@ def main(argv: list[str] | None = None) -> None:
     if getattr(options, name) is not None:
       require_integer(f"--{name}", getattr(options, name), 1)
   require_integer("--seed", options.seed, 0, 2**32 - 1)
+  resize_to = None if options.resize is None else parse_size(options.resize)
   output = options.output.expanduser()
   given = Path(options.input).expanduser()
   if given.is_dir() and output.resolve() == given.resolve():
@@ -389,14 +477,22 @@ def main(argv: list[str] | None = None) -> None:
   outputs = name_outputs(inputs, output, options.samples, formats)
   check_outputs(outputs, overwrite=options.overwrite)
 
-  from pix2pix_jax.inference import Translator  # imports JAX, which help and wrong flags need not wait for
+  from pix2pix_jax import config as config_lib  # imports JAX, which help and wrong flags need not wait for
+  from pix2pix_jax.inference import Translator
 
-  translator = Translator.load(options.workdir, step=options.step)
+  workdir = options.workdir.expanduser()
+  translator = Translator.load(workdir, step=options.step)
   if not options.side_by_side:
     if translator.target_signal.channels not in files.PNG_COLOR_TYPES:
       outputs = name_outputs(inputs, output, options.samples, [each for each in formats if each != ".png"])
       check_outputs(outputs, overwrite=options.overwrite)
     check_formats(translator.target_signal, {path.suffix for names in outputs.values() for path in names})
+  if translator.step is not None:
+    print(f"Checkpoint: {_describe_step(workdir, translator, options.step)}.", flush=True)
+  if options.tile and options.tile % translator.multiple:
+    rounded = options.tile + -options.tile % translator.multiple
+    print(f"--tile={options.tile} is rounded up to {rounded}, a multiple of {translator.multiple}.", flush=True)
+  sizes: dict[Path, tuple[int, int]] = {}
   failed = translate_files(
     translator,
     inputs,
@@ -407,12 +503,16 @@ def main(argv: list[str] | None = None) -> None:
     dropout=None if options.dropout is None else options.dropout == "on",
     norm_stats=options.norm_stats,
     batch_size=options.batch_size,
+    resize_to=resize_to,
+    sizes=sizes,
   )
   written = [each for path, names in outputs.items() if path not in failed for each in names]
   listed = f": {few(written)}" if written else ""
   print(f"{len(inputs) - len(failed)} of {len(inputs)} image{'s' * (len(inputs) > 1)} translated{listed}.")
   if left_out:
     print(f"Left out, not being images of a known format: {few(left_out)}.")
+  if resize_to is None and (hint := _size_hint(sizes, config_lib.eval_shape(translator.config.data))):
+    print(hint)
   for path, reason in failed.items():
     print(f"not translated: {path}: {reason}", file=sys.stderr)
   if failed:

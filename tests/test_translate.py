@@ -16,7 +16,7 @@ import pytest
 import tifffile
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax import translate
+from pix2pix_jax import signals, translate
 from pix2pix_jax.data import files
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.inference import Translator
@@ -32,6 +32,8 @@ def make_translator(**fields):
       "model.levels": 3,
       "model.input_channels": 3,
       "model.output_channels": 3,
+      "data.crop_size": 16,
+      "data.crop_width": 24,
       "data.input_kind": "image",
       "data.target_kind": "image",
       "data.input_dtype": "uint8",
@@ -227,6 +229,10 @@ def test_existing_outputs_need_overwrite(tmp_path, run):
     (["--input={folder}", "--output=out", "--batch_size=0"], "--batch_size is 0"),
     (["--input={folder}", "--output=out", "--tile=0"], "--tile is 0"),
     (["--input={folder}", "--output=out", "--seed=-1"], "--seed is -1"),
+    (["--input={folder}", "--output=out", "--resize=0"], "--resize is '0'; give a height"),
+    (["--input={folder}", "--output=out", "--resize=64x"], "--resize is '64x'; give a height"),
+    (["--input={folder}", "--output=out", "--resize=-64"], "--resize is '-64'; give a height"),
+    (["--input={folder}", "--output=out", "--resize=1.5"], "--resize is '1.5'; give a height"),
   ],
 )
 def test_wrong_arguments_are_explained_before_any_work(tmp_path, run, arguments, message):
@@ -266,6 +272,68 @@ def test_tiles_on_the_command_line(tmp_path, run):
   files.write(tmp_path / "in.png", draw((50, 70, 3)))
   run(f"--input={tmp_path / 'in.png'}", f"--output={tmp_path / 'out.png'}", "--tile=32")
   assert Image.open(tmp_path / "out.png").size == (70, 50)
+
+
+def test_a_tile_that_is_no_multiple_is_said(tmp_path, run, translator, capsys):
+  assert translator.multiple == 8
+  files.write(tmp_path / "in.png", draw())
+  run(f"--input={tmp_path / 'in.png'}", f"--output={tmp_path / 'one.png'}", "--tile=13")
+  assert capsys.readouterr().out.startswith("--tile=13 is rounded up to 16, a multiple of 8.\n1 of 1 image")
+  run(f"--input={tmp_path / 'in.png'}", f"--output={tmp_path / 'two.png'}", "--tile=16")
+  assert "rounded" not in capsys.readouterr().out
+  assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+# --- Sizes
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("shape, size", [((64, 96, 3), (16, 24)), ((17, 30, 4), (40, 50)), ((50, 50, 1), (25, 70))])
+def test_images_are_resampled_as_in_training(dtype, shape, size):
+  tf = pytest.importorskip("tensorflow")
+  largest = 1 if dtype == np.float32 else np.iinfo(dtype).max
+  values = np.random.default_rng(0).uniform(0, largest, shape).astype(dtype)
+  resized = translate.resize(signals.Image(shape[-1]), values, size)
+  expected = tf.image.resize(values, size, "bicubic", antialias=True).numpy().clip(0, largest)
+  assert resized.dtype == dtype
+  np.testing.assert_allclose(resized, expected, rtol=0, atol=(largest > 1) / 2 + 2e-6 * largest)
+
+
+def test_shrinking_is_antialiased():
+  stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))[..., None]
+  assert set(np.unique(translate.resize(signals.Image(1), stripes, (16, 16))[2:-2, 2:-2])) <= {127, 128}
+
+
+@pytest.mark.parametrize("shape, size", [((64, 96, 1), (16, 24)), ((17, 30, 1), (40, 50)), ((50, 50, 2), (25, 70))])
+def test_depth_is_resampled_as_in_training(shape, size):
+  tf = pytest.importorskip("tensorflow")
+  metres = np.random.default_rng(0).uniform(0, 80, shape).astype(np.float32)
+  resized = translate.resize(signals.Depth(shape[-1], (0.0, 80.0), 0.0), metres, size)
+  np.testing.assert_array_equal(resized, tf.image.resize(metres, size, "nearest").numpy())
+
+
+@pytest.mark.parametrize(
+  "option, shape", [("16", (16, 32)), ("16x24", (16, 24)), ("16X24", (16, 24)), ("16×24", (16, 24)), ("7x1", (7, 1))]
+)
+def test_resize_on_the_command_line(tmp_path, run, translator, option, shape):
+  values = draw((50, 100, 3))
+  files.write(tmp_path / "in.png", values)
+  run(f"--input={tmp_path / 'in.png'}", f"--output={tmp_path / 'out.png'}", f"--resize={option}")
+  written = files.read(tmp_path / "out.png")
+  assert written.shape == (*shape, 3)
+  np.testing.assert_array_equal(written, translator(translate.resize(translator.input_signal, values, shape)))
+
+
+@pytest.mark.parametrize("shape, far", [((16, 24), 0), ((22, 33), 0), ((23, 35), 1), ((8, 12), 1), ((12, 37), 1)])
+def test_a_size_that_is_far_from_that_of_validation_is_hinted_at(tmp_path, run, capsys, shape, far):
+  files.write(tmp_path / "in/a.png", draw((*shape, 3)))
+  files.write(tmp_path / "in/b.png", draw())
+  run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}")
+  hint = f"Hint: a.png {shape[0]}×{shape[1]} (height×width) is far from the size of validation, 16×24"
+  said = capsys.readouterr().out
+  assert said.count(hint) == said.count("Hint") == said.count("--resize=16x24 resizes") == far
+  run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--overwrite", "--resize=16x24")
+  assert "Hint" not in capsys.readouterr().out
 
 
 # --- Numbers
@@ -520,4 +588,5 @@ def test_help_imports_neither_tensorflow_nor_jax():
     "finally: print({'tensorflow', 'jax'} & set(sys.modules), file=sys.stderr)"
   )
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-  assert done.returncode == 0 and "--side_by_side" in done.stdout and "set()" in done.stderr
+  assert done.returncode == 0 and "set()" in done.stderr
+  assert "--side_by_side" in done.stdout and "--side-by-side" not in done.stdout
