@@ -1,21 +1,36 @@
 """Exports a trained generator to a file that runs without this package, for images of one height and width.
 
-    python -m pix2pix_jax.export --workdir=DIR --output=FILE [--step=best|latest|N] [--height=H --width=W]
-                                 [--format=stablehlo|savedmodel|tflite|onnx]
+    python -m pix2pix_jax.export --workdir=DIR --output=FILE.stablehlo|FILE.tflite|FILE.onnx|FOLDER/
+                                 [--format=stablehlo|savedmodel|tflite|onnx] [--step=best|latest|N]
+                                 [--height=H --width=W]
 
-The exported program accepts and returns (N, H, W, C) in the data's own numbers: uint8 or uint16 images, or depth in
+The suffix of the output chooses the format, and a folder means savedmodel; --format is needed for other names only. The
+exported program accepts and returns arrays (N, H, W, C) in the data's own numbers: uint8 or uint16 images, or depth in
 float32 metres. Value ranges, padding and the run's evaluation settings (dropout, norm statistics) are part of it.
 
-  stablehlo   runs with jax alone, on CPU, CUDA and TPU, for any N; equal seeds give the results of Translator:
-                jax.export.deserialize(open(FILE, "rb").read()).call(images, numpy.uint32(seed))
-              (under jax.jit it compiles once). JAX guarantees that its releases of the next six months read the file.
-  savedmodel  a folder for TensorFlow: tf.saved_model.load(DIR).translate(images, tf.constant(seed, tf.uint32)).
-  tflite      for LiteRT, N = 1, without noise (dropout is off).
-  onnx        for ONNX Runtime, any N, without noise; needs the package jax2onnx.
+How to load each format, and its batch size N:
+
+  stablehlo   Any N, with noise: equal seeds give the results of Translator. Needs jax alone, on CPU, CUDA or TPU:
+                program = jax.export.deserialize(open("FILE.stablehlo", "rb").read())
+                outputs = jax.jit(program.call)(images, numpy.uint32(seed))
+              JAX guarantees that its releases of the next six months read the file.
+  savedmodel  Any N, with noise. A folder for TensorFlow:
+                model = tf.saved_model.load("FOLDER")
+                outputs = model.translate(images, tf.constant(seed, tf.uint32))
+  tflite      N = 1, without noise (dropout is off). For LiteRT (pip install ai-edge-litert), or tf.lite.Interpreter:
+                model = ai_edge_litert.interpreter.Interpreter("FILE.tflite")
+                model.allocate_tensors()
+                model.set_tensor(model.get_input_details()[0]["index"], images)
+                model.invoke()
+                outputs = model.get_tensor(model.get_output_details()[0]["index"])
+  onnx        Any N, without noise. For ONNX Runtime; writing it needs the package jax2onnx:
+                session = onnxruntime.InferenceSession("FILE.onnx")
+                outputs = session.run(None, {session.get_inputs()[0].name: images})[0]
 """
 
 import argparse
 from collections.abc import Callable
+import os
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +112,46 @@ def _onnx(function, shape, dtype, output):
   jax2onnx.to_onnx(function, [jax.ShapeDtypeStruct(("n", *shape), dtype)], return_mode="file", output_path=str(output))
 
 
-FORMATS = {  # name: (writer, whether it takes a seed)
-  "stablehlo": (_stablehlo, True),
-  "savedmodel": (_savedmodel, True),
-  "tflite": (_tflite, False),
-  "onnx": (_onnx, False),
+FORMATS = {  # name: (writer, whether it takes a seed, batch size)
+  "stablehlo": (_stablehlo, True, "N"),
+  "savedmodel": (_savedmodel, True, "N"),
+  "tflite": (_tflite, False, "1"),
+  "onnx": (_onnx, False, "N"),
 }
+SUFFIXES = {".stablehlo": "stablehlo", ".bin": "stablehlo", ".tflite": "tflite", ".onnx": "onnx"}
+
+
+def choose_format(output: str | Path, form: str | None = None) -> str:
+  """The format of an output: `form`, or as its suffix says; "savedmodel" for a folder: one that exists, or ends with /.
+
+  Raises:
+    UsageError: nothing names a format, or `form` contradicts the suffix or a folder or file that exists.
+  """
+  path = Path(output).expanduser()
+  is_folder = path.is_dir() or str(output).endswith(("/", os.sep))
+  named = "savedmodel" if is_folder else SUFFIXES.get(path.suffix.lower())
+  if form is None and named is None:
+    raise UsageError(
+      f"--output {str(output)!r} names no format. End it with {', '.join(SUFFIXES)}, or with / for a SavedModel, or "
+      f"add --format ({', '.join(FORMATS)})."
+    )
+  if form is not None and named is not None and form != named:
+    seen = "is a folder, as of savedmodel" if is_folder else f"ends with {path.suffix}, as files of {named} do"
+    raise UsageError(f"--format={form}, but --output {str(output)!r} {seen}. Change one of them.")
+  form = form or named
+  if form == "savedmodel" and path.is_file():
+    raise UsageError(f"--output {str(output)!r} is a file, but a SavedModel is a folder. Choose another name.")
+  return str(form)
 
 
 def export(
-  workdir: Path, output: Path, *, step: str = "best", height: int = 0, width: int = 0, form: str = "stablehlo"
+  workdir: Path,
+  output: str | Path,
+  *,
+  step: str = "best",
+  height: int = 0,
+  width: int = 0,
+  form: str | None = None,
 ) -> None:
   """Writes the generator of a workdir to `output`.
 
@@ -115,18 +160,20 @@ def export(
     output: the file to write (savedmodel: folder).
     step: `"best"`, `"latest"` or a number.
     height, width: in pixels; 0: as in validation.
-    form: one of `FORMATS`.
+    form: one of `FORMATS`; None: as `choose_format` infers it from `output`.
 
   Raises:
-    UsageError: no such checkpoint, sizes that are not positive, or a format whose package is missing.
+    UsageError: no such checkpoint, sizes that are not positive, no or contradicting formats, or a format whose package
+      is missing.
   """
+  form, output = choose_format(output, form), Path(output).expanduser()
   config = config_lib.read(workdir)
   input_signal, target_signal = config_lib.signals_of(config)
   default = config_lib.eval_shape(config.data)
   shape = (height or default[0], width or default[1], input_signal.channels)
   if min(shape) < 1:
     raise UsageError(f"--height={height} --width={width}: sizes in pixels have to be at least 1.")
-  write, takes_seed = FORMATS[form]
+  write, takes_seed, batch_size = FORMATS[form]
   with checkpoint.Checkpointer(workdir, config=config, read_only=True) as checkpointer:
     number = checkpointer.resolve_step(step)
     variables = checkpointer.restore_variables(number, ["generator"])["generator"]
@@ -135,24 +182,32 @@ def export(
   with convolution.use_form("lax"):  # the form that runs well on every platform, whichever this machine is
     write(program, shape, np.dtype(input_signal.dtype), output)
   print(
-    f"{output}: {form} of step {number}, (N, {', '.join(map(str, shape))}) {input_signal.dtype} → "
-    f"{target_signal.dtype}; "
-    f"input: {input_signal.describe()}; output: {target_signal.describe()}"
+    f"{output}: {form} of step {number}, ({', '.join([batch_size, *map(str, shape)])}) {input_signal.dtype} → "
+    f"{target_signal.dtype}; input: {input_signal.describe()}; output: {target_signal.describe()}. "
+    '"pix2pix_jax export --help" shows how to load it.'
   )
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(prog="python -m pix2pix_jax.export", description=__doc__.split("\n")[0])
-  for name, meaning in (("workdir", "of a trained model"), ("output", "file (savedmodel: folder) to write")):
-    parser.add_argument(f"--{name}", type=Path, required=True, help=meaning)
-  parser.add_argument("--step", default="best", help="best, latest or the number of a checkpoint (default: best)")
+  """Runs the command; see the top of this file."""
+  parser = argparse.ArgumentParser(
+    prog="python -m pix2pix_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--workdir", type=Path, required=True, help="workdir of a trained model")
+  parser.add_argument("--output", required=True, help="file (savedmodel: folder) to write")
+  parser.add_argument("--step", default="best", help="checkpoint: best, latest or a step number (default: best)")
   for side in ("height", "width"):
     parser.add_argument(f"--{side}", type=int, default=0, help="in pixels (default: as in validation)")
-  parser.add_argument("--format", default="stablehlo", choices=FORMATS, help="(default: stablehlo)")
+  parser.add_argument("--format", choices=FORMATS, help="(default: as the name of the output says)")
   options = parser.parse_args(argv)
   logging.set_verbosity(logging.ERROR)
   export(
-    options.workdir, options.output, step=options.step, height=options.height, width=options.width, form=options.format
+    options.workdir.expanduser(),
+    options.output,
+    step=options.step,
+    height=options.height,
+    width=options.width,
+    form=options.format,
   )
 
 

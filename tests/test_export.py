@@ -1,5 +1,6 @@
 """Exported generators give what the Translator gives, without this package."""
 
+import re
 import subprocess
 import sys
 
@@ -105,10 +106,10 @@ def test_stablehlo_runs_with_jax_alone(workdir, tmp_path):
 
 
 def test_depth_stays_metres(depth_workdir, tmp_path):
-  export_lib.export(depth_workdir, tmp_path / "new" / "g", height=32, width=32)
+  export_lib.export(depth_workdir, tmp_path / "new" / "g.stablehlo", height=32, width=32)
   x = np.random.default_rng(0).uniform(0, 12, (2, 32, 32, 1)).astype(np.float32)
   x[:, 3:6, :4, 0] = [0, -1, np.nan, np.inf]  # four ways to mark a hole
-  output = np.asarray(jax.export.deserialize((tmp_path / "new" / "g").read_bytes()).call(x, np.uint32(0)))
+  output = np.asarray(jax.export.deserialize((tmp_path / "new" / "g.stablehlo").read_bytes()).call(x, np.uint32(0)))
   expected = Translator.load(depth_workdir)(x)
   assert output.dtype == np.float32 and 0.1 < (output == 0).mean() < 0.9 and output.max() > 5
   np.testing.assert_array_equal(output == 0, expected == 0)
@@ -123,9 +124,10 @@ def test_savedmodel(workdir, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
-def test_tflite(workdir, tmp_path):
+def test_tflite(workdir, tmp_path, capsys):
   tf = pytest.importorskip("tensorflow")
-  export_lib.export(workdir, tmp_path / "g.tflite", form="tflite")
+  export_lib.export(workdir, tmp_path / "g.tflite")
+  assert "tflite of step 7, (1, 24, 16, 3) uint8 → uint8" in capsys.readouterr().out
   interpreter = tf.lite.Interpreter(model_path=str(tmp_path / "g.tflite"))
   interpreter.allocate_tensors()
   interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images(1))
@@ -136,7 +138,7 @@ def test_tflite(workdir, tmp_path):
 def test_onnx(workdir, tmp_path):
   pytest.importorskip("jax2onnx", reason="jax2onnx is not installed; --format=onnx needs it")
   runtime = pytest.importorskip("onnxruntime")
-  export_lib.export(workdir, tmp_path / "g.onnx", form="onnx")
+  export_lib.export(workdir, tmp_path / "g.onnx")
   session = runtime.InferenceSession(str(tmp_path / "g.onnx"))
   assert_same(session.run(None, {session.get_inputs()[0].name: images()})[0], workdir, images(), dropout=False)
 
@@ -156,4 +158,58 @@ def test_without_jax2onnx_the_error_says_how_to_get_it(workdir, tmp_path, monkey
 )
 def test_what_does_not_exist_is_explained(workdir, tmp_path, options, message):
   with pytest.raises(UsageError, match=message):
-    export_lib.export(workdir, tmp_path / "g", **options)
+    export_lib.export(workdir, tmp_path / "g.stablehlo", **options)
+
+
+@pytest.mark.parametrize(
+  "output, form, expected",
+  [
+    ("m.onnx", None, "onnx"),
+    ("M.ONNX", None, "onnx"),
+    ("m.v2.tflite", None, "tflite"),
+    ("m.stablehlo", None, "stablehlo"),
+    ("m/", None, "savedmodel"),
+    ("folder", None, "savedmodel"),
+    ("m", "savedmodel", "savedmodel"),
+    ("m.v2", "stablehlo", "stablehlo"),
+    ("m.bin", None, "stablehlo"),
+    ("m.onnx", "onnx", "onnx"),
+  ],
+)
+def test_the_output_chooses_the_format(tmp_path, monkeypatch, output, form, expected):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "folder").mkdir()
+  assert export_lib.choose_format(output, form) == expected
+
+
+@pytest.mark.parametrize(
+  "output, form, message",
+  [
+    ("m", None, "'m' names no format. End it with .stablehlo, .bin, .tflite, .onnx, or with / for a SavedModel"),
+    ("m.pb", None, "'m.pb' names no format"),
+    ("m.onnx", "stablehlo", "--format=stablehlo, but --output 'm.onnx' ends with .onnx, as files of onnx do"),
+    ("m.tflite", "savedmodel", "ends with .tflite"),
+    ("m/", "onnx", "--format=onnx, but --output 'm/' is a folder"),
+    ("folder", "stablehlo", "'folder' is a folder"),
+    ("file", "savedmodel", "'file' is a file, but a SavedModel is a folder"),
+  ],
+)
+def test_a_format_that_is_not_clear_is_explained_before_any_work(tmp_path, monkeypatch, output, form, message):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "folder").mkdir()
+  (tmp_path / "file").touch()
+  flags = ["--workdir=nowhere", f"--output={output}", *([f"--format={form}"] if form else [])]
+  with pytest.raises(UsageError, match=re.escape(message)):
+    export_lib.main(flags)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_help_shows_how_to_load_each_format_and_its_batch_size(capsys):
+  with pytest.raises(SystemExit) as stop:
+    export_lib.main(["--help"])
+  shown = capsys.readouterr().out
+  assert stop.value.code == 0
+  for name in ("jax.export.deserialize(", "tf.saved_model.load(", "Interpreter(", "onnxruntime.InferenceSession("):
+    assert name in shown
+  for name, (_, _, batch_size) in export_lib.FORMATS.items():
+    assert f"  {name:<12}{'Any N' if batch_size == 'N' else 'N = 1'}" in shown
