@@ -8,6 +8,7 @@ workdir into one JSON object; `report_template.html` displays it.
 
 import argparse
 import base64
+from collections.abc import Mapping
 import csv
 import datetime
 import html
@@ -28,7 +29,7 @@ from PIL import Image
 from pix2pix_jax import __version__
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.errors import UsageError, run_command
-from pix2pix_jax.run import history
+from pix2pix_jax.run import history, viz
 from pix2pix_jax.run.experiment import Experiment
 
 MAX_SAMPLES = 40  # sample grids
@@ -64,14 +65,13 @@ def write(workdir: Path) -> Path:
 
 
 def gather(workdir: Path) -> dict[str, Any]:
-  """Everything on the page, with images as data URIs."""
+  """The content of the page, with images as data URIs."""
   run = Experiment.read(workdir)
   config = run.config
-  rows, splits, parameters = history.read(workdir), _splits(workdir), run.count_parameters()
-  data, source = config.data, Path(config.data.source_dir).name
+  rows, splits, parameters = history.read(workdir), _splits(workdir, config), run.count_parameters()
+  data = config.data
   return {
-    "what": f"A {_generator(config)} with a {config.model.patch}×{config.model.patch} PatchGAN, trained on {data.name} "
-    f"{f'(folder {source}) ' if source else ''}at {_size(*config_lib.crop_shape(data))}.",
+    "what": _describe(config),
     "name": workdir.resolve().name,
     "time": f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
     "heading": TASKS.get(data.task if data.name == "procedural" else data.name, "Image pairs"),
@@ -79,7 +79,11 @@ def gather(workdir: Path) -> dict[str, Any]:
     "num_steps": config.train.num_steps,
     "parameters": list(parameters.values()),
     "facts": _facts(run, parameters, splits),
-    "samples": _samples(workdir),
+    "networks": _networks(run),
+    "best_metric": config.train.best_metric,
+    "baselines": next((split["summary"].get("baselines", {}) for split in splits if split["name"] == "val"), {}),
+    "changes": _changes(workdir),
+    "samples": _samples(workdir, run, splits),
     "splits": splits,
     **_curves(rows),
     **_configuration(workdir, config),
@@ -124,19 +128,31 @@ def _generator(config: ml_collections.ConfigDict) -> str:
   return {"unet": "U-Net", "encoder_decoder": "encoder-decoder"}.get(config.model.generator, config.model.generator)
 
 
+def _describe(config: ml_collections.ConfigDict) -> str:
+  """The model and its data in a sentence."""
+  data, model, folder = config.data, config.model, Path(config.data.source_dir).name
+  network = f"{'An' if model.generator == 'encoder_decoder' else 'A'} {_generator(config)}"
+  network += (
+    f" with a {model.patch}×{model.patch} PatchGAN," if config.loss.gan != "none" else " without a discriminator,"
+  )
+  source = {"procedural": "built-in scenes", "arrays": "arrays", "folder": f"the folder {folder}"}.get(
+    data.name, data.name + (f" (folder {folder})" if folder else "")
+  )
+  return f"{network} trained on {source} at {_size(*config_lib.crop_shape(data))}."
+
+
 def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, Any]]) -> dict[str, str]:
-  """What was trained on what."""
+  """What was trained on what; facts that a run does not have are left out."""
   config = run.config
-  data, model, loss, train = config.data, config.model, config.loss, config.train
+  data, model, loss, train, optimizer = config.data, config.model, config.loss, config.train, config.optimizer
   crop = _size(*config_lib.crop_shape(data))
-  counts = {split["name"]: split["summary"].get("count") for split in splits if "@" not in split["name"]}
-  source = Path(data.source_dir).name or ("none, arrays" if data.name == "arrays" else "none, downloaded")
-  if data.name == "procedural":
-    counts, source = {"train": data.num_train, "val": data.num_val, "test": data.num_test}, "none, drawn by code"
-  return {
-    "Data": f"{data.name}, task {data.task}" if data.name == "procedural" else data.name,
-    "Source folder": source,
-    "Pairs": ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+  decay = f", falling to 0 over the last {optimizer.decay_fraction:.0%} of the run" if optimizer.decay_fraction else ""
+  names = {"procedural": f"built-in scenes, task {data.task}", "arrays": "arrays in memory"}
+  gan = "" if loss.gan == "none" else f"{loss.gan} GAN + "
+  facts = {
+    "Data": names.get(data.name, data.name),
+    "Source folder": Path(data.source_dir).name,
+    "Pairs": ", ".join(f"{count:,} {name}" for name, count in _counts(config, splits).items() if count)
     or "not recorded in this workdir",
     "Input": run.spec.input.describe(),
     "Target": run.spec.target.describe(),
@@ -146,50 +162,112 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
     f"{model.levels} levels; {parameters['generator']:,} parameters",
     "Discriminator": f"{model.patch}×{model.patch} PatchGAN{'' if model.conditional else ', not conditional'}"
     f"; {parameters['discriminator']:,} parameters",
-    "Loss": f"{'' if loss.gan == 'none' else f'{loss.gan} GAN + '}{loss.l1_weight:g} · L1",
-    "Optimizer": f"Adam {config.optimizer.learning_rate:g}, β {config.optimizer.beta1:g} and "
-    "{config.optimizer.beta2:g}",
-    "Training": f"batch {train.batch_size}, {train.num_steps} steps, seed {config.seed}, {train.dtype}",
+    "Loss": f"{gan}{loss.l1_weight:g} · L1",
+    "Optimizer": f"Adam, learning rate {optimizer.learning_rate:g}{decay}, "
+    f"β\u00a0{optimizer.beta1:g}\u00a0and\u00a0{optimizer.beta2:g}",
+    "Training": f"{train.num_steps:,} steps, batch size {train.batch_size}, seed {config.seed}, {train.dtype}",
+  }
+  return {name: fact for name, fact in facts.items() if fact}
+
+
+def _counts(config: ml_collections.ConfigDict, splits: list[dict[str, Any]]) -> dict[str, int]:
+  """Pairs in each split: as recorded by training, else as configured, else of the splits that were evaluated."""
+  recorded = re.findall(r"(\w+) (\d+)", config.data.fingerprint.partition(";")[0])
+  if recorded:
+    return {name: int(count) for name, count in recorded}
+  if config.data.name == "procedural":
+    return {"train": config.data.num_train, "val": config.data.num_val, "test": config.data.num_test}
+  return {split["name"]: split["summary"].get("count", 0) for split in splits if "@" not in split["name"]}
+
+
+def _networks(run: Experiment) -> list[dict[str, Any]]:
+  """Every parameter of both networks with its shape, from shapes alone."""
+  networks = []
+  for network, variables in run.abstract().variables.items():
+    leaves = flatten_dict(variables["params"])
+    rows = [["/".join(path), "×".join(map(str, leaf.shape)), leaf.size] for path, leaf in leaves.items()]
+    networks.append({"name": network, "rows": rows, "count": sum(row[-1] for row in rows)})
+  return networks
+
+
+def _changes(workdir: Path) -> list[dict[str, Any]]:
+  """What resumes changed in the configuration: step, time, and [field, before, after] of each field."""
+  return [
+    {
+      "step": row["step"],
+      "time": row.get("time", ""),
+      "fields": [[name, *pair] for name, pair in row["changes"].items()],
+    }
+    for row in config_lib.read_changes(workdir)
+  ]
+
+
+def _encode(source: Path | Image.Image, scale: float | None) -> dict[str, Any]:
+  """An image's data URI, width and height: a file as it is, an array as PNG or, with a scale, a JPEG of that scale."""
+  with Image.open(source) if isinstance(source, Path) else source.copy() as image:
+    buffer = io.BytesIO()
+    image.load()  # a damaged file shows here
+    width, height, kind = *image.size, "jpeg" if scale else (image.format or "png").lower()
+    if scale:
+      width, height = (max(1, round(side * scale)) for side in image.size)
+      smaller = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+      smaller.save(buffer, "jpeg", quality=88, subsampling=0)  # colours at full resolution: label maps have sharp ones
+    elif isinstance(source, Path):
+      buffer.write(source.read_bytes())
+    else:
+      image.save(buffer, "png")
+  uri = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+  return {"uri": uri, "width": width, "height": height}
+
+
+def _embed(sources: Mapping[str, Path | Image.Image], limit: int) -> tuple[dict[str, dict[str, Any]], str]:
+  """Encodes images of at most `limit` bytes together; also a note for the reader."""
+  encoded, broken, scale = {}, [], None
+  for name, source in sources.items():
+    try:
+      encoded[name] = _encode(source, None)
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files
+      broken.append(name)
+  while (size := sum(len(image["uri"]) for image in encoded.values())) > limit and (scale is None or scale > 0.05):
+    scale = 1.0 if scale is None else scale * min(0.9, math.sqrt(limit / size))
+    encoded = {name: _encode(sources[name], scale) for name in encoded}
+  note = f"To keep this page small, images are JPEGs at {scale:.0%} of their size. " if scale else ""
+  return encoded, note + (f"Unreadable and left out: {', '.join(broken)}." if broken else "")
+
+
+def _samples(workdir: Path, run: Experiment, splits: list[dict[str, Any]]) -> dict[str, Any]:
+  """The grids of the validations in order, without the labels that the page shows as text.
+
+  Grids of another layout, such as those of older versions, are shown whole, labels included.
+  """
+  paths = sorted(path for path in (workdir / "samples").glob("step_*.png") if path.stem[5:].isdigit())
+  shown = {path.name: path for path in _thin(paths, MAX_SAMPLES)}
+  rows = run.config.evaluation.num_samples
+  if pairs := _counts(run.config, splits).get("val"):
+    rows = min(rows, pairs)
+  layout = viz.describe_example_grid(config_lib.eval_shape(run.config.data), rows, run.spec)
+  bodies = {name: _crop(path, layout["size"], layout["body"]) for name, path in shown.items()}
+  unlabelled = {name: body for name, body in bodies.items() if body}
+  has_labels = len(unlabelled) < len(shown)
+  sources: Mapping[str, Path | Image.Image] = shown if has_labels else unlabelled
+  encoded, note = _embed(sources, SAMPLE_BYTES)
+  if len(paths) > MAX_SAMPLES:
+    note = f"{MAX_SAMPLES} of {len(paths)} grids are shown, evenly chosen. {note}"
+  return {
+    "pictures": [{"step": int(shown[name].stem[5:]), **image} for name, image in encoded.items()],
+    "columns": [] if has_labels else layout["columns"],
+    "scales": [] if has_labels else layout["scales"],
+    "note": note,
   }
 
 
-def _encode(path: Path, scale: float | None) -> dict[str, Any]:
-  """A picture's data URI, width and height: the file as it is or, where a scale is given, a JPEG of that scale."""
-  with Image.open(path) as image:
-    if scale is None:
-      image.load()  # a damaged file shows here
-      width, height, kind, content = *image.size, (image.format or "png").lower(), path.read_bytes()
-    else:
-      width, height = (max(1, round(side * scale)) for side in image.size)
-      buffer = io.BytesIO()
-      smaller = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-      smaller.save(buffer, "jpeg", quality=88, subsampling=0)  # colours at full resolution: label maps have sharp ones
-      kind, content = "jpeg", buffer.getvalue()
-  return {"uri": f"data:image/{kind};base64,{base64.b64encode(content).decode()}", "width": width, "height": height}
-
-
-def _embed(paths: list[Path], limit: int) -> tuple[dict[Path, dict[str, Any]], str]:
-  """Pictures of at most `limit` bytes together, and what a reader has to know about them."""
-  encoded, broken, scale = {}, [], None
-  for path in paths:
-    try:
-      encoded[path] = _encode(path, None)
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files
-      broken.append(path.name)
-  while (size := sum(len(picture["uri"]) for picture in encoded.values())) > limit and (scale is None or scale > 0.05):
-    scale = 1.0 if scale is None else scale * min(0.9, math.sqrt(limit / size))
-    encoded = {path: _encode(path, scale) for path in encoded}
-  note = f"To keep this page small, pictures are JPEGs of {scale:.0%} of their size. " if scale else ""
-  return encoded, note + (f"Left out, as not readable: {', '.join(broken)}." if broken else "")
-
-
-def _samples(workdir: Path) -> dict[str, Any]:
-  """The grids of the validations in order."""
-  paths = sorted(path for path in (workdir / "samples").glob("step_*.png") if path.stem[5:].isdigit())
-  encoded, note = _embed(_thin(paths, MAX_SAMPLES), SAMPLE_BYTES)
-  if len(paths) > MAX_SAMPLES:
-    note = f"{MAX_SAMPLES} of {len(paths)} grids are shown, evenly chosen. {note}"
-  return {"pictures": [{"step": int(path.stem[5:]), **picture} for path, picture in encoded.items()], "note": note}
+def _crop(path: Path, size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image | None:
+  """A part of an image file; None if the file has another size or is damaged."""
+  try:
+    with Image.open(path) as image:
+      return image.convert("RGB").crop(box) if image.size == size else None
+  except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files
+    return None
 
 
 def _curves(rows: list[dict[str, float]]) -> dict[str, Any]:
@@ -202,28 +280,114 @@ def _curves(rows: list[dict[str, float]]) -> dict[str, Any]:
   return {"rows": [row for row in rows if "val/l1" in row or id(row) in kept], "rows_note": note}
 
 
-def _splits(workdir: Path) -> list[dict[str, Any]]:
-  """What `evaluate` left: for each split its summary, pictures and per-image rows."""
+def _splits(workdir: Path, config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
+  """The results that `evaluate` wrote, for each folder: summary, images and per-image rows."""
   folders = sorted(path for path in (workdir / "eval").glob("*") if path.is_dir())
   splits = []
   for folder in folders:
     chosen = [path for path in (folder / "best.png", folder / "worst.png") if path.exists()] or list(
       folder.glob("grid.png")
     )
-    encoded, note = _embed(chosen, EVALUATION_BYTES // len(folders))
+    images, note = _sheets(chosen, EVALUATION_BYTES // len(folders))
     columns, rows = _per_image(folder / "per_image.csv")
+    summary = _read_json(folder / "metrics.json")
     splits.append(
       {
         "name": folder.name,
-        "summary": _read_json(folder / "metrics.json"),
+        "title": _title(folder.name),
+        "summary": summary,
+        "protocol": _protocol(summary.get("protocol", {}), config),
         "note": note,
         "columns": columns,
         "rows": rows[:MAX_ROWS],
         "count": len(rows),
-        "pictures": [{"name": path.stem, **picture} for path, picture in encoded.items()],
+        "pictures": images,
       }
     )
   return splits
+
+
+def _title(folder: str) -> str:
+  """`test@step800,dropout=off` → "Split test, dropout off": what differs from the run, except for the step."""
+  split, _, rest = folder.partition("@")
+  words = {"data": "data of", "dropout": "dropout", "norm_stats": "norm statistics:"}
+  parts = [part.partition("=") for part in rest.split(",") if not re.fullmatch(r"(step\d+)?", part)]
+  return ", ".join([f"Split {split}", *(f"{words.get(name, name)} {value}".strip() for name, _, value in parts)])
+
+
+def _protocol(protocol: dict[str, Any], config: ml_collections.ConfigDict) -> list[str]:
+  """The protocol of an evaluation as sentences; empty if it was not recorded."""
+  rest = dict(protocol)
+  sentences = []
+  dropout, norm_stats, seed = rest.pop("dropout", None), rest.pop("norm_stats", None), rest.pop("seed", None)
+  if dropout is not None and config.model.dropout_blocks:
+    noise = f"; its noise follows from seed {seed}" if seed is not None else ""
+    sentences.append(f"Dropout stays on, as in training{noise}." if dropout else "Dropout is off.")
+  statistics = {
+    "image": "each image's own statistics",
+    "batch": "the statistics of each batch of images",
+    "running": "running averages from training",
+  }
+  if norm_stats in statistics and config.model.norm == "batch":
+    sentences.append(f"Batch norm uses {statistics[norm_stats]}.")
+  if size := rest.pop("height_width", None):
+    sentences.append(f"Images have {'×'.join(map(str, size))} pixels (height × width).")
+  data, folder = rest.pop("data", ""), Path(rest.pop("source_dir", "")).name
+  if data:
+    source = {"procedural": "built-in scenes", "arrays": "arrays in memory"}.get(data, f"data set {data}")
+    sentences.append(f"Data: {source}{f', folder {folder}' if folder else ''}.")
+  rest.pop("scale", None)  # the table of metrics has it
+  fid = rest.pop("fid", "")
+  if fid:
+    sentences.append(f"FID and KID were {fid}." if fid.startswith("not ") else f"FID and KID: {fid}.")
+  return sentences + [f"{name.replace('_', ' ').capitalize()}: {value}." for name, value in rest.items() if value != ""]
+
+
+def _sheets(paths: list[Path], limit: int) -> tuple[list[dict[str, Any]], str]:
+  """Sheets of examples, for each: name, columns, scales, and rows of id, metric and images; and a note for the reader.
+
+  The images are cut out of the sheets, so that the page shows their labels as text. A sheet that does not describe its
+  layout is shown whole.
+  """
+  sources: dict[str, Path | Image.Image] = {}
+  layouts: dict[str, dict[str, Any]] = {}
+  for path in paths:
+    sheet, layout = _open_sheet(path)
+    if sheet is None:
+      sources[path.name] = path
+      continue
+    layouts[path.name] = layout
+    for i, boxes in enumerate(layout["boxes"]):
+      for column, box in zip(layout["columns"], boxes):
+        sources[f"{path.name}, row {i + 1}, {column}"] = sheet.crop(box)
+  encoded, note = _embed(sources, limit)
+  images = []
+  for path in paths:
+    if path.name in encoded:
+      images.append({"name": path.stem, **encoded[path.name]})
+    elif path.name in layouts:
+      layout = layouts[path.name]
+      rows = [
+        {
+          "id": name,
+          "metric": metric,
+          "images": [encoded[f"{path.name}, row {i + 1}, {one}"] for one in layout["columns"]],
+        }
+        for i, (name, metric) in enumerate(layout["captions"])
+      ]
+      images.append({"name": path.stem, "columns": layout["columns"], "scales": layout["scales"], "rows": rows})
+  return images, note
+
+
+def _open_sheet(path: Path) -> tuple[Image.Image | None, dict[str, Any]]:
+  """The pixels and the layout of a sheet that `viz.save_sheet` wrote; (None, {}) for any other file."""
+  try:
+    with Image.open(path) as image:
+      image.load()
+      layout = json.loads(getattr(image, "text", {})[viz.LAYOUT_KEY])
+      return image.convert("RGB"), layout
+  except (OSError, SyntaxError, ValueError, KeyError):
+    return None, {}
 
 
 def _per_image(path: Path) -> tuple[list[str], list[list[Any]]]:
@@ -270,9 +434,9 @@ def _environment() -> dict[str, str]:
 
 def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(prog="python -m pix2pix_jax.report", description=__doc__.split("\n")[0])
-  parser.add_argument("--workdir", type=Path, required=True, help="of a training, finished or not")
+  parser.add_argument("--workdir", type=Path, required=True, help="of a run, finished or not")
   options = parser.parse_args(argv)
-  jax.config.update("jax_platforms", "cpu")  # the memory of the GPU may be the training's that is reported on
+  jax.config.update("jax_platforms", "cpu")  # the GPU's memory may belong to the run being reported on
   path = write(options.workdir)
   print(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
 

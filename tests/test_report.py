@@ -17,6 +17,8 @@ import pytest
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import report
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.run import viz
+from pix2pix_jax.run.experiment import Experiment
 
 EVIL = '</script><script>document.documentElement.dataset.evil = "1"</script><img src=x onerror="document.title=1">'
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -117,6 +119,48 @@ def full(tmp_path_factory):
   return workdir
 
 
+@pytest.fixture
+def sheets(bare):
+  """A run that was resumed with another learning rate, and evaluated with sheets that describe themselves."""
+  spec = Experiment.read(bare).spec
+  random = np.random.default_rng(0)
+  rows = []
+  for _ in range(2):
+    example = {name: random.uniform(-1, 1, (8, 16, n)).astype(np.float32) for name, n in SIDES.items()}
+    rows.append(viz.draw_row(example | {"mask": np.ones((8, 16, 1), np.float32)}, spec))
+  folder = bare / "eval" / "val"
+  captions = [(f"1{EVIL}", "rmse 1.000 m"), ("2", "rmse 2.000 m")]
+  for name in ("grid", "best", "worst"):
+    viz.save_sheet(folder / f"{name}.png", rows, captions, spec, viz.scale_errors(rows, spec.target))
+  protocol = {"dropout": False, "norm_stats": "running", "seed": 3, "data": "folder", "source_dir": "/private/here"}
+  protocol |= {
+    "height_width": [8, 16],
+    "scale": "l1, psnr and ssim on [0, 1]",
+    "fid": "not computed: no weights",
+    "x": "",
+  }
+  summary = {
+    "step": 40,
+    "count": 2,
+    "metrics": {"l1": 0.2},
+    "baselines": {"mean_target": {"l1": 0.25}, "far": {"l1": 9.0}},
+  }
+  (folder / "metrics.json").write_text(json.dumps({**summary, "protocol": protocol}))
+  for step in (10, 20, 30, 40):
+    picture(bare / "samples" / f"step_{step:08d}.png")
+  history = [
+    {"step": n, "train/learning_rate": 2e-4 if n < 21 else 1e-4, "val/l1": 0.3 - n / 400} for n in (10, 20, 30, 40)
+  ]
+  (bare / "history.jsonl").write_text(
+    "".join(json.dumps(row) + "\n" for row in [{"step": 0, "val/l1": 99.0}, *history])
+  )
+  config_lib.record_changes(bare, 20, {"optimizer.learning_rate": (2e-4, 1e-4), "data.source_dir": ("", EVIL)})
+  return bare
+
+
+SIDES = {"input": 3, "output": 1, "target": 1}
+
+
 def read(workdir):
   """The page, and the JSON that it shows."""
   page = report.write(workdir).read_text(encoding="utf-8")
@@ -141,7 +185,7 @@ def test_one_file_that_loads_nothing(full):
 
 def test_what_it_shows(full):
   _, data = read(full)
-  assert data["what"].startswith("A U-Net with a 70×70 PatchGAN, trained on folder (folder <_script>")
+  assert data["what"].startswith("A U-Net with a 70×70 PatchGAN, trained on the folder <_script>")
   assert "private" not in json.dumps(data["facts"]) and data["facts"]["Pairs"] == "20 test, 20 val"
   assert (data["step"], data["num_steps"], len(data["parameters"])) == (40, 40, 2)
   assert data["facts"]["Sizes"] == "crops of 256×256 from 286×286, evaluated at 256×256 (height × width)"
@@ -199,6 +243,90 @@ def test_half_written_and_older_files(bare):
   assert len(data["samples"]["pictures"]) == 1 and "step_00000001.png" in data["samples"]["note"]
 
 
+def test_labels_of_sheets_are_text(sheets):
+  _, data = read(sheets)
+  (val,) = data["splits"]
+  best, worst = val["pictures"]
+  assert (best["name"], worst["name"]) == ("best", "worst") and best["columns"] == [
+    "input",
+    "output",
+    "target",
+    "error",
+  ]
+  assert [row["id"] for row in best["rows"]] == [f"1{EVIL}", "2"] and best["rows"][1]["metric"] == "rmse 2.000 m"
+  with Image.open(sheets / "eval/val/best.png") as file:
+    sheet, boxes = np.asarray(file), json.loads(file.text[viz.LAYOUT_KEY])["boxes"]
+  for row, places in zip(best["rows"], boxes):
+    for image, (left, top, right, bottom) in zip(row["images"], places):
+      shown = Image.open(io.BytesIO(base64.b64decode(image["uri"].split(",")[1])))
+      np.testing.assert_array_equal(np.asarray(shown), sheet[top:bottom, left:right])
+  depth, error = best["scales"]
+  assert depth["labels"] == ["0 m", "20", "40", "60", "80 m"] and error["title"] == "error: |output − target| in metres"
+  assert len(depth["colors"]) == 9 and all(re.fullmatch("#[0-9a-f]{6}", color) for color in depth["colors"])
+
+
+def test_labels_of_samples_are_text_where_the_layout_is_known(bare):
+  random = np.random.default_rng(0)
+  config = json.loads((bare / "config.json").read_text())
+  config["data"] |= {"eval_size": 8, "eval_width": 16, "fingerprint": "train 4, val 2; abc"}
+  (bare / "config.json").write_text(json.dumps(config))
+  spec = Experiment.read(bare).spec
+  examples = [
+    {name: random.uniform(-1, 1, (8, 16, n)).astype(np.float32) for name, n in SIDES.items()} for _ in range(2)
+  ]
+  grid = viz.example_grid([viz.draw_row(example, spec) for example in examples], spec)
+  viz.save_png(bare / "samples" / "step_00000001.png", grid)
+  _, data = read(bare)
+  samples, (shown,) = data["samples"], data["samples"]["pictures"]
+  assert samples["columns"] == ["input", "output", "target"] and samples["scales"][0]["title"] == "depth"
+  assert (shown["width"], shown["height"]) == (3 * 256 + 2 * 4, 2 * 128 + 4)
+  body = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown["uri"].split(",")[1]))))
+  np.testing.assert_array_equal(body[:128, :256], spec.input.display(examples[0]["input"]).repeat(16, 0).repeat(16, 1))
+  assert data["facts"]["Pairs"] == "4 train, 2 val"
+  picture(bare / "samples" / "step_00000002.png")  # of another layout: all are shown whole
+  _, data = read(bare)
+  assert data["samples"]["columns"] == [] and data["samples"]["pictures"][0]["height"] == grid.shape[0]
+
+
+def test_the_protocol_is_in_words(sheets):
+  _, data = read(sheets)
+  assert data["splits"][0]["protocol"] == [
+    "Dropout is off.",
+    "Batch norm uses running averages from training.",
+    "Images have 8×16 pixels (height × width).",
+    "Data: data set folder, folder here.",
+    "FID and KID were not computed: no weights.",
+  ]
+
+
+@pytest.mark.parametrize(
+  "folder, title",
+  [
+    ("test", "Split test"),
+    ("val@step800", "Split val"),
+    ("test@step800,dropout=off", "Split test, dropout off"),
+    ("test@data=my_street.v2,norm_stats=running", "Split test, data of my_street.v2, norm statistics: running"),
+  ],
+)
+def test_folders_have_readable_titles(bare, folder, title):
+  picture(bare / "eval" / folder / "grid.png")
+  _, data = read(bare)
+  assert data["splits"][0]["title"] == title
+
+
+def test_parameters_changes_and_baselines(sheets):
+  _, data = read(sheets)
+  generator, discriminator = data["networks"]
+  assert [generator["count"], discriminator["count"]] == data["parameters"]
+  for network in data["networks"]:
+    for _, shape, count in network["rows"]:
+      assert math.prod(map(int, shape.split("×"))) == count
+  (change,) = data["changes"]
+  assert change["step"] == 20 and change["fields"][0] == ["optimizer.learning_rate", 2e-4, 1e-4]
+  assert data["baselines"] == {"mean_target": {"l1": 0.25}, "far": {"l1": 9.0}}
+  assert "0.999" in data["facts"]["Optimizer"] and "" not in data["facts"].values()
+
+
 def test_many_large_grids_are_thinned_and_compressed(bare, monkeypatch):
   monkeypatch.setattr(report, "SAMPLE_BYTES", 300_000)
   (bare / "samples").mkdir()
@@ -209,7 +337,7 @@ def test_many_large_grids_are_thinned_and_compressed(bare, monkeypatch):
   steps = [picture["step"] for picture in data["samples"]["pictures"]]
   assert len(steps) == 40 and steps[0] == 0 and steps[-1] == 99 and set(np.diff(steps)) == {2, 3}
   assert sum(map(len, uris(data))) <= 300_000 and all(uri.startswith("data:image/jpeg") for uri in uris(data))
-  assert data["samples"]["note"].startswith("40 of 100 grids are shown") and "JPEGs of" in data["samples"]["note"]
+  assert data["samples"]["note"].startswith("40 of 100 grids are shown") and "JPEGs at" in data["samples"]["note"]
   width, height = Image.open(io.BytesIO(base64.b64decode(uris(data)[0].split(",")[1]))).size
   assert 0.7 < width / height / (60 / 80) < 1.4 and width < 60
 
@@ -274,6 +402,13 @@ addEventListener("load", async () => {
   const theme = () => getComputedStyle(document.body).backgroundColor, light = theme();
   one("#theme").click();
   seen.theme = light !== theme();
+  seen.changes = [all(".change").length, all(".changes tbody tr").length];
+  seen.baselines = [all("line.baseline[x2]").length, all(".legend span").map((node) => node.textContent)];
+  seen.highest = Math.max(...all(".chart:first-child .y-tick").map((tick) => Number(tick.textContent)));
+  seen.captions = all(".caption").map((node) => node.textContent);
+  const cells = all("td, dd, tbody th, .caption span, .scale span:not(.hole)");
+  seen.empty = cells.filter((node) => !node.textContent).length;
+  seen.axes = all(".x-name").map((node) => node.textContent);
   seen.verdicts = all(".good, .bad").map((node) => node.textContent);
   seen.absent = all(".absent").filter((node) => node.getClientRects().length).map((node) => node.textContent);
   seen.sideways = document.documentElement.scrollWidth - document.documentElement.clientWidth;
@@ -314,6 +449,20 @@ def test_the_page_lives(full, tmp_path, width):
     "0.0200",
   ]  # the one without a number comes last
   assert seen["verdicts"] == ["✓ model is better", "✗ model is worse"] * 2 and seen["absent"] == []
+
+
+@in_browser
+@pytest.mark.parametrize("width", [1200, 500])
+def test_sheets_changes_and_baselines_in_the_page(sheets, tmp_path, width):
+  seen = browse(sheets, tmp_path, width)
+  assert seen["errors"] is None and seen["evil"] is None and seen["broken"] == 0 and seen["sideways"] == 0
+  assert seen["images"] == [4 + 2 * 2 * 4] * 2 and seen["empty"] == 0
+  assert seen["captions"] == [f"1{EVIL}rmse 1.000 m", "2rmse 2.000 m"] * 2
+  assert seen["axes"] == ["step"] * 2  # L1 and learning rate
+  assert seen["changes"] == [2, 2]
+  lines, legend = seen["baselines"]
+  assert "mean target 0.2500" in legend and "far 9 (above)" in legend
+  assert seen["highest"] < 0.5, "the untrained 99 would flatten the curve"
 
 
 @in_browser

@@ -70,6 +70,26 @@ def example_grid(rows: Sequence[Row], spec: DataSpec) -> np.ndarray:
   return grid(columns, _depth_range(spec))
 
 
+def describe_example_grid(size: tuple[int, int], count: int, spec: DataSpec) -> dict[str, Any]:
+  """The layout of `example_grid` for `count` examples of `size` (height, width), for the report.
+
+  Returns:
+    `columns`: their names; `size`: (width, height) of the grid; `body`: (left, top, right, bottom) of the images,
+    without labels; `scales`: as `Scale.describe` returns them.
+  """
+  blank = [np.zeros((*_bounded(*size, columns=4), 3), np.uint8)] * count
+  depth_range = _depth_range(spec)
+  scales = [_depth_scale(depth_range)] if depth_range else []
+  sheet = _Sheet(dict.fromkeys(("input", "output", "target"), blank), scales)
+  boxes = sheet.boxes()
+  return {
+    "columns": list(sheet.columns),
+    "size": (sheet.width, sheet.height),
+    "body": (*boxes[0][0][:2], *boxes[-1][-1][2:]),
+    "scales": [scale.describe() for scale in scales],
+  }
+
+
 def save_sheet(
   path: Path, rows: Sequence[Row], captions: Sequence[tuple[str, str]], spec: DataSpec, error_scale: "Scale"
 ) -> None:
@@ -227,8 +247,9 @@ class _Sheet:
     self.columns, self.scales = columns, scales
     height, width = next(iter(columns.values()))[0].shape[:2]
     self.tile = _tile_size(height, width, len(columns))
-    self.font = _font(max(FONT_SIZE, len(columns) * self.tile[1] // 80))
-    self.line = round(1.55 * self.font.size)
+    self.text_size = max(FONT_SIZE, len(columns) * self.tile[1] // 80)
+    self.font = _font(self.text_size)
+    self.line = round(1.55 * self.text_size)
     self.cell = max(self.tile[1], *(math.ceil(self.font.getlength(name)) for name in columns))
     self.width = len(columns) * (self.cell + MARGIN) + MARGIN
     self.captions = [self._caption_lines(*caption) for caption in captions]
@@ -276,7 +297,7 @@ class _Sheet:
     room = self.width - 2 * MARGIN
     name = "".join(letter if letter.isprintable() else "�" for letter in name)
     beside = room - self.font.getlength(f"{metric}   ")
-    if beside >= min(self.font.getlength(name), 12 * self.font.size):
+    if beside >= min(self.font.getlength(name), 12 * self.text_size):
       return [(_shorten(name, self.font, beside), metric)]
     return [(_shorten(text, self.font, room), "") for text in (name, metric)]
 
@@ -288,11 +309,11 @@ class _Sheet:
 
   def _scale_height(self, scale: Scale) -> int:
     lines = 2 if self._bar(scale)[1] else 3
-    return lines * self.line + self.font.size + 2 * MARGIN
+    return lines * self.line + self.text_size + 2 * MARGIN
 
   def _draw_scale(self, sheet: Image.Image, scale: Scale, top: int) -> None:
     """A title, the bar, and values below it; the colour of holes beside or below the bar."""
-    (length, beside), thick = self._bar(scale), self.font.size
+    (length, beside), thick = self._bar(scale), self.text_size
     self._text(MARGIN, top + MARGIN, _shorten(scale.title, self.font, self.width - 2 * MARGIN), "la")
     top += self.line + MARGIN
     bar = scale.colors[np.linspace(0, 255, length).round().astype(int)]
@@ -362,7 +383,7 @@ _ABOUT_LIMITS = (
   "Vertical axes show the values after step 0 (2nd to 98th percentile of 50 or more), and step 0 and baselines if they "
   "are near; anything beyond is cut off."
 )
-_BASELINE_STYLES = (":", "-.", (0, (1, 4)))
+_BASELINE_DASHES = ((0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (1, 4)))
 
 Points = list[tuple[float, float]]
 
@@ -440,10 +461,10 @@ def _draw_lines(
     return
   low, high = value_limits(lines, baselines.values())
   axis.set_ylim(low, high)
-  for (name, value), style in zip(baselines.items(), _BASELINE_STYLES):
+  for (name, value), dashes in zip(baselines.items(), _BASELINE_DASHES):
     beyond = " (above)" if value > high else " (below)" if value < low else ""
     label = f"{name.replace('_', ' ')} {value:.3g}{beyond}"
-    axis.axhline(value, label=label, color="tab:green", linestyle=style, linewidth=1.3)
+    axis.axhline(value, label=label, color="tab:green", linestyle=dashes, linewidth=1.3)
 
 
 def value_limits(lines: Sequence[Points], baselines: Iterable[float] = ()) -> tuple[float, float]:
@@ -459,13 +480,13 @@ def value_limits(lines: Sequence[Points], baselines: Iterable[float] = ()) -> tu
   trained = [[value for step, value in points if step > 0] for points in lines]
   untrained = [value for points in lines for step, value in points if step == 0]
   values = [line for line in trained if line] or [untrained or [0.0]]
-  low = min(np.percentile(line, 2, method="lower") for line in values)
-  high = max(np.percentile(line, 98, method="higher") for line in values)
+  low = min(float(np.percentile(line, 2, method="lower")) for line in values)
+  high = max(float(np.percentile(line, 98, method="higher")) for line in values)
   span = (high - low) or abs(high) or 1.0
   near = [value for value in (*untrained, *baselines) if low - span <= value <= high + span]
   low, high = min([low, *near]), max([high, *near])
   room = 0.08 * ((high - low) or span)
-  return float(low - room), float(high + room)
+  return low - room, high + room
 
 
 def _finish_axis(axis: Any, title: str, rows: list[dict[str, float]], changes: Sequence[dict[str, Any]]) -> None:
