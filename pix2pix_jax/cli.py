@@ -30,6 +30,7 @@ COMMANDS = {
   "export": "Write a trained generator to a single file: StableHLO, SavedModel, TFLite or ONNX.",
   "import-torch": "Turn PyTorch weights of pytorch-CycleGAN-and-pix2pix into a workdir.",
   "report": "Write one self-contained HTML page about a run.",
+  "inspect": "Summarize a data set and draw training batches, without training.",
   "fields": "List the configuration fields with their defaults, meanings and limits.",
 }
 _KEEP_MEMORY = ("train", "translate")  # the commands that compute much on a CPU
@@ -190,9 +191,21 @@ def parse_train(arguments: list[str]) -> tuple["ml_collections.ConfigDict", Path
         f"{', '.join(config_lib.names())}, or the path of a configuration file. "
         '"pix2pix_jax train --help" describes them.'
       )
-  config = _override(_load(options.config), overrides)
+  return load_config(options.config, overrides), options.workdir, options.distributed
+
+
+def load_config(text: str, overrides: list[str]) -> "ml_collections.ConfigDict":
+  """The locked configuration of a name or path, checked, with `--config.FIELD=VALUE` arguments applied.
+
+  Raises:
+    UsageError: one paragraph about the first argument that is wrong.
+  """
+  from pix2pix_jax import config as config_lib  # imports JAX
+
+  _check_names(overrides)
+  config = _override(_load(text), overrides)
   config_lib.check(config)
-  return config, options.workdir, options.distributed
+  return config
 
 
 def _check_names(arguments: list[str]) -> None:

@@ -24,7 +24,7 @@ from pix2pix_jax.signals import DataSpec, Depth, Signal
 
 FILE = "summary.json"
 REVISION = 1  # of its content
-QUANTILES = 1001  # kept of the values of depth: 0.1 % apart
+QUANTILES = 1000  # kept of the values of depth: 0.1 % apart
 MAX_VALUES = 10**6  # from which the quantiles of a split are computed
 MAX_PIXELS = 4096  # of an image, whose colours are counted
 MAX_COLORS = 64  # more are not counted: such images are no label maps
@@ -40,7 +40,7 @@ class Side:
     low, high: smallest and largest value; of depth, measurement in metres. Both are 0 if there is none.
     zeros: share of zeros among all values; in depth these are the holes.
     low_above_zero: smallest value above zero; 0 if there is none.
-    quantiles: of the measurements of depth, from the 0 to the 100 % quantile; empty for images.
+    quantiles: of the measurements of depth, from 0.05 to 99.95 %, 0.1 % apart; empty for images.
     colors: number of different pixels if they are few for that many pixels, else 0.
     identical: whether there are several images, all the same.
   """
@@ -160,8 +160,8 @@ class _Collector:
 
   def finish(self) -> Side:
     sampled = np.concatenate(self._sampled) if self._sampled else np.empty(0)
-    probabilities = np.linspace(0, 1, QUANTILES)
-    quantiles = [float(f"{value:.6g}") for value in np.quantile(sampled, probabilities)] if sampled.size else []
+    probabilities = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    values = np.quantile(sampled, probabilities, method="inverted_cdf") if sampled.size else np.empty(0)
     colors = len(self._colors or ())
     count = self._sizes.total()
     return Side(
@@ -170,7 +170,7 @@ class _Collector:
       high=self._high if count and self._high >= self._low else 0.0,
       zeros=self._zeros / max(1, self._values),
       low_above_zero=self._low_above_zero if self._low_above_zero < math.inf else 0.0,
-      quantiles=quantiles,
+      quantiles=[float(f"{value:.6g}") for value in values],
       colors=colors if 16 * colors <= self._pixels else 0,
       identical=count > 1 and len(self._checksums) == 1,
     )
@@ -328,12 +328,20 @@ def _nice(side: int) -> int:
 
 
 def _keep_proportions(height: int, width: int, config: ml_collections.ConfigDict) -> str:
-  """Fields that keep the heights of load, crop and evaluation, with widths in an image's proportions."""
-  data, step = config.data, 2 ** min(config.model.levels, 6)
-  widths = lambda side: max(step, round(side * width / height / step) * step)
-  fields = {"load_width": round(data.load_size * width / height), "crop_width": widths(data.crop_size)}
+  """Fields that keep the heights of load, crop and evaluation, with widths in an image's proportions.
+
+  Widths that the networks see are multiples of as high a power of two as five percent of stretching allows.
+  """
+  data = config.data
+
+  def fitting(side: int) -> int:
+    steps = [2**power for power in range(min(config.model.levels, 6), 1, -1)]
+    widths = [max(step, round(side * width / height / step) * step) for step in steps]
+    return next((found for found in widths if _stretch((height, width), (side, found)) <= 0.05), widths[-1])
+
+  fields = {"load_width": round(data.load_size * width / height), "crop_width": fitting(data.crop_size)}
   if data.eval_size:
-    fields["eval_width"] = widths(data.eval_size)
+    fields["eval_width"] = fitting(data.eval_size)
   fields["load_width"] = max(fields["load_width"], fields["crop_width"])
   return " ".join(f"data.{name}={value}" for name, value in fields.items())
 
@@ -371,7 +379,7 @@ def _about_depth(name: str, side: Side, config: ml_collections.ConfigDict) -> It
   if not side.quantiles:
     return
   nearest, farthest = config.data.depth_range
-  reach = side.quantiles[-2]  # 99.9 %
+  reach = side.quantiles[-2]  # 99.85 %: farther ones may be noise
   outside = _outside(side, (nearest, farthest))
   better = f'data.depth_range="(0, {_round_up(reach):g})"'
   if outside > 0.1:

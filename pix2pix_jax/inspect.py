@@ -1,0 +1,110 @@
+"""Shows what a run would train on, without training.
+
+    python -m pix2pix_jax.inspect --config=NAME[:VARIANT] [--config.FIELD=VALUE ...] [--output=DIR]
+
+prints the summary of the data and the warnings that training prints at its start, and writes the first two training
+batches, cropped and mirrored as in training, and the first validation batch to DIR as train_1.png, train_2.png and
+val.png. The data are prepared if they were not yet.
+"""
+
+import argparse
+from collections.abc import Mapping
+import itertools
+from pathlib import Path
+import re
+import sys
+
+import ml_collections
+import numpy as np
+
+from pix2pix_jax import cli, output
+from pix2pix_jax.errors import UsageError, run_command
+from pix2pix_jax.signals import DataSpec, Depth
+
+MIN_ROWS, MAX_ROWS = 4, 16  # of a sheet
+
+
+def inspect(config: ml_collections.ConfigDict, folder: str | Path) -> list[Path]:
+  """Prints the summary of the data of a configuration and writes sheets of examples.
+
+  Args:
+    config: as `config.load` returns it.
+    folder: of the sheets; created if needed.
+
+  Returns:
+    The files that were written.
+
+  Raises:
+    UsageError: what training would refuse, or a folder that cannot be written.
+  """
+  from pix2pix_jax import config as config_lib  # these import JAX and TensorFlow, which takes seconds
+  from pix2pix_jax.data import pipeline, prepare, summary
+
+  folder = Path(folder)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UsageError(f"--output={folder} cannot be created as a folder: {error.strerror}.") from error
+  source = prepare.prepare(config.data, config.model)
+  config = config_lib.resolve(config, source.spec)
+  output.say(summary.describe(source, config))
+
+  data, written = config.data, []
+  train = pipeline.load_split(source, "train", config_lib.load_shape(data), cache_gib=data.cache_gib)
+  rows = min(max(config.train.batch_size, MIN_ROWS), MAX_ROWS)
+  batches = pipeline.train_batches(train, data, batch_size=rows, seed=config.seed)
+  for number, batch in enumerate(itertools.islice(batches, 2), 1):
+    written.append(_write_sheet(folder / f"train_{number}.png", batch, source.spec))
+  if "val" in source.spec.counts:
+    shape = config_lib.eval_shape(data)
+    val = pipeline.load_split(source, "val", shape, cache_gib=data.cache_gib, limit=rows)
+    batch = next(pipeline.eval_batches(val, batch_size=len(val)))
+    written.append(_write_sheet(folder / "val.png", batch, source.spec))
+  output.say(f"Wrote {', '.join(map(str, written))}: pairs as the networks see them.")
+  return written
+
+
+def _write_sheet(path: Path, batch: Mapping[str, np.ndarray], spec: DataSpec) -> Path:
+  """Writes the inputs and targets of a batch, one pair a row."""
+  from pix2pix_jax.run import viz
+
+  masks = batch.get("mask", itertools.repeat(None))
+  columns = {
+    "input": [spec.input.display(image, spec.input.measured(image)) for image in batch["input"]],
+    "target": [spec.target.display(image, mask) for image, mask in zip(batch["target"], masks)],
+  }
+  ranges = [signal.range for signal in (spec.input, spec.target) if isinstance(signal, Depth)]
+  viz.save_png(path, viz.grid(columns, ranges[-1] if ranges else None))
+  return path
+
+
+def main(argv: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    prog="python -m pix2pix_jax.inspect",
+    description=__doc__.split("\n")[0],
+    epilog="--config.FIELD=VALUE overrides a field, as in training.",
+    allow_abbrev=False,
+  )
+  parser.add_argument("--config", required=True, help="a named configuration or the path of one, as in training")
+  parser.add_argument(
+    "--output", type=Path, default=Path("inspect"), metavar="DIR", help="folder of the sheets (default: inspect)"
+  )
+  arguments, overrides = _separate(sys.argv[1:] if argv is None else argv)
+  options = parser.parse_args(arguments)
+  inspect(cli.load_config(options.config, overrides), options.output)
+
+
+def _separate(arguments: list[str]) -> tuple[list[str], list[str]]:
+  """(other arguments, those of fields: `--config.FIELD=VALUE`, or `--config.FIELD` and VALUE)."""
+  others: list[str] = []
+  overrides: list[str] = []
+  takes_value = False
+  for argument in arguments:
+    is_field = bool(re.match(r"--?(no)?config\.", argument))
+    (overrides if is_field or (takes_value and not argument.startswith("--")) else others).append(argument)
+    takes_value = is_field and "=" not in argument
+  return others, overrides
+
+
+if __name__ == "__main__":
+  run_command(main)

@@ -1,0 +1,199 @@
+"""The summary of a data set and its warnings, with numbers counted by hand."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from pix2pix_jax import config as config_lib
+from pix2pix_jax import signals
+from pix2pix_jax.data import files, prepare, summary
+from pix2pix_jax.data.source import ArraySource
+from pix2pix_jax.errors import UsageError
+from pix2pix_jax.signals import DataSpec
+
+
+def noise(count, height, width, channels=3, dtype=np.uint8, low=0, high=None):
+  high = np.iinfo(dtype).max if high is None else high
+  return np.random.default_rng(0).integers(low, high, (count, height, width, channels), dtype, endpoint=True)
+
+
+def arrays(x, y, *, target_kind="image", depth_range=(0.0, 80.0), split="train"):
+  """A source of arrays in one split, which are stored as `fit` does."""
+  made = [
+    signals.make(kind, channels=array.shape[-1], dtype=array.dtype, depth_range=depth_range)
+    for kind, array in (("image", x), (target_kind, y))
+  ]
+  stored = tuple(signal.store(signal.accept(array, "x")) for signal, array in zip(made, (x, y)))
+  return ArraySource({split: stored}, DataSpec(made[0], made[1], {split: len(x)}))
+
+
+def resolved(source, **fields):
+  """A resolved configuration for sizes of 64, with fields by dotted names (`__` for the dot)."""
+  config = config_lib.default()
+  sizes = {"data.name": "arrays", "data.load_size": 64, "data.crop_size": 64}
+  config_lib.update(config, {**sizes, **{name.replace("__", "."): value for name, value in fields.items()}})
+  return config_lib.resolve(config, source.spec)
+
+
+def warn(source, **fields):
+  config = resolved(source, **fields)
+  return [line for line in summary.describe(source, config).splitlines() if line.startswith("Warning: ")]
+
+
+def folder_data(tmp_path, **fields):
+  data = config_lib.default().data
+  data.update(
+    {"name": "folder", "source_dir": str(tmp_path / "raw"), "prepared_dir": str(tmp_path / "prepared"), **fields}
+  )
+  return data
+
+
+# --- The block
+
+
+def test_the_block_has_a_line_for_each_side_of_each_split(tmp_path):
+  sizes = {"train": [(8, 16)] * 5 + [(8, 12), (4, 4), (6, 6), (6, 6)], "val": [(8, 16)], "test": [(8, 16)]}
+  for split, shapes in sizes.items():
+    for number, (height, width) in enumerate(shapes):
+      files.write(tmp_path / f"raw/A/{split}/{number}.png", np.full((height, width, 3), 10 + number, np.uint8))
+      metres = np.full((height, width, 1), 4.0, np.float32)
+      metres[0, : width // 2] = 0
+      metres[1, 0] = 12
+      metres[1, 1] = 2
+      files.write(tmp_path / f"raw/B/{split}/{number}.npy", metres)
+  source = prepare.prepare(folder_data(tmp_path, target_kind="depth", depth_range=(0.0, 10.0)))
+  found = summary.read(source)
+  # Of 5·128 + 96 + 16 + 2·36 values in train, half a row each is a hole: 5·8 + 6 + 2 + 2·3 of 824. Of the other
+  # 770, one in each of the 9 images is out of range.
+  assert found.splits["train"].target.zeros == pytest.approx(54 / 824)
+  assert summary.lines(found, source.spec) == [
+    "Data, in pairs (sizes are width × height):",
+    "  train 9        input   16×8 (5), 6×6 (2) and 2 other sizes (2); 8-bit image, 3 channels; 10 to 18",
+    "                 target  16×8 (5), 6×6 (2) and 2 other sizes (2); depth, 0 to 10 m, 1 channel; "
+    "2 to 12 m, median 4 m; 6.6% holes; 1.2% out of range",
+    "  val 1, test 1  input   16×8; 8-bit image, 3 channels; 10 to 10",
+    "                 target  16×8; depth, 0 to 10 m, 1 channel; 2 to 12 m, median 4 m; 6.2% holes; 0.8% out of range",
+  ]
+
+
+def test_it_is_made_once_and_read_again(tmp_path, monkeypatch, capsys):
+  for side in "AB":
+    for number in range(2):
+      files.write(tmp_path / f"raw/{side}/{number}.png", noise(1, 8, 8)[0])
+  (tmp_path / "raw/A/notes.heic").touch()
+  source = prepare.prepare(folder_data(tmp_path))
+  first = summary.read(source)
+  assert json.loads((source.folder / "summary.json").read_text(encoding="utf-8"))["splits"].keys() == {"train", "val"}
+  assert "1 file of unknown formats: notes.heic" in capsys.readouterr().out
+  monkeypatch.setattr(summary, "make", None)  # would fail if it were called
+  again = prepare.prepare(folder_data(tmp_path))
+  assert summary.read(again) == first
+  assert "1 file of unknown formats: notes.heic" in capsys.readouterr().out, "later starts say it, too"
+  monkeypatch.undo()
+  (source.folder / "summary.json").write_text('{"revision": 0}')  # of another version
+  prepare.prepare(folder_data(tmp_path))
+  assert summary.read(source) == first
+
+
+def test_quantiles_are_those_of_all_measurements():
+  metres = np.linspace(1, 5, 12 * 64 * 64, dtype=np.float32).reshape(12, 64, 64, 1)
+  side = summary.make(arrays(noise(12, 64, 64), metres, target_kind="depth")).splits["train"].target
+  np.testing.assert_allclose(side.quantiles, np.linspace(1.002, 4.998, 1000), rtol=1e-3)
+  assert (side.low, side.high, side.zeros) == (1, 5, 0)
+
+
+# --- Warnings
+
+
+def test_ordinary_data_have_no_warnings():
+  assert warn(arrays(noise(12, 64, 64), noise(12, 64, 64)[::-1])) == []
+  metres = np.random.default_rng(0).uniform(1, 70, (12, 64, 64, 1)).astype(np.float32)
+  assert warn(arrays(noise(12, 64, 64), metres, target_kind="depth")) == []
+  assert warn(arrays(noise(12, 256, 256), noise(12, 256, 256)[::-1]), data__load_size=286, data__crop_size=256) == []
+
+
+BLOCKS = np.kron(np.random.default_rng(0).integers(0, 19, (12, 16, 16)), np.ones((8, 8), int))[..., None]
+PALETTE = np.random.default_rng(1).integers(0, 256, (19, 3)).astype(np.uint8)
+MILLIMETRES = np.where(BLOCKS > 4, 400 + 25 * BLOCKS + np.arange(128)[:, None], 0).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+  "x, fields, message",
+  [
+    (noise(12, 64, 192), {}, "Images of 192×64 are trained as 64×64.*set data.load_width=192 data.crop_width=192."),
+    (
+      noise(12, 64, 192),
+      {"data__load_width": 192},
+      "192×64 are validated as 64×64.*set data.load_width=192 data.crop_width=192.",
+    ),
+    (noise(12, 64, 64), {"data__load_size": 286}, "64×64 are enlarged to 286×286.*load_size=72 and data.crop_size=64"),
+    (noise(12, 300, 300), {"data__load_size": 286}, "each crop of 64×64 shows 5% of one.*set data.load_size=72"),
+    (noise(12, 100, 100), {"data__load_size": 100, "data__crop_size": 100}, "100×100 .* 2 levels.*data.crop_size=64."),
+    (noise(12, 28, 28), {"data__load_size": 28, "data__crop_size": 28}, "28×28 .* 2 levels.*data.crop_size=32."),
+    (noise(3, 64, 64), {}, "3 training pairs can only be learned by heart"),
+    (PALETTE[BLOCKS[..., 0]], {}, "input has only 19 colours.*data.load_size=128 and data.load_width=128"),
+    (BLOCKS.astype(np.uint8), {}, "input holds 19 different values up to 18 of 255: class numbers.* 7.1%"),
+    (BLOCKS.astype(np.uint16), {}, "input holds 19 different values up to 18 of 65535: class numbers"),
+    ((BLOCKS > 9).astype(np.uint8), {}, "input holds 2 different values up to 1 of 255: class numbers"),
+    (MILLIMETRES, {}, "input looks like depth: 16 bits, .*% zeros, otherwise 5.* data.input_scale=1000"),
+    (noise(12, 64, 64, 1, np.uint16, 0, 4095), {}, "input uses 0 to 4095 of the 16-bit range, 6.2%.*12 bits by 16"),
+    (noise(12, 64, 64, 1, np.uint16, 700, 9990), {}, "uses 700 to 9990 of the 16-bit .*data.input_kind='depth'"),
+  ],
+)
+def test_what_may_be_unintended_is_said_with_its_remedy(x, fields, message):
+  y = noise(len(x), *x.shape[1:3])[::-1]
+  found = warn(arrays(x, y), **fields)
+  assert any(re.search(message, line) for line in found), found
+  assert max(map(len, found)) < 330
+
+
+@pytest.mark.parametrize(
+  "y, message",
+  [
+    (np.full((12, 64, 64, 3), 7, np.uint8), "All target values are 7"),
+    (np.repeat(noise(1, 64, 64), 12, axis=0), "All 12 targets are the same image"),
+    (noise(12, 64, 64), "The target of every pair equals its input"),
+  ],
+)
+def test_targets_from_which_nothing_can_be_learned_are_named(y, message):
+  assert [line for line in warn(arrays(noise(12, 64, 64), y)) if message in line]
+
+
+@pytest.mark.parametrize(
+  "low, high, depth_range, parts",
+  [
+    (0.1, 1.0, (0.0, 80.0), ("The target reaches 0.999 m, 1.2% of data.depth_range", '="(0, 1)"', "kind='image'")),
+    (5.0, 15.0, (0.0, 12.0), ("30% of the target's measurements lie outside", "do not count", '="(0, 15)"')),
+  ],
+)
+def test_depth_that_hardly_fits_its_range_is_named(low, high, depth_range, parts):
+  metres = np.linspace(low, high, 12 * 64 * 64, dtype=np.float32).reshape(12, 64, 64, 1)
+  source = arrays(noise(12, 64, 64), metres, target_kind="depth", depth_range=depth_range)
+  (line,) = warn(source, data__target_kind="depth", data__depth_range=depth_range)
+  assert all(part in line for part in parts), line
+
+
+def test_the_remedy_for_proportions_removes_the_warning():
+  source = arrays(noise(12, 60, 100), noise(12, 60, 100)[::-1])
+  before = warn(source, data__load_size=72)
+  assert len(before) == 1 and "Images of 100×60 are trained as 72×72" in before[0]
+  fields = dict(part.split("=") for part in before[0].rstrip(".").split("set ")[1].split())
+  assert (
+    warn(source, data__load_size=72, **{name.replace(".", "__"): int(value) for name, value in fields.items()}) == []
+  )
+
+
+# --- Errors
+
+
+def test_check_uses_the_range_of_the_signal():
+  metres = np.linspace(1, 9, 12 * 64 * 64, dtype=np.float32).reshape(12, 64, 64, 1)
+  source = arrays(noise(12, 64, 64), metres, target_kind="depth")
+  found = summary.make(source)
+  summary.check(found, source.spec)
+  near = dataclasses.replace(source.spec, target=dataclasses.replace(source.spec.target, range=(0.0, 4.0)))
+  with pytest.raises(UsageError, match="split train lies between 1 and 9.*0 to 4 m: 62% .*data.target_kind"):
+    summary.check(found, near)
