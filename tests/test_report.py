@@ -364,7 +364,6 @@ addEventListener("load", async () => {
     bubbles: true, button: 0, clientX: box.left + box.width * share, clientY: box.top + 80 }));
   const visible = () =>
     all("#samples img").filter((image) => image.getClientRects().length).map((image) => image.src).join();
-  await Promise.all(all("img").map((image) => image.decode()));
   await new Promise((done) => setTimeout(done, 100));
   const whole = (image) => image.naturalWidth > 0 && image.src.startsWith("data:");
   seen.images = [all("img").length, all("img").filter(whole).length];

@@ -4,12 +4,17 @@ import json
 from pathlib import Path
 import subprocess
 import sys
+import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 import pytest
 
-from pix2pix_jax.run import viz
+from pix2pix_jax import config as config_lib
+from pix2pix_jax.data import pipeline
+from pix2pix_jax.run import evaluation, viz
 from pix2pix_jax.signals import DataSpec, Depth
 from pix2pix_jax.signals import Image as ImageSignal
 
@@ -152,6 +157,48 @@ def test_a_large_depth_map_keeps_single_measurements():
   row = viz.draw_row(example, DataSpec(Depth(), Depth(), {}))
   colors = {tuple(color) for color in row.images["target"].reshape(-1, 3)}
   assert len(colors) == 2 and (0, 0, 0) in colors
+
+
+@pytest.mark.parametrize("metric, best, worst", [("l1", [19, 18, 17], [0, 2, 3]), ("psnr", [0, 2, 3], [19, 18, 17])])
+def test_sheets_of_an_evaluation_rank_by_the_metric_of_the_run(metric, best, worst, tmp_path):
+  """20 images in batches of 8; number n has L1 0.4 - n/100 and PSNR 20 - n, apart from 1, which has neither."""
+  config = config_lib.default()
+  config.train.best_metric, config.evaluation.num_samples, config.evaluation.batch_size = metric, 3, 8
+
+  def eval_step(_, batch):
+    number = batch["index"].astype(jnp.float32)
+    values = {"l1": 0.4 - number / 100, "psnr": 20 - number}
+    return batch["target"], {name: jnp.where(number == 1, jnp.nan, value) for name, value in values.items()}
+
+  mesh, rows = types.SimpleNamespace(size=1), jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  run = types.SimpleNamespace(config=config, mesh=mesh, split_rows=rows, spec=IMAGES, eval_step=eval_step)
+  images = (np.arange(20, dtype=np.uint8)[:, None, None, None] * 10).repeat(8, 1).repeat(8, 2).repeat(3, 3)
+  split = pipeline.Split({"input": images, "target": images}, [f"image {n}" for n in range(20)], IMAGES)
+  result = evaluation.evaluate_split(run, {}, split)
+  assert result.best == best and result.worst == worst
+  assert result.grid.shape == (20 + 4 + 3 * 132, 3 * 132 + 4, 3)  # the sample grid: three rows, three columns
+  evaluation.write(tmp_path, result, split.ids, 7, config, {})
+
+  def read(name):
+    with Image.open(tmp_path / f"{name}.png") as file:
+      about = json.loads(file.text[viz.LAYOUT_KEY])
+      left, top, *_ = np.transpose([row[0] for row in about["boxes"]])
+      return about["captions"], (np.asarray(file)[top, left, 0] / 10).tolist()
+
+  captions, numbers = read("grid")
+  assert numbers == list(range(16)) and captions[1] == ["image 1", "nothing to compare with"]
+  assert captions[2] == ["image 2", {"l1": "l1 0.3800", "psnr": "psnr 18.00 dB"}[metric]]
+  assert [caption[0] for caption in captions] == split.ids[:16]
+  for name, expected in (("best", best), ("worst", worst)):
+    captions, numbers = read(name)
+    assert numbers == expected and [caption[0] for caption in captions] == [split.ids[n] for n in expected]
+
+
+def test_captions_give_metres_for_depth():
+  values = {"l1": np.array([0.05]), "rmse": np.array([4.0]), "abs_rel": np.array([np.nan])}
+  assert evaluation.describe_image(values, 0, "l1") == "l1 0.05000, rmse 4.000 m"
+  assert evaluation.describe_image(values, 0, "rmse") == "rmse 4.000 m"
+  assert evaluation.describe_image(values, 0, "abs_rel") == "rmse 4.000 m"
 
 
 def test_pictures_and_names_stand_where_they_belong():
