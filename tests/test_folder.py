@@ -209,6 +209,23 @@ def test_links_are_followed(tmp_path):
   assert ids(tmp_path / "raw") == {"train": ["1", "2"]}
 
 
+def test_a_change_behind_a_link_is_noticed(tmp_path):
+  for side in "AB":
+    put(tmp_path / "disk" / side, ["0.png", "1.png"])
+    (tmp_path / "raw" / side).mkdir(parents=True)
+    (tmp_path / "raw" / side / "train").symlink_to(tmp_path / "disk" / side)
+  before = prepare.prepare(make_data(tmp_path))
+  label = draw(99, size=(7, 9))[:6, :8]
+  write(tmp_path / "disk/B/0.png", label)
+  for side in "AB":
+    write(tmp_path / f"disk/{side}/new.png", draw(5))
+  after = prepare.prepare(make_data(tmp_path))
+  assert after.folder != before.folder and after.spec.fingerprint != before.spec.fingerprint
+  split = pipeline.load_split(after, "train", SIZE, cache_gib=1)
+  assert split.ids == ["0", "1", "new"]
+  np.testing.assert_array_equal(split.arrays["target"][0], label)
+
+
 def test_names_match_across_unicode_forms_case_and_side_suffixes(tmp_path):
   put(
     tmp_path / "A", [unicodedata.normalize("NFD", "é.png"), "IMG_1.JPG", "b/2_A.png", "x_A.png", "same.png", "Same.png"]

@@ -56,7 +56,7 @@ def test_it_prints_the_summary_and_writes_the_batches_of_training(flags, tmp_pat
 def test_warnings_are_printed(flags, tmp_path, capsys):
   wider = [flag.replace("(0, 10)", "(0, 100)") for flag in flags]
   inspect.main([*wider, f"--output={tmp_path / 'sheets'}"])
-  assert "Warning: The target reaches 7.9" in capsys.readouterr().out
+  assert "Warning: Depth reaches 7.9" in capsys.readouterr().out
 
 
 def test_a_split_without_validation_has_no_such_sheet(tmp_path, capsys):
@@ -70,7 +70,7 @@ def test_a_split_without_validation_has_no_such_sheet(tmp_path, capsys):
   config_lib.update(config, changes)
   written = inspect.inspect(config, tmp_path / "sheets")
   assert [path.name for path in written] == ["train_1.png", "train_2.png"]
-  assert "4 training pairs can only be learned by heart" in capsys.readouterr().out
+  assert "will memorise 4 training pairs instead" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

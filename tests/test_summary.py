@@ -133,7 +133,7 @@ MILLIMETRES = np.where(BLOCKS > 4, 400 + 25 * BLOCKS + np.arange(128)[:, None], 
     (noise(12, 300, 300), {"data__load_size": 286}, "each crop of 64×64 shows 5% of one.*set data.load_size=72"),
     (noise(12, 100, 100), {"data__load_size": 100, "data__crop_size": 100}, "100×100 .* 2 levels.*data.crop_size=64."),
     (noise(12, 28, 28), {"data__load_size": 28, "data__crop_size": 28}, "28×28 .* 2 levels.*data.crop_size=32."),
-    (noise(3, 64, 64), {}, "3 training pairs can only be learned by heart"),
+    (noise(3, 64, 64), {}, "will memorise 3 training pairs instead"),
     (PALETTE[BLOCKS[..., 0]], {}, "input has only 19 colours.*data.load_size=128 and data.load_width=128"),
     (BLOCKS.astype(np.uint8), {}, "input holds 19 different values up to 18 of 255: class numbers.* 7.1%"),
     (BLOCKS.astype(np.uint16), {}, "input holds 19 different values up to 18 of 65535: class numbers"),
@@ -165,7 +165,7 @@ def test_targets_from_which_nothing_can_be_learned_are_named(y, message):
 @pytest.mark.parametrize(
   "low, high, depth_range, parts",
   [
-    (0.1, 1.0, (0.0, 80.0), ("The target reaches 0.999 m, 1.2% of data.depth_range", '="(0, 1)"', "kind='image'")),
+    (0.1, 1.0, (0.0, 80.0), ("Depth reaches 0.999 m, only 1.2% of data.depth_range", '="(0, 1)"', "kind='image'")),
     (5.0, 15.0, (0.0, 12.0), ("30% of the target's measurements lie outside", "do not count", '="(0, 15)"')),
   ],
 )

@@ -545,8 +545,8 @@ def find(folder: Path) -> tuple[list[Path], list[Path]]:
   """The files below a folder: (those with a suffix that `read` knows, those that were left out), each in natural order.
 
   Linked files and folders are followed; a link to a folder that contains it is not. Hidden files and what operating
-  systems leave behind (`__MACOSX`, `Thumbs.db`) are in neither list. Broken links and what is no regular file are left
-  out.
+  systems leave behind (`__MACOSX`, `Thumbs.db`) are in neither list. Broken links, and everything else that is not
+  a regular file, are left out.
 
   Raises:
     UsageError: the folder is not there or cannot be read.

@@ -39,7 +39,7 @@ class Side:
     sizes: (height, width, number of images), the most common first.
     low, high: smallest and largest value; of depth, measurement in metres. Both are 0 if there is none.
     zeros: share of zeros among all values; in depth these are the holes.
-    low_above_zero: smallest value above zero; 0 if there is none.
+    low_above_zero: smallest value above zero, for depth and images of one 16-bit channel; 0 if there is none.
     quantiles: of the measurements of depth, from 0.05 to 99.95 %, 0.1 % apart; empty for images.
     colors: number of different pixels if they are few for that many pixels, else 0.
     identical: whether there are several images, all the same.
@@ -141,9 +141,10 @@ class _Collector:
   def add(self, image: np.ndarray) -> None:
     self._sizes[image.shape[:2]] += 1
     self._checksums.add(zlib.crc32(np.ascontiguousarray(image).data))
-    above = image[image > 0]
     self._values += image.size
-    self._zeros += image.size - above.size
+    self._zeros += image.size - np.count_nonzero(image)
+    may_be_depth = image.dtype == np.uint16 and image.shape[-1] == 1
+    above = image[image > 0] if self._is_depth or may_be_depth else image[:0]
     if above.size:
       self._low_above_zero = min(self._low_above_zero, float(above.min()))
     values = above if self._is_depth else image
@@ -230,7 +231,8 @@ def _describe_side(side: Side, signal: Signal) -> str:
   holes = f"{side.zeros:.1%} holes"
   if not side.quantiles:
     return "; ".join([*parts, holes])
-  measured = f"{side.low:.3g} to {side.high:.3g} m, median {side.quantiles[len(side.quantiles) // 2]:.3g} m"
+  median = side.quantiles[len(side.quantiles) // 2]
+  measured = f"{_short(side.low)} to {_short(side.high)} m, median {_short(median)} m"
   return "; ".join([*parts, measured, holes, f"{_outside(side, signal.range):.1%} out of range"])
 
 
@@ -240,6 +242,10 @@ def _describe_sizes(sizes: list[tuple[int, int, int]]) -> str:
   shown = ", ".join(f"{width}×{height} ({count})" for height, width, count in sizes[:2])
   rest = sizes[2:]
   return f"{shown} and {len(rest)} other sizes ({sum(size[2] for size in rest)})" if rest else shown
+
+
+def _short(value: float) -> str:
+  return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _outside(side: Side, limits: tuple[float, float]) -> float:
@@ -261,17 +267,21 @@ def warnings(summary: Summary, config: ml_collections.ConfigDict, spec: DataSpec
   """
   split = summary.splits.get("train") or next(iter(summary.splits.values()))
   found = [*_about_pairs(split), *_about_sizes(split.input.sizes, config)]
+  depths = {}
   for name, signal in (("input", spec.input), ("target", spec.target)):
     side: Side = getattr(split, name)
-    found += _about_depth(name, side, config) if isinstance(signal, Depth) else _about_image(name, side, signal, config)
-  return found
+    if isinstance(signal, Depth):
+      depths[name] = side
+    else:
+      found += _about_image(name, side, signal)
+  return [*found, *_about_label_maps(split, config), *_about_depths(depths, config)]
 
 
 def _about_pairs(split: SplitSummary) -> Iterator[str]:
   if split.count < FEW_PAIRS:
     yield (
-      f"{split.count} training pair{'s' * (split.count != 1)} can only be learned by heart; a few hundred are usual "
-      "(400 in the paper's façades)."
+      f"A model will memorise {split.count} training pair{'s' * (split.count != 1)} instead of learning from them; a "
+      "few hundred are usual (400 in the paper's façades)."
     )
   if split.same == split.count:
     yield "The target of every pair equals its input. Check which files the two sides were taken from."
@@ -346,9 +356,8 @@ def _keep_proportions(height: int, width: int, config: ml_collections.ConfigDict
   return " ".join(f"data.{name}={value}" for name, value in fields.items())
 
 
-def _about_image(name: str, side: Side, signal: Signal, config: ml_collections.ConfigDict) -> Iterator[str]:
+def _about_image(name: str, side: Side, signal: Signal) -> Iterator[str]:
   largest = np.iinfo(signal.dtype).max
-  height, width, _ = side.sizes[0]
   if side.low == side.high:
     return
   if signal.dtype == "uint16" and signal.channels == 1 and side.zeros >= 0.005 and side.low_above_zero >= 100:
@@ -368,30 +377,39 @@ def _about_image(name: str, side: Side, signal: Signal, config: ml_collections.C
       f"what the networks see. Scale it up, for example 12 bits by 16; if it is depth in millimetres, set "
       f"data.{name}_kind='depth' and data.{name}_scale=1000."
     )
-  if side.colors and (height, width) != config_lib.load_shape(config.data):
+
+
+def _about_label_maps(split: SplitSummary, config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Images of few colours are resized with interpolation, like all images."""
+  height, width, _ = split.input.sizes[0]
+  found = {name: side for name, side in (("input", split.input), ("target", split.target)) if side.colors > 1}
+  if found and (height, width) != config_lib.load_shape(config.data):
+    colors = " and ".join(str(side.colors) for side in found.values())
     yield (
-      f"The {name} has only {side.colors} colours, like a label map, and resizing it blends them. To avoid that, set "
-      f"data.load_size={height} and data.load_width={width}, the size of the files."
+      f"The {' and the '.join(found)} {'have' if len(found) > 1 else 'has'} only {colors} colours, like a label map, "
+      f"and resizing blends them. To avoid that, set data.load_size={height} and data.load_width={width}, the "
+      "files' own size."
     )
 
 
-def _about_depth(name: str, side: Side, config: ml_collections.ConfigDict) -> Iterator[str]:
-  if not side.quantiles:
-    return
+def _about_depths(sides: dict[str, Side], config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Measurements that hardly fit the range, which both sides share."""
   nearest, farthest = config.data.depth_range
-  reach = side.quantiles[-2]  # 99.85 %: farther ones may be noise
-  outside = _outside(side, (nearest, farthest))
-  better = f'data.depth_range="(0, {_round_up(reach):g})"'
-  if outside > 0.1:
-    lost = "do not count" if name == "target" else "are clipped"
+  reach = max((side.quantiles[-2] for side in sides.values() if side.quantiles), default=0.0)  # farther may be noise
+  if not reach:
+    return
+  limits, better = f"data.depth_range, {nearest:g} to {farthest:g} m", f'data.depth_range="(0, {_round_up(reach):g})"'
+  outside = {name: _outside(side, (nearest, farthest)) for name, side in sides.items()}
+  for name, share in outside.items():
+    if share > 0.1:
+      lost = "do not count" if name == "target" else "are clipped"
+      yield (f"{share:.0%} of the {name}'s measurements lie outside {limits}, and {lost}. To cover them, set {better}.")
+  if reach < farthest / 10:
+    kinds = " and ".join(f"data.{name}_kind='image'" for name in sides)
+    other = f", or, if these are intensities rather than metres, {kinds}" if reach <= 1 else ""
     yield (
-      f"{outside:.0%} of the {name}'s measurements lie outside data.depth_range, {nearest:g} to {farthest:g} m, and "
-      f"{lost}. To cover them, set {better}."
-    )
-  elif reach < farthest / 10:
-    yield (
-      f"The {name} reaches {reach:.3g} m, {reach / farthest:.1%} of data.depth_range, {nearest:g} to {farthest:g} m. "
-      f"Set {better}, or data.{name}_kind='image' if these are intensities in [0, 1]."
+      f"Depth reaches {_short(reach)} m, only {reach / farthest:.1%} of {limits}, so that errors look small. Set "
+      f"{better}{other}."
     )
 
 
