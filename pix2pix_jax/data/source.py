@@ -1,6 +1,7 @@
 """Sources of examples: prepared data on disk, or arrays in memory."""
 
 from collections.abc import Callable, Iterator
+import dataclasses
 import os
 from pathlib import Path
 
@@ -57,11 +58,15 @@ class PreparedSource:
 
 
 class ArraySource:
-  """The same for pairs of arrays (n, H, W, C) in memory: split → (inputs, targets), as `Signal.store` returns them."""
+  """The same for pairs of arrays (n, H, W, C) in memory: split → (inputs, targets), as `Signal.store` returns them.
+
+  The counts of `spec` are those of the arrays, whatever the given ones are.
+  """
 
   def __init__(self, splits: dict[str, tuple[np.ndarray, np.ndarray]], spec: DataSpec):
     share_gpus()
-    self._splits, self.spec = splits, spec
+    counts = {name: len(inputs) for name, (inputs, _) in splits.items()}
+    self._splits, self.spec = splits, dataclasses.replace(spec, counts=counts)
     first = next(iter(splits.values()))
     self.stored = {name: (array.dtype, array.shape[-1]) for name, array in zip(("input", "target"), first, strict=True)}
     self.folder: Path | None = None

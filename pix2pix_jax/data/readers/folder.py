@@ -288,7 +288,7 @@ class Findings:
           f"channel{'s' * (side.channels != 1)}: {few(path.name for path in paths)}."
         )
       self._negatives[name].check(f"The {name} of {self._config.source_dir}", f"data.{name}_kind")
-      if note := self._negatives[name].note(f"The {name}"):
+      if note := self._negatives[name].note(f"the {name}"):
         self.notes.append(note)
 
   def add_unusable(self, error: UsageError) -> None:

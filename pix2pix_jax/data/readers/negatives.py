@@ -40,10 +40,10 @@ class Negatives:
       )
 
   def note(self, name: str) -> str:
-    """A warning about negative values that are not the most, or an empty string."""
+    """A warning about negative values, or an empty string if there are hardly any; `name` is part of its sentence."""
     if self._share < 0.01:
       return ""
     return (
-      f"Warning: {self._share:.0%} of the values of {name[:1].lower()}{name[1:]} are negative, down to "
-      f"{self._lowest:g}; as depth they count as not measured."
+      f"Warning: {self._share:.0%} of the values of {name} are negative, down to {self._lowest:g}; as depth they count "
+      "as not measured."
     )
