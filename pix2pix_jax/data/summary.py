@@ -142,7 +142,7 @@ class _Collector:
     self._sizes[image.shape[:2]] += 1
     self._checksums.add(zlib.crc32(np.ascontiguousarray(image).data))
     self._values += image.size
-    self._zeros += image.size - np.count_nonzero(image)
+    self._zeros += image.size - int(np.count_nonzero(image))
     may_be_depth = image.dtype == np.uint16 and image.shape[-1] == 1
     above = image[image > 0] if self._is_depth or may_be_depth else image[:0]
     if above.size:
