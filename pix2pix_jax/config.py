@@ -96,6 +96,14 @@ FIELDS: dict[str, dict[str, Field]] = {
       _NOT_NEGATIVE,
     ),
     "target_scale": Field(0.0, "The same for the target.", _NOT_NEGATIVE),
+    "input_resampling": Field(
+      "bicubic",
+      "How input images are resized: bicubic with anti-aliasing, or nearest for label maps, whose colours must not "
+      "mix. "
+      "Depth is always resized to the nearest pixel.",
+      _one_of("bicubic", "nearest"),
+    ),
+    "target_resampling": Field("bicubic", "The same for target images.", _one_of("bicubic", "nearest")),
     "depth_range": Field(
       (0.0, 80.0),
       "Nearest and farthest metres, which the networks see as -1 and 1. Targets beyond count as not measured, inputs "
@@ -603,6 +611,7 @@ def signals_of(config: ml_collections.ConfigDict) -> tuple[Signal, Signal]:
       dtype=data[f"{side}_dtype"] or "uint8",
       depth_range=data.depth_range,
       scale=data[f"{side}_scale"],
+      resampling=data[f"{side}_resampling"],
     )
     for side in ("input", "target")
   ]

@@ -75,7 +75,8 @@ def evaluate(
       f"with "
       "--reader=folder --source_dir=DIR."
     )
-  source = prepare.prepare(config.data)
+  source = prepare.prepare(config.data, config.model, whole=bool(source_dir))
+  split = "whole" if "whole" in source.spec.counts else split
   _require_same_signals(source.spec.input, trained.spec.input, "input")
   _require_same_signals(source.spec.target, trained.spec.target, "target")
   run = experiment.Experiment(config, trained.spec)

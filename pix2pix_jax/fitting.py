@@ -196,6 +196,7 @@ def _settings(
     UsageError: wrong types, or unknown fields.
   """
   shape = np.shape(x)
+  _require_channels_last("x", shape)
   if len(shape) != 4 or 0 in shape:
     raise UsageError(f"x has shape {shape}; it should be (n, H, W, C), with C = 1 for grey images and depth.")
   if config is not None and not isinstance(config, ml_collections.ConfigDict):
@@ -244,6 +245,7 @@ def _spec(x: np.ndarray, y: np.ndarray, settings: ml_collections.ConfigDict) -> 
         dtype=array.dtype,
         depth_range=settings.data.depth_range,
         scale=settings.data[f"{side}_scale"],
+        resampling=settings.data[f"{side}_resampling"],
       )
     )
   return DataSpec(made[0], made[1], {})
@@ -289,8 +291,18 @@ def _store(names: tuple[str, str], arrays: Pairs, spec: DataSpec) -> Pairs:
   return stored[0], stored[1]
 
 
+def _require_channels_last(name: str, shape: tuple[int, ...]) -> None:
+  if len(shape) == 4 and shape[1] <= 16 < shape[3]:
+    raise UsageError(
+      f"{name} has shape {shape}: {shape[3]} channels. If the channels come first, as in PyTorch, move them to the "
+      f"end: "
+      f"np.moveaxis({name}, 1, -1)."
+    )
+
+
 def _store_one(name: str, array: np.ndarray, signal: Signal) -> np.ndarray:
   array = np.asarray(array)
+  _require_channels_last(name, array.shape)
   if array.ndim != 4 or 0 in array.shape:
     raise UsageError(
       f"{name} has shape {array.shape}; it should be (n, H, W, C), with C = 1 for grey images and depth."

@@ -29,14 +29,16 @@ class Image:
   Attributes:
     channels: number of channels, at least 1.
     dtype: raw number type of the data set, `"uint8"` or `"uint16"`; it decides what `decode` returns.
+    resampling: how it is resized, `"bicubic"` with anti-aliasing, or `"nearest"` for label maps whose colours must not
+      mix.
   """
 
   channels: int = 3
   dtype: str = "uint8"
+  resampling: str = "bicubic"
 
   kind: ClassVar[str] = "image"
   has_holes: ClassVar[bool] = False
-  resampling: ClassVar[str] = "bicubic"
   metrics: ClassVar[tuple[str, ...]] = ("l1", "psnr", "ssim")
 
   def accept(self, array: np.ndarray, name: str) -> np.ndarray:
@@ -239,12 +241,18 @@ def choose_kind(kind: str, dtype: np.dtype, field: str, name: str) -> str:
 
 
 def make(
-  kind: str, *, channels: int, dtype: Any = "uint8", depth_range: tuple[float, float] = (0.0, 80.0), scale: float = 0.0
+  kind: str,
+  *,
+  channels: int,
+  dtype: Any = "uint8",
+  depth_range: tuple[float, float] = (0.0, 80.0),
+  scale: float = 0.0,
+  resampling: str = "bicubic",
 ) -> Signal:
   """A signal of `kind` for raw data of `dtype`; images keep 8 bits if the data has them, else 16."""
   if kind == "depth":
     return Depth(channels, (float(depth_range[0]), float(depth_range[1])), float(scale))
-  return Image(channels, "uint8" if np.dtype(dtype) in (np.uint8, np.bool_) else "uint16")
+  return Image(channels, "uint8" if np.dtype(dtype) in (np.uint8, np.bool_) else "uint16", resampling)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -245,6 +245,10 @@ def test_depth_metrics_against_numpy():
     (lambda x, y: (x[0], y[0]), "x has shape .*should be .n, H, W, C"),
     (lambda x, y: (x, y[:5]), "differ in count or size"),
     (lambda x, y: (x, y[:, :8]), "differ in count or size"),
+    (
+      lambda x, y: (np.zeros((4, 3, 32, 32), np.uint8), y),
+      r"x has shape .*channels come first, .*np.moveaxis\(x, 1, -1\)",
+    ),
     (lambda x, y: (x.astype(np.int32), y), "x is int32; images are uint8"),
     (lambda x, y: (x, y.astype(np.float32)), "y is float from .*lie in .0, 1"),
     (lambda x, y: (x, np.full(y.shape, np.nan)), "float images lie in"),

@@ -111,6 +111,16 @@ def test_depth_and_masks_are_not_blended_by_resizing():
   assert 0 < np.unique(pipeline._resize(step, (7, 7), "bicubic")).size - 2  # photographs are blended
 
 
+@pytest.mark.parametrize("resampling, colors", [("nearest", 3), ("bicubic", None)])
+def test_a_label_map_keeps_its_colours_if_asked(resampling, colors):
+  labels = np.random.default_rng(0).integers(0, 3, (2, 20, 20, 1)).astype(np.uint8) * 100
+  spec = DataSpec(Image(1, "uint8", resampling), Image(1), {"train": 2})
+  split = pipeline.load_split(pipeline.ArraySource({"train": (labels, labels)}, spec), "train", (13, 13), cache_gib=1)
+  found = np.unique(split.arrays["input"])
+  assert len(found) == colors if colors else len(found) > 10
+  assert len(np.unique(split.arrays["target"])) > 10  # each side has its own
+
+
 def depth_source(folder=None):
   """Three depth pairs with holes and values out of range, in memory or, with a folder, as if prepared there."""
   rng = np.random.default_rng(0)

@@ -247,6 +247,7 @@ def _spec(builder: tfds.core.DatasetBuilder, kinds: tuple[str, str], data: Any, 
         dtype=feature.np_dtype,
         depth_range=data.depth_range,
         scale=data[f"{side}_scale"],
+        resampling=data[f"{side}_resampling"],
       )
     )
   return DataSpec.of(made[0], made[1], {name: info.num_examples for name, info in builder.info.splits.items()}, content)

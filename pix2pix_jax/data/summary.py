@@ -382,13 +382,17 @@ def _about_image(name: str, side: Side, signal: Signal) -> Iterator[str]:
 def _about_label_maps(split: SplitSummary, config: ml_collections.ConfigDict) -> Iterator[str]:
   """Images of few colours are resized with interpolation, like all images."""
   height, width, _ = split.input.sizes[0]
-  found = {name: side for name, side in (("input", split.input), ("target", split.target)) if side.colors > 1}
+  found = {
+    name: side
+    for name, side in (("input", split.input), ("target", split.target))
+    if side.colors > 1 and config.data[f"{name}_resampling"] == "bicubic"
+  }
   if found and (height, width) != config_lib.load_shape(config.data):
     colors = " and ".join(str(side.colors) for side in found.values())
     yield (
       f"The {' and the '.join(found)} {'have' if len(found) > 1 else 'has'} only {colors} colours, like a label map, "
-      f"and resizing blends them. To avoid that, set data.load_size={height} and data.load_width={width}, the "
-      "files' own size."
+      f"and resizing blends them. To avoid that, set "
+      f"{' and '.join(f'data.{name}_resampling=nearest' for name in found)}."
     )
 
 

@@ -73,7 +73,8 @@ class Norm(nn.Module):
       mean, var = running_mean.value, running_var.value
     else:
       axes = (1, 2) if per_image else (0, 1, 2)
-      selection: dict[str, Any] = {} if where is None else {"where": where}  # jax2onnx refuses the argument, even as None
+      # jax2onnx refuses the argument, even as None.
+      selection: dict[str, Any] = {} if where is None else {"where": where}
       mean = jnp.mean(wide, axes, keepdims=True, **selection)
       var = jnp.mean(jnp.square(wide - mean), axes, keepdims=True, **selection)
     inverse = jax.lax.rsqrt(var + self.epsilon)

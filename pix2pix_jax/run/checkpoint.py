@@ -40,7 +40,7 @@ class Checkpointer:
   def __init__(self, workdir: Path, *, config: ml_collections.ConfigDict | None = None, read_only: bool = False):
     self._folder = Path(workdir).resolve() / "checkpoints"
     self._metric = config.train.best_metric if config else "l1"
-    self._data = config.data.fingerprint if config else ""
+    self._data = config.data.fingerprint if config else None
     policies: list[preservation_policy.PreservationPolicy] = [
       preservation_policy.LatestN(1),
       preservation_policy.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False),
@@ -77,7 +77,8 @@ class Checkpointer:
 
   def _rank(self, metrics: dict[str, Any]) -> float:
     """A number that is larger for better validations; -inf for those that lack the metric or used other data."""
-    if self._metric not in metrics or metrics.get(_DATA, self._data) != self._data:
+    other_data = self._data is not None and metrics.get(_DATA, self._data) != self._data
+    if self._metric not in metrics or other_data:
       return -np.inf
     return metrics[self._metric] if self._metric in HIGHER_IS_BETTER else -metrics[self._metric]
 
@@ -89,7 +90,7 @@ class Checkpointer:
       state: to save.
       metrics: means of a validation at this step, if there was one.
     """
-    stored = None if metrics is None else {**metrics, _DATA: self._data}
+    stored = None if metrics is None else {**metrics, _DATA: self._data or ""}
     with _quiet():
       self._manager.save(step, args=ocp.args.StandardSave(state), metrics=stored)
 
