@@ -102,7 +102,8 @@ def name_outputs(
     formats: suffixes that outputs in a folder may have; those of other inputs become the first of them.
 
   Raises:
-    UsageError: a format that cannot be written, one file for several inputs, or names that still collide.
+    UsageError: a format that cannot be written, one file for several inputs, a file in place of the folder, or names
+      that still collide.
   """
   to_file = output.suffix.lower() in files.SUFFIXES and not output.is_dir()
   if to_file and len(inputs) > 1:
@@ -110,6 +111,11 @@ def name_outputs(
   if to_file and output.suffix.lower() not in files.WRITABLE:
     raise UsageError(
       f"--output {str(output)!r}: {output.suffix} files would lose something and are not written. Choose one of "
+      f"{', '.join(files.WRITABLE)}."
+    )
+  if not to_file and output.is_file():
+    raise UsageError(
+      f"--output {str(output)!r} is a file, but no image that can be written. Name a folder, or a file that ends with "
       f"{', '.join(files.WRITABLE)}."
     )
 

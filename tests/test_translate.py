@@ -225,6 +225,7 @@ def test_existing_outputs_need_overwrite(tmp_path, run):
     (["--input={folder}/a.png", "--output={folder}/out.jpg"], "out.jpg.*not written. Choose one of .png, .tif"),
     (["--input={folder}/a.png", "--output={folder}/out.GIF"], "out.GIF.*Choose one of"),
     (["--input={folder}/two", "--output={folder}/out.png"], "out.png' is one file, but there are 2 inputs"),
+    (["--input={folder}/two", "--output={folder}/text/notes.txt"], "notes.txt' is a file, but no image.*Name a folder"),
     (["--input={folder}", "--output=out", "--samples=0"], "--samples is 0"),
     (["--input={folder}", "--output=out", "--batch_size=0"], "--batch_size is 0"),
     (["--input={folder}", "--output=out", "--tile=0"], "--tile is 0"),
