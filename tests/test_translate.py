@@ -305,6 +305,13 @@ def test_shrinking_is_antialiased():
   assert set(np.unique(translate.resize(signals.Image(1), stripes, (16, 16))[2:-2, 2:-2])) <= {127, 128}
 
 
+def test_label_maps_gain_no_colours():
+  tf = pytest.importorskip("tensorflow")
+  labels = draw((17, 30, 3)) // 128 * 255
+  resized = translate.resize(signals.Image(3, resampling="nearest"), labels, (40, 25))
+  np.testing.assert_array_equal(resized, tf.image.resize(labels, (40, 25), "nearest").numpy())
+
+
 @pytest.mark.parametrize("shape, size", [((64, 96, 1), (16, 24)), ((17, 30, 1), (40, 50)), ((50, 50, 2), (25, 70))])
 def test_depth_is_resampled_as_in_training(shape, size):
   tf = pytest.importorskip("tensorflow")
