@@ -1,7 +1,8 @@
-"""Configurations: every field with its meaning and limits, variants, shapes, and how a workdir stores one.
+"""Configurations: fields with their meanings and limits, variants, image shapes, and config.json.
 
-`FIELDS` is the single source: it gives the defaults, what the documentation and the report print, and the checks that
-run before anything is built. The files in configs/ change what differs. Imports no TensorFlow.
+`FIELDS` is the single source of the defaults, of the meanings that `pix2pix_jax fields` and the report print, and of
+the checks that run before anything is built. The files in configs/ set only the fields that differ. This module does
+not import TensorFlow.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ MAX_LEVELS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-  """A condition on a field's value, and the words that follow "it has to be"."""
+  """A condition on a field's value, and the text that follows "it has to be" in error messages."""
 
   holds: Callable[[Any], bool]
   text: str
@@ -33,7 +34,7 @@ class Limit:
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-  """A configuration field: its default, which also fixes its type, its meaning, and its limit if it has one."""
+  """A configuration field: its default (which also determines its type), its meaning, and an optional limit."""
 
   default: Any
   meaning: str
@@ -69,7 +70,10 @@ _DTYPE = _one_of("", "uint8", "uint16", "float32")
 FIELDS: dict[str, dict[str, Field]] = {
   "": {
     "seed": Field(
-      0, "Seed of the initial weights, data order, jitter and dropout noise; equal seeds give equal bits.", _SEED
+      0,
+      "Seed of the initial weights, data order, crops, mirroring and dropout noise. On one machine, runs with equal "
+      "seeds are bit-identical.",
+      _SEED,
     ),
   },
   "data": {
@@ -79,23 +83,23 @@ FIELDS: dict[str, dict[str, Field]] = {
       _one_of("facades", "winter_summer", "kitti_depth", "nyu_depth", "folder", "procedural", "arrays"),
     ),
     "source_dir": Field(
-      "", "Folder of the raw files. Empty: download them if the reader can. The procedural reader needs none."
+      "", "Folder with the raw files. Empty: download them, if the reader can. The procedural reader needs no files."
     ),
-    "prepared_dir": Field("", "Folder of the prepared data. Empty: $TFDS_DATA_DIR, or the user's cache directory."),
+    "prepared_dir": Field("", "Folder for prepared data. Empty: $TFDS_DATA_DIR, or the user's cache directory."),
     "input_kind": Field(
       "auto",
-      "What the input's numbers mean: image, depth (metres, 0 where nothing was measured), or auto: unsigned integers "
-      "are images, "
-      "anything else has to be said.",
+      "Meaning of the input's numbers: image, depth (metres, 0 where nothing was measured) or auto. With auto, "
+      "unsigned integers are images; any other number type needs an explicit kind.",
       _KIND,
     ),
-    "target_kind": Field("auto", "What the target's numbers mean, with the same choices.", _KIND),
+    "target_kind": Field("auto", "Meaning of the target's numbers, with the same choices.", _KIND),
     "input_scale": Field(
       0.0,
-      "Divisor that turns integer depth into metres: 256 for KITTI, 1000 for millimetres. 0: depth is float.",
+      "Divisor that converts integer input depth to metres: 256 for KITTI, 1000 for millimetres. 0: depth is float "
+      "metres.",
       _NOT_NEGATIVE,
     ),
-    "target_scale": Field(0.0, "The same for the target.", _NOT_NEGATIVE),
+    "target_scale": Field(0.0, "Divisor that converts integer target depth to metres; see input_scale.", _NOT_NEGATIVE),
     "input_resampling": Field(
       "bicubic",
       "How input images are resized: bicubic with anti-aliasing, or nearest for label maps, whose colours must not "
@@ -106,8 +110,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     "target_resampling": Field("bicubic", "The same for target images.", _one_of("bicubic", "nearest")),
     "depth_range": Field(
       (0.0, 80.0),
-      "Nearest and farthest metres, which the networks see as -1 and 1. Targets beyond count as not measured, inputs "
-      "are clipped.",
+      "Nearest and farthest depth in metres, encoded as -1 and 1. Target pixels outside this range count as not "
+      "measured; input pixels are clipped to it.",
       _RANGE,
     ),
     "input_dtype": Field("", "Number type of the input's raw values. Empty: taken from the data.", _DTYPE),
@@ -115,9 +119,9 @@ FIELDS: dict[str, dict[str, Field]] = {
     "load_size": Field(
       286, "Height in pixels to which images are resized before the random crop; at least crop_size.", _SIZE
     ),
-    "load_width": Field(0, "Width for the same. 0: equal to load_size.", _SIZE_OR_ZERO),
+    "load_width": Field(0, "Width in pixels for the same resize. 0: equal to load_size.", _SIZE_OR_ZERO),
     "crop_size": Field(256, "Height in pixels of the random crop; a multiple of 2**levels.", _SIZE),
-    "crop_width": Field(0, "Width for the same. 0: equal to crop_size.", _SIZE_OR_ZERO),
+    "crop_width": Field(0, "Width in pixels of the random crop. 0: equal to crop_size.", _SIZE_OR_ZERO),
     "eval_size": Field(
       0,
       "Height in pixels to which whole images are resized for validation and test; a multiple of 2**levels. 0: equal "
@@ -125,34 +129,33 @@ FIELDS: dict[str, dict[str, Field]] = {
       _SIZE_OR_ZERO,
     ),
     "eval_width": Field(
-      0, "Width for the same. 0: equal to eval_size if that is set, else to the crop.", _SIZE_OR_ZERO
+      0, "Width in pixels for the same resize. 0: equal to eval_size if that is set, else to the crop.", _SIZE_OR_ZERO
     ),
-    "mirror": Field(True, "Mirror training pairs left-right at random, half of them on average."),
+    "mirror": Field(True, "Mirror training pairs left to right at random, half of them on average."),
     "shuffle": Field(True, "Visit the training pairs in a new order every epoch."),
     "fingerprint": Field(
       "",
-      "Number of pairs and a hash of the raw data, recorded by training to notice data that changed. Leave it empty.",
+      "Number of pairs and a hash of the raw data. Training fills it in to detect changed data; leave it empty.",
     ),
     "validity_channel": Field(
       False, "Add an output channel that predicts where the target has measurements; only for targets with holes."
     ),
     "cache_gib": Field(
       4.0,
-      "Decoded images are kept in memory up to this many GiB, above it in a memory-mapped file beside the prepared "
-      "data.",
+      "Splits that take up to this many GiB when decoded are kept in memory, larger ones in memory-mapped files beside "
+      "the prepared data.",
       _NOT_NEGATIVE,
     ),
     "layout": Field(
       "auto",
-      "kitti_depth: annotated (the depth set with KITTI's raw data), selection (val_selection_cropped), or auto: "
-      "whichever is there.",
+      "kitti_depth: annotated (the depth set with KITTI's raw data), selection (val_selection_cropped) or auto "
+      "(whichever exists).",
       _one_of("auto", "annotated", "selection"),
     ),
     "pair_seed": Field(
       0,
-      "winter_summer: seed that pairs the photographs and assigns cameras to splits. folder: seed of the split if "
-      "there are no split "
-      "folders.",
+      "winter_summer: seed for pairing the photographs and assigning cameras to splits. folder: seed for choosing the "
+      "validation pairs if there are no split folders.",
       _SEED,
     ),
     "attribute_threshold": Field(
@@ -162,11 +165,11 @@ FIELDS: dict[str, dict[str, Field]] = {
       ("winter", "cold", "ice"), "winter_summer: a photograph with any of these attributes is a winter photograph."
     ),
     "summer_attributes": Field(
-      ("summer", "warm", "spring"), "winter_summer: the same for summer. A photograph that is both is not used."
+      ("summer", "warm", "spring"), "winter_summer: the same for summer. Photographs that are both are skipped."
     ),
     "side_by_side": Field(
       "input_target",
-      "folder: order within a side-by-side file, left first.",
+      "folder: order of the two images in a side-by-side file, left first.",
       _one_of("input_target", "target_input"),
     ),
     "task": Field(
@@ -175,9 +178,9 @@ FIELDS: dict[str, dict[str, Field]] = {
       _one_of("facades", "winter_summer", "kitti_depth", "nyu_depth"),
     ),
     "num_train": Field(400, "procedural: number of training pairs.", _between(1, 10**9)),
-    "num_val": Field(100, "procedural: number of validation pairs. 0: no such split.", _COUNT),
-    "num_test": Field(100, "procedural: number of test pairs. 0: no such split.", _COUNT),
-    "procedural_seed": Field(0, "procedural: seed of the drawings, independent of the seed of the run.", _SEED),
+    "num_val": Field(100, "procedural: number of validation pairs. 0: no validation split.", _COUNT),
+    "num_test": Field(100, "procedural: number of test pairs. 0: no test split.", _COUNT),
+    "procedural_seed": Field(0, "procedural: seed of the drawings, independent of the run's seed.", _SEED),
   },
   "model": {
     "generator": Field(
@@ -186,10 +189,14 @@ FIELDS: dict[str, dict[str, Field]] = {
       _one_of("unet", "encoder_decoder", "resnet_6blocks", "resnet_9blocks"),
     ),
     "decoder_widths": Field(
-      "paper", "paper, or report (up to twice as wide, ends in a 3×3 convolution).", _one_of("paper", "report")
+      "paper",
+      "Decoder: paper, or report (up to twice as wide, ending in a 3×3 convolution).",
+      _one_of("paper", "report"),
     ),
     "base_features": Field(
-      64, "Features of the first convolution of both networks; all other widths are multiples.", _between(1, 4096)
+      64,
+      "Features of the first convolution of both networks; all other widths are multiples of this.",
+      _between(1, 4096),
     ),
     "discriminator_features": Field(
       0, "Features of the discriminator's first convolution. 0: equal to base_features.", _between(0, 4096)
@@ -201,20 +208,28 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "dropout_blocks": Field(
       (0, 1, 2),
-      "Blocks with 50 % dropout, the model's only noise: up blocks of a U-Net counted from the bottleneck, residual "
-      "blocks of a ResNet. "
-      "(): none.",
+      "Blocks with 50 % dropout, the model's only noise: the up blocks of a U-Net, counted from the bottleneck, or the "
+      "residual blocks of a ResNet. (): none.",
     ),
-    "norm": Field("batch", "batch, instance or none.", _one_of("batch", "instance", "none")),
+    "norm": Field("batch", "Normalisation: batch, instance or none.", _one_of("batch", "instance", "none")),
     "residual": Field(
-      False, "Depth with holes → depth only: add the output to the input, whose holes are interpolated first."
+      False, "For depth → depth only: interpolate the holes of the input, then learn a correction that is added to it."
     ),
     "patch": Field(
       70, "Receptive field of the discriminator in pixels: 1, 16, 34, 70, 142 or 286.", _one_of(1, 16, 34, 70, 142, 286)
     ),
-    "conditional": Field(True, "Show the input to the discriminator, next to the candidate."),
-    "input_channels": Field(0, "Channels of the input. 0: taken from the data.", _between(0, 4096)),
-    "output_channels": Field(0, "Channels of the output. 0: taken from the data.", _between(0, 4096)),
+    "conditional": Field(True, "Show the discriminator the input beside the real or generated image."),
+    "input_channels": Field(
+      0,
+      "Channels of the input; the folder reader converts images to this number. 0: taken from the data.",
+      _between(0, 4096),
+    ),
+    "output_channels": Field(
+      0,
+      "Channels of the output, plus one for a validity channel; images are converted as for the input. 0: taken from "
+      "the data.",
+      _between(0, 4096),
+    ),
   },
   "loss": {
     "gan": Field(
@@ -224,7 +239,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "l1_weight": Field(
       -1.0,
-      "Weight of the mean absolute difference on [-1, 1]. Negative: 300 / output channels, which is the paper's 100 "
+      "Weight of the mean absolute difference on [-1, 1]. Negative: 300 / target channels, which is the paper's 100 "
       "for RGB.",
       Limit(np.isfinite, "finite"),
     ),
@@ -235,10 +250,10 @@ FIELDS: dict[str, dict[str, Field]] = {
   },
   "optimizer": {
     "learning_rate": Field(2e-4, "Step size of Adam, for both networks.", _POSITIVE),
-    "beta1": Field(0.5, "Adam's decay rate for the mean of gradients.", _DECAY_RATE),
-    "beta2": Field(0.999, "Adam's decay rate for the mean of squared gradients.", _DECAY_RATE),
+    "beta1": Field(0.5, "Adam's decay rate for the running mean of the gradients.", _DECAY_RATE),
+    "beta2": Field(0.999, "Adam's decay rate for the running mean of the squared gradients.", _DECAY_RATE),
     "decay_fraction": Field(
-      0.0, "Share of the run, at its end, over which the learning rate falls linearly to zero.", _SHARE
+      0.0, "Final share of the run, over which the learning rate falls linearly to zero.", _SHARE
     ),
   },
   "train": {
@@ -246,22 +261,21 @@ FIELDS: dict[str, dict[str, Field]] = {
       1, "Images per step, over all devices and processes; a multiple of the number of devices.", _between(1, 10**6)
     ),
     "num_epochs": Field(200, "Length of the run in passes through the data.", _between(0, 10**9)),
-    "num_steps": Field(0, "Length of the run in steps. 0: num_epochs decides.", _between(0, 10**12)),
+    "num_steps": Field(0, "Length of the run in steps. 0: derived from num_epochs.", _between(0, 10**12)),
     "log_every_steps": Field(
-      100, "Steps between log lines and train/ scalars, which are means over those steps.", _between(1, 10**9)
+      100, "Steps between log lines. The train/ scalars logged are means over those steps.", _between(1, 10**9)
     ),
     "eval_every_steps": Field(
       0,
-      "Steps between validations, each over the whole val split and with a sample grid. 0: once an epoch. The last "
-      "step is always "
-      "validated.",
+      "Steps between validations; each covers the whole val split and draws a sample grid. 0: once per epoch. The last "
+      "step is always validated.",
       _COUNT,
     ),
     "checkpoint_every_steps": Field(
-      0, "Steps between checkpoints. 0: once an epoch. The last step and the best validation are always saved.", _COUNT
+      0, "Steps between checkpoints. 0: once per epoch. The last step and the best validation are always saved.", _COUNT
     ),
     "keep_every_steps": Field(
-      0, "Keep the checkpoints of multiples of this step for good. 0: only the newest and the best are kept.", _COUNT
+      0, "Save a permanent checkpoint at every multiple of this step. 0: keep only the newest and the best.", _COUNT
     ),
     "best_metric": Field(
       "l1",
@@ -282,12 +296,12 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "remat": Field(False, "Recompute the generator's activations in the backward pass: less memory, more time."),
     "compilation_cache": Field(
-      "", "Folder of compiled programs for faster starts. Empty: the user's cache directory; none: no cache."
+      "", "Folder in which compiled programs are cached. Empty: the user's cache directory; none: no cache."
     ),
   },
   "evaluation": {
     "dropout": Field(
-      True, "Keep dropout on for validation, samples and evaluation, as in the paper: it is the model's noise."
+      True, "Keep dropout, the model's only noise, on for validation, samples and evaluation, as in the paper."
     ),
     "norm_stats": Field(
       "image",
@@ -295,9 +309,13 @@ FIELDS: dict[str, dict[str, Field]] = {
       _one_of("image", "batch", "running"),
     ),
     "batch_size": Field(
-      8, "Images per batch in evaluation; affects no result, except with norm_stats=batch.", _between(1, 10**6)
+      8, "Images per evaluation batch; affects results only with norm_stats=batch.", _between(1, 10**6)
     ),
-    "num_samples": Field(4, "Rows of a sample grid (input, output, target).", _between(1, 1000)),
+    "num_samples": Field(
+      4,
+      "Rows of a sample grid (input, output, target), and of best.png and worst.png (there at most 8).",
+      _between(1, 1000),
+    ),
   },
 }
 
@@ -342,10 +360,10 @@ def update(config: ml_collections.ConfigDict, changes: dict[str, Any]) -> None:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Checks the type and limit of every field, and that there are no others.
+  """Checks the type and limit of every field and rejects unknown fields.
 
   Raises:
-    UsageError: the first field that is wrong, with what it has to be.
+    UsageError: the first invalid field; the message says what is accepted.
   """
   known = {name for name, _ in each_field()}
   for section, value in config.items():
@@ -398,7 +416,7 @@ def apply_variants(
 
 
 def report_architecture(patch: int) -> Callable[[ml_collections.ConfigDict], None]:
-  """The student report's architecture and loss, without its inert norms, dense head and clipped depth."""
+  """A variant with the student report's architecture and loss, but not its inert norms, dense head or clipped depth."""
 
   def apply(config: ml_collections.ConfigDict) -> None:
     config.model.decoder_widths = "report"
@@ -410,7 +428,7 @@ def report_architecture(patch: int) -> Callable[[ml_collections.ConfigDict], Non
 
 
 def procedural_data(task: str) -> Callable[[ml_collections.ConfigDict], None]:
-  """The same experiment on built-in data."""
+  """A variant that runs the same experiment on built-in data."""
 
   def apply(config: ml_collections.ConfigDict) -> None:
     config.data.name = "procedural"
@@ -432,7 +450,7 @@ def locate(text: str) -> tuple[Path, str]:
   Raises:
     UsageError: neither a named configuration nor a file.
   """
-  place, _, variant = text.rpartition(":") if ":" in text[2:] else (text, "", "")  # text[2:]: a drive letter is no name
+  place, _, variant = text.rpartition(":") if ":" in text[2:] else (text, "", "")  # text[2:] skips a drive letter
   if place in names():
     return Path(__file__).parent / "configs" / f"{place}.py", variant
   path = Path(place).expanduser()
@@ -484,20 +502,20 @@ def eval_shape(data: ml_collections.ConfigDict) -> tuple[int, int]:
 
 
 def levels_for(height: int, width: int) -> int:
-  """The number of stride-2 levels for an image size: how often both sides halve evenly, at most 8 (256×256 → 8)."""
+  """The number of stride-2 levels for an image size: how often both sides can be halved, at most 8 (256×256 → 8)."""
   levels = 0
   while levels < MAX_LEVELS and height % 2 ** (levels + 1) == 0 and width % 2 ** (levels + 1) == 0:
     levels += 1
   if levels < 2:
     raise UsageError(
       f"Images of {height}×{width} (height × width) cannot be halved twice; use sizes that are multiples of 4, "
-      "better of 256, 128 or 64: every further factor of two gives the network one more level."
+      "preferably of 64, 128 or 256: each further factor of two adds a level to the network."
     )
   return levels
 
 
 def multiple(model: ml_collections.ConfigDict) -> int:
-  """Heights and widths that the generator accepts are multiples of this; `model.levels` is resolved."""
+  """The generator accepts heights and widths that are multiples of this. `model.levels` must be resolved."""
   return 2**model.levels
 
 
@@ -505,10 +523,10 @@ def multiple(model: ml_collections.ConfigDict) -> int:
 
 
 def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections.ConfigDict:
-  """A checked copy with everything filled in that depends on the data: kinds, channels, levels, L1 weight, steps.
+  """A checked copy with all data-dependent fields filled in: kinds, channels, levels, L1 weight, steps.
 
   Raises:
-    UsageError: a field beyond its limits, or one that contradicts the data or another field.
+    UsageError: a field outside its limits, or one that contradicts the data or another field.
   """
   config = config.copy_and_resolve_references()
   check(config)
@@ -516,7 +534,7 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
   data.fingerprint = spec.fingerprint
   if train.best_metric not in spec.target.metrics:
     raise UsageError(
-      f"train.best_metric is {train.best_metric!r}, but the target ({spec.target.describe()}) has "
+      f"train.best_metric is {train.best_metric!r}, but the metrics of this target ({spec.target.describe()}) are "
       f"{', '.join(spec.target.metrics)}."
     )
   if "train" not in spec.counts:
@@ -562,11 +580,10 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
 def _agree(
   section: ml_collections.ConfigDict, field: str, name: str, actual: Any, open_values: tuple[Any, ...]
 ) -> None:
-  """Fills in a field that is left to the data; one that is set has to agree with it."""
+  """Fills in a field that is left to the data; a field that is set must agree with the data."""
   if section[name] not in (actual, *open_values):
     raise UsageError(
-      f"{field} is {section[name]!r}, but the data has {actual!r}; set it to {open_values[0]!r} to take it from the "
-      f"data."
+      f"{field} is {section[name]!r}, but the data has {actual!r}; set it to {open_values[0]!r} to use the data's."
     )
   section[name] = actual
 
@@ -582,9 +599,8 @@ def _resolve_levels(data: ml_collections.ConfigDict, model: ml_collections.Confi
   for field, (height, width) in (("crop", crop_shape(data)), ("eval", eval_shape(data))):
     if height % multiple(model) or width % multiple(model):
       raise UsageError(
-        f"data.{field}_size gives images of {height}×{width} (height × width), but a generator of {model.levels} "
-        f"levels needs "
-        f"multiples of {multiple(model)}. Change data.{field}_size (and data.{field}_width), or model.levels."
+        f"data.{field}_size makes images {height}×{width} (height × width), but a generator with {model.levels} levels "
+        f"needs multiples of {multiple(model)}. Change data.{field}_size (and data.{field}_width), or model.levels."
       )
   blocks = num_blocks(model)
   if wrong := [block for block in model.dropout_blocks if not 0 <= block < blocks]:
@@ -594,14 +610,14 @@ def _resolve_levels(data: ml_collections.ConfigDict, model: ml_collections.Confi
 
 
 def num_blocks(model: ml_collections.ConfigDict) -> int:
-  """The number of blocks that `model.dropout_blocks` counts."""
+  """The number of blocks that `model.dropout_blocks` can refer to."""
   if model.generator.startswith("resnet"):
     return int(model.generator.removeprefix("resnet_").removesuffix("blocks"))
   return model.levels if model.decoder_widths == "report" else model.levels - 1
 
 
 def signals_of(config: ml_collections.ConfigDict) -> tuple[Signal, Signal]:
-  """The signals of input and target of a resolved config."""
+  """The input and target signals of a resolved config."""
   data, model = config.data, config.model
   channels = {"input": model.input_channels, "target": model.output_channels - data.validity_channel}
   made = [
@@ -673,7 +689,7 @@ def _set(section: ml_collections.ConfigDict, name: str, field: str, value: Any) 
 
 
 def _migrate(fields: Any) -> Any:
-  """Adds what version 0.1 left implicit: it had no kinds, and stored depth, and nothing else, as float32."""
+  """Adds the kinds, which version 0.1 did not record: there, exactly the float32 data was depth."""
   if isinstance(fields, dict) and isinstance(fields.get("data"), dict) and "input_kind" not in fields["data"]:
     data = fields["data"]
     for side in ("input", "target"):

@@ -15,7 +15,7 @@ HOLE_COLOR = (0, 0, 0)  # not in the colour map, whose darkest colour is a viole
 
 
 def encode(metres: Any, depth_range: tuple[float, float]) -> Any:
-  """Metres → [-1, 1], clipped; NumPy or JAX arrays. A hole (0) becomes -1 like the nearest metre, so keep its mask."""
+  """Metres → [-1, 1], clipped; NumPy or JAX arrays. A hole (0) becomes -1, like the nearest depth, so keep a mask."""
   nearest, farthest = depth_range
   return ((metres - nearest) * (2 / (farthest - nearest)) - 1).clip(-1, 1)
 
@@ -34,9 +34,9 @@ def colors(encoded: np.ndarray) -> np.ndarray:
 
 
 def fill_with_nearest(metres: np.ndarray) -> np.ndarray:
-  """Fills the holes (0) of (H, W, 1) with the nearest valid pixel: the baseline for sparse → dense depth.
+  """Fills the holes (0) of (H, W, 1) with the nearest valid pixel: a baseline for depth → depth.
 
-  An image without any valid pixel stays 0.
+  An image without any valid pixel is returned unchanged.
   """
   from scipy import ndimage  # slow to import, and only this needs it
 

@@ -4,8 +4,8 @@
     [--inception=FILE]
 
 writes metrics.json (means, baselines, count, step, protocol), per_image.csv, grid.png, best.png and worst.png to
-eval/SPLIT in the workdir. Results for other data, another protocol or another step than those already there get a
-folder of their own, such as `eval/test@step800,dropout=off`.
+eval/SPLIT in the workdir. Results for other data, another protocol or another step than those already there go to a
+separate folder, such as `eval/test@step800,dropout=off`.
 """
 
 import argparse
@@ -36,20 +36,20 @@ def evaluate(
   """Evaluates a checkpoint of a workdir, writes the results below its `eval/` and prints a table.
 
   Args:
-    workdir: of a trained model.
-    split: of the data that the model was trained on, or of `source_dir`.
+    workdir: folder of a trained model.
+    split: split of the run's data, or of `source_dir`.
     step: `"best"`, `"latest"` or a number; None: best.
-    source_dir: raw files of other data.
-    reader: of `source_dir`, if it is not that of the run, as for a model trained on built-in data.
-    dropout, norm_stats: the protocol, if it is not that of the run; recorded in metrics.json.
-    inception: the weights that FID and KID need, pytorch-fid's `pt_inception-2015-12-05-6726825d.pth`; None: neither.
+    source_dir: raw files of other data; without split folders, all of its pairs form one split, `whole`.
+    reader: reader for `source_dir`, if the run used another one (for example, if it trained on built-in data).
+    dropout, norm_stats: protocol, if it differs from the run's; recorded in metrics.json.
+    inception: pytorch-fid's weights `pt_inception-2015-12-05-6726825d.pth`, for FID and KID; None: computes neither.
     baseline: names of baselines to measure, `"all"` or `"none"`.
 
   Returns:
     The `Evaluation`, with per-image metrics.
 
   Raises:
-    UsageError: no such checkpoint, split or baseline, or data of other signals than the model's.
+    UsageError: no such checkpoint, split or baseline, or data whose signals differ from the model's.
   """
   from pix2pix_jax.data import pipeline, prepare  # imports TensorFlow: slow
   from pix2pix_jax.run import baselines, checkpoint, distances, evaluation, experiment
@@ -71,9 +71,8 @@ def evaluate(
   config_lib.check(config)
   if config.data.name == "arrays":
     raise UsageError(
-      f"{workdir} was trained on arrays in memory, which are not stored. Use `result.evaluate(x, y)`, or give files "
-      f"with "
-      "--reader=folder --source_dir=DIR."
+      f"{workdir} was trained on arrays in memory, which are not stored. Use `result.evaluate(x, y)`, or pass files "
+      "with --reader=folder --source_dir=DIR."
     )
   source = prepare.prepare(config.data, config.model, whole=bool(source_dir))
   split = "whole" if "whole" in source.spec.counts else split
@@ -98,14 +97,14 @@ def evaluate(
   compared = baselines.measure(source, data, config, chosen)
   folder = _results_folder(workdir, split, number, step is not None, config, trained.config)
   stored = evaluation.read_summary(folder)
-  if stored.get("step") == number:  # baselines that were measured before and not now remain
+  if stored.get("step") == number:  # keep baselines that were measured earlier but not this time
     compared = {**stored.get("baselines", {}), **compared}
   notes = {"fid": _about_distances(trained.spec.target, len(data), measured)}
   evaluation.write(folder, result, data.ids, number, config, compared, distances=measured, notes=notes)
   print(f"{split}: {len(data)} images, step {number}, {_describe_protocol(config)}")
   print(evaluation.table({"model": {**result.means, **measured}, **compared}))
   if measured:
-    print("  fid is biased for few images: only compare FIDs computed from equally many. kid is unbiased.")
+    print("  fid is biased for few images: only compare FIDs computed from equally many images. kid is unbiased.")
   print(f"Results are in {folder}")
   return result
 
@@ -116,11 +115,11 @@ def has_distances(target: Signal) -> bool:
 
 
 def _require_same_signals(actual: Signal, expected: Signal, side: str) -> None:
-  """Refuses data whose numbers mean something else than the model was trained on."""
+  """Refuses data whose kind or channels differ from the data that the model was trained on."""
   if (actual.kind, actual.channels) != (expected.kind, expected.channels):
     raise UsageError(
       f"The {side} of this data is: {actual.describe()}, but the model was trained on: {expected.describe()}. "
-      "Give data of the same kind with --source_dir and --reader."
+      "Use --source_dir and --reader to choose data of the same kind."
     )
 
 
@@ -133,8 +132,7 @@ def _about_distances(target: Signal, count: int, measured: dict[str, float]) -> 
     )
     return (
       f"{count} translations against {count} targets, Inception-v3 of pytorch-fid; fid is biased, so compare only "
-      f"equal "
-      f"counts; kid over {subsets}"
+      f"equal counts; kid over {subsets}"
     )
   return "not computed: " + ("no --inception weights given" if has_distances(target) else "the target is not 8-bit RGB")
 
@@ -151,10 +149,10 @@ def _results_folder(
   config: ml_collections.ConfigDict,
   trained: ml_collections.ConfigDict,
 ) -> Path:
-  """`eval/SPLIT`, or a folder that names what differs from the results there: data, protocol or step.
+  """`eval/SPLIT`, or a folder whose name lists the differences from the results there: data, protocol or step.
 
-  The plain folder belongs to the run's own data and protocol. Its step may be replaced by a later default evaluation,
-  except that of `val`, which training writes at its last step.
+  The plain folder is reserved for the run's own data and protocol. An evaluation without `step` may replace its
+  results, except in `eval/val`, which holds the validation of the last training step.
   """
   from pix2pix_jax.run import evaluation
 
@@ -176,14 +174,21 @@ def _results_folder(
 
 def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(prog="pix2pix_jax evaluate", description=__doc__.split("\n")[0])
-  parser.add_argument("--workdir", type=Path, required=True, help="of a trained model")
+  parser.add_argument("--workdir", type=Path, required=True, help="workdir of a trained model")
   parser.add_argument("--split", default="val", help="train, val or test (default: val)")
   parser.add_argument("--step", help="best, latest or the number of a checkpoint (default: best)")
-  parser.add_argument("--source_dir", default="", help="raw files of other data (default: those of the run)")
-  parser.add_argument("--reader", default="", help="data.name for source_dir, if it is not that of the run")
-  parser.add_argument("--dropout", choices=("on", "off"), help="whether the noise is on (default: as in the run)")
   parser.add_argument(
-    "--norm_stats", choices=("image", "batch", "running"), default="", help="of batch norm (default: as in the run)"
+    "--source_dir", default="", help="folder with the raw files of other data (default: the run's data)"
+  )
+  parser.add_argument("--reader", default="", help="data.name for source_dir, if the run used another reader")
+  parser.add_argument(
+    "--dropout", choices=("on", "off"), help="turn dropout, the noise, on or off (default: as in the run)"
+  )
+  parser.add_argument(
+    "--norm_stats",
+    choices=("image", "batch", "running"),
+    default="",
+    help="statistics that batch norm uses (default: as in the run)",
   )
   parser.add_argument(
     "--inception",
@@ -195,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     "--baseline",
     action="append",
     metavar="NAME",
-    help="a baseline to measure, repeatable or joined by commas; all or none (default: all)",
+    help="baselines to measure: names joined by commas, all or none; may be repeated (default: all)",
   )
   options = parser.parse_args(argv)
   evaluate(

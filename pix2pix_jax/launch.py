@@ -1,4 +1,4 @@
-"""How training and translating programs start, before anything large is imported."""
+"""Memory settings for programs that train or translate, to be made before JAX computes anything."""
 
 import ctypes
 import os
@@ -15,14 +15,14 @@ KEEP_MEMORY = ":".join(
 def keep_memory(restart: bool = True) -> None:
   """Makes glibc's malloc keep freed memory, and JAX run CPU programs in the main thread. Without glibc, does nothing.
 
-  XLA's CPU backend allocates every large buffer in every call. By default malloc returns each to the kernel afterwards,
-  and every page that is allocated again costs a page fault and is cleared: a tenth to a third of a training step at
-  256×256 (benchmarks/NOTES.md). In exchange, the process stays larger. Call this before JAX computes anything.
+  XLA's CPU backend allocates every large buffer in every call. By default, malloc returns each of them to the kernel
+  afterwards, so the next call faults in and clears every page again, which costs a tenth to a third of a training step
+  at 256×256 (benchmarks/NOTES.md). The price is a larger process. Call this before JAX computes anything.
 
   Args:
-    restart: restart the program with malloc's settings in GLIBC_TUNABLES (glibc ≥ 2.35), which malloc reads before
-      Python starts. If that variable is already set, nothing is changed. False, for notebooks: change the running
-      process, which then has no huge pages and returns what exceeds 2 GiB.
+    restart: True: restart the program with malloc's settings in GLIBC_TUNABLES (glibc ≥ 2.35), which malloc reads
+      before Python starts; if that variable is already set, nothing changes. False, for notebooks: change the running
+      process, which then has no huge pages and still returns free memory beyond 2 GiB.
   """
   if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
     return

@@ -1,7 +1,7 @@
 """Named random streams: one seed gives independent keys for weights, noise and data.
 
-Every use of randomness has a name. A stream's key depends on the seed and the name alone, so that two uses never share
-a key and a new one changes none of the others.
+Every use of randomness has a name. A stream's key depends only on the seed and the name, so no two uses share a key,
+and adding a stream does not change the others.
 """
 
 import zlib

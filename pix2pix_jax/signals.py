@@ -1,8 +1,8 @@
-"""Signals: what the numbers on one side of a pair mean.
+"""Signals: the meaning of the numbers on one side of a pair.
 
 A signal is a frozen object that knows its kind, its raw number type, its range and which pixels hold no value. It
-converts raw arrays to the networks' [-1, 1] and back, chooses how they are resized, and draws them for display. No
-other module looks at a dtype to learn a meaning.
+converts raw arrays to the networks' [-1, 1] and back, determines how they are resized, and draws them for display. No
+other module infers meaning from a dtype.
 
 `encode`, `decode` and `valid` are pure and use only methods that NumPy and JAX arrays share, so that the input
 pipeline, the compiled programs and exported files all run the same code. Arrays are (..., H, W, C).
@@ -57,20 +57,20 @@ class Image:
     if not (array.size and array.min() >= 0 and array.max() <= 1):  # also refuses NaN
       raise UsageError(
         f"{name} is float from {array.min():g} to {array.max():g}; float images lie in [0, 1]. "
-        "Rescale it, give uint8 or uint16, or set its kind to 'depth' if these are metres."
+        "Rescale it, pass uint8 or uint16, or set its kind to 'depth' if these are metres."
       )
     return array.astype(np.float32)
 
   def canonical(self, raw):
-    """Raw values with one representation for pixels without a value: unchanged for images."""
+    """Raw values with a single representation for pixels without a value; images are returned unchanged."""
     return raw
 
   def store(self, array: np.ndarray) -> np.ndarray:
-    """Accepted values as data sets keep them: float in [0, 1] becomes uint16 (65,536 levels)."""
+    """Accepted values as data sets store them: float in [0, 1] becomes uint16 (65,536 levels)."""
     return (array * np.float32(65535)).round().astype(np.uint16) if array.dtype.kind == "f" else array
 
   def check_range(self, accepted: np.ndarray, name: str) -> None:
-    """Images fill their range by definition."""
+    """Does nothing: every accepted value is possible in an image."""
 
   def encode(self, raw):
     """Integers over their full range, or float in [0, 1] → float32 in [-1, 1]."""
@@ -83,11 +83,11 @@ class Image:
     return ((encoded.clip(-1, 1) + 1) * half).round().astype(self.dtype)
 
   def decode_float(self, encoded):
-    """[-1, 1] → float32 in [0, 1], for callers whose own arrays are float."""
+    """[-1, 1] → float32 in [0, 1], for callers that work with float images."""
     return (encoded.clip(-1, 1) + 1) / 2
 
   def valid(self, raw) -> None:
-    """Every pixel of an image holds a value."""
+    """None, because every pixel of an image holds a value."""
     return None
 
   def measured(self, encoded) -> None:
@@ -112,9 +112,9 @@ class Depth:
 
   Attributes:
     channels: number of channels, 1 for a depth map.
-    range: nearest and farthest metres, encoded as -1 and 1. A target beyond it counts as not measured, an input is
-      clipped.
-    scale: divisor that turns integers into metres (256 for KITTI, 1000 for millimetres); 0 if only floats are accepted.
+    range: nearest and farthest metres, encoded as -1 and 1. Target pixels outside it count as not measured; input
+      pixels are clipped to it.
+    scale: divisor that converts integers to metres (256 for KITTI, 1000 for millimetres); 0: only floats are accepted.
   """
 
   channels: int = 1
@@ -139,10 +139,9 @@ class Depth:
       metres = array.astype(np.float32)
     else:
       raise UsageError(
-        f"{name} holds {array.dtype}, but depth is float metres. For integer files set the scale that turns them into "
-        f"metres "
-        "(data.input_scale, data.target_scale: 256 for KITTI's PNGs, 1000 for millimetres); divide arrays by it "
-        "yourself."
+        f"{name} holds {array.dtype}, but depth is float metres. For integer files, set the scale that converts them "
+        "to metres (data.input_scale, data.target_scale: 256 for KITTI's PNGs, 1000 for millimetres). Divide integer "
+        "arrays by it yourself."
       )
     return self.canonical(metres)
 
@@ -152,14 +151,14 @@ class Depth:
     return xp.where(xp.isfinite(raw) & (raw > 0), raw, np.float32(0))
 
   def store(self, array: np.ndarray) -> np.ndarray:
-    """Accepted values as data sets keep them: unchanged."""
+    """Accepted values as data sets store them: unchanged."""
     return array
 
   def check_range(self, accepted: np.ndarray, name: str) -> None:
-    """Refuses values that are hardly depth in this range: nothing measured, or most of it out of range.
+    """Refuses values that are unlikely to be depth in this range: no measurement, or more than half out of range.
 
     Raises:
-      UsageError: the range found, the range expected, and the likely remedy.
+      UsageError: with the range found, the range expected and the likely remedy.
     """
     measured = accepted[accepted > 0]
     low, high = self.range
@@ -185,12 +184,12 @@ class Depth:
   decode_float = decode
 
   def valid(self, raw):
-    """bool (..., H, W, 1): pixels that were measured, within the range, in every channel."""
+    """bool (..., H, W, 1): pixels whose channels are all measured and within the range."""
     nearest, farthest = self.range
     return ((raw > 0) & (raw >= nearest) & (raw <= farthest)).all(-1, keepdims=True)
 
   def measured(self, encoded):
-    """bool (..., H, W, 1): pixels of an encoded array that lie above the near end of the range, where holes are."""
+    """bool (..., H, W, 1): pixels of an encoded array above -1, the near end of the range and the code of holes."""
     return (encoded > -1).all(-1, keepdims=True)
 
   def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
@@ -225,10 +224,10 @@ def check_kind(kind: str, field: str) -> str:
 
 
 def choose_kind(kind: str, dtype: np.dtype, field: str, name: str) -> str:
-  """The kind of raw data: `kind`, or for `auto` image where the numbers are unsigned integers or bool.
+  """The kind of raw data: `kind` itself, or for `"auto"` an image if the numbers are unsigned integers or bool.
 
   Raises:
-    UsageError: `auto` for other numbers, which could be anything, or an unknown kind.
+    UsageError: `"auto"` for other numbers, which could mean several things, or an unknown kind.
   """
   if kind != "auto":
     return check_kind(kind, field)
@@ -249,7 +248,7 @@ def make(
   scale: float = 0.0,
   resampling: str = "bicubic",
 ) -> Signal:
-  """A signal of `kind` for raw data of `dtype`; images keep 8 bits if the data has them, else 16."""
+  """A signal of `kind` for raw data of `dtype`; images are 8-bit if the data is, else 16-bit."""
   if kind == "depth":
     return Depth(channels, (float(depth_range[0]), float(depth_range[1])), float(scale))
   return Image(channels, "uint8" if np.dtype(dtype) in (np.uint8, np.bool_) else "uint16", resampling)
@@ -257,9 +256,7 @@ def make(
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-  """What a data set holds: the signals of both sides, the number of pairs in each split, and a fingerprint of the
-  content.
-  """
+  """Describes a data set: the signals of both sides, the number of pairs per split, and a content fingerprint."""
 
   input: Signal
   target: Signal
@@ -268,6 +265,6 @@ class DataSpec:
 
   @classmethod
   def of(cls, x: Signal, y: Signal, counts: dict[str, int], content: str) -> "DataSpec":
-    """A spec whose fingerprint shows the counts, for people, and `content`, a hash of the data."""
+    """A spec whose fingerprint combines the counts, for human readers, with `content`, a hash of the data."""
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
     return cls(x, y, counts, f"{listed}; {content}")

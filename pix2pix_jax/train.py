@@ -1,4 +1,4 @@
-"""The training loop: data, experiment, resume, steps, validation, checkpoints, in the order in which they happen."""
+"""The training loop: data, experiment, resume, steps, validation and checkpoints, in the order in which they happen."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def train_and_evaluate(
   Args:
     config: as `config.load` returns it.
     workdir: folder of the run; created if needed.
-    source: of the pairs; None: the one that `config.data` describes.
-    observer: called around every step; it may end the run.
+    source: where the pairs come from; None: as `config.data` describes.
+    observer: called before and after every step; it may end the run.
 
   Raises:
-    UsageError: data, sizes or fields that do not fit, a workdir of another architecture, a loss that became NaN.
+    UsageError: invalid data, sizes or fields, a workdir with another architecture, or a loss that became NaN.
     KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
   """
   workdir = Path(workdir)
@@ -65,7 +65,7 @@ def train_and_evaluate(
   with checkpoint.Checkpointer(workdir, config=config) as checkpointer:
     start = checkpointer.latest_step()
     state = run.init() if start is None else checkpointer.restore(start, run.abstract())
-    config_lib.write(workdir, config)  # only now: a start that fails leaves the old one
+    config_lib.write(workdir, config)  # only now, so that a failed start leaves the old file
     if changes:
       config_lib.record_changes(workdir, start or 0, changes)
     writer, logger = make_writer(workdir, config), loggers.make(config.train.logger, config.to_dict(), workdir)
@@ -103,7 +103,7 @@ def _loop(
   reporter: Reporter,
   observer: Observer,
 ) -> _Progress:
-  """Steps, validations and checkpoints from `start` to the last step, a signal, or the observer's wish to stop."""
+  """Trains, validates and saves from `start` until the last step, a signal, or the observer's request to stop."""
   config, (train_split, val_split) = run.config, splits
   train = config.train
   progress = _Progress(state, start or 0, best=checkpointer.best())
@@ -125,7 +125,7 @@ def _loop(
       observer.step_begins(step)
       state, metrics = run.train_step(state, batch)
       last = step == train.num_steps
-      stopping = stop.asked  # read once: a later signal stops the next step, so that no step is left unsaved
+      stopping = stop.asked  # read once, so that a signal during validation cannot end the run unsaved
       reporter.trained(step, metrics, last=last or stopping)
 
       with reporter.pause():
@@ -157,10 +157,10 @@ def _finish(
   workdir: Path,
   reporter: Reporter,
 ) -> None:
-  """Writes the validation of the last step to eval/val, also for a run that was killed before it could."""
+  """Writes the validation of the last step to eval/val, even if an earlier start was killed before it could do so."""
   folder, step = workdir / "eval" / "val", progress.step
   if progress.evaluation is None and evaluation.read_summary(folder).get("step") == step:
-    return  # nothing was left to train, and it was evaluated
+    return  # nothing was left to train, and eval/val is up to date
   result = progress.evaluation or evaluation.evaluate_split(run, progress.state.variables, val_split)
   compared = baselines.measure(source, val_split, run.config)
   if jax.process_index() == 0:
@@ -173,18 +173,18 @@ def _finish(
 
 
 class Observer:
-  """Hooks around the steps; this one does nothing."""
+  """Hooks that run before and after every step; these do nothing."""
 
   def step_begins(self, step: int) -> None:
     """Called before step `step`, counted from 1."""
 
   def step_ended(self, step: int, metrics: dict[str, jax.Array], validation: Evaluation | None) -> bool:
-    """Called after it, with metrics that are still on the devices. True ends the run; the step is then saved."""
+    """Called after the step, with metrics that are still on the devices. Returning True saves and ends the run."""
     return False
 
 
 def _describe(run: Experiment, start: int | None, num_train: int, num_val: int, changes: config_lib.Changes) -> str:
-  """What is trained on what, in a few lines."""
+  """A few lines about the resume, changes of the configuration, the networks and the data."""
   height, width = config_lib.crop_shape(run.config.data)
   num_steps = run.config.train.num_steps
   lines = [] if start is None else [f"Resuming from step {start}."]
