@@ -33,7 +33,7 @@ COMMANDS = {
   "inspect": "Summarize a data set and draw training batches, without training.",
   "fields": "List the configuration fields with their defaults, meanings and limits.",
 }
-_KEEP_MEMORY = ("train", "translate")  # the commands that compute much on a CPU
+_KEEP_MEMORY = ("train", "translate")  # the commands that compute the most
 
 _HELP = """\
 usage: pix2pix_jax COMMAND [--FLAG=VALUE ...]
@@ -58,7 +58,7 @@ flags:
   --workdir=DIR           folder for checkpoints, samples and logs
   --config.FIELD=VALUE    overrides a field, for example --config.data.load_size=143; tuples are quoted, "(1, 2)".
                           "pix2pix_jax fields" explains every field; so does {config_file}
-  --distributed           this is one process of many hosts, which jax.distributed.initialize() connects
+  --distributed           run as one of several processes, which jax.distributed.initialize() connects
 
 configurations:
 {configurations}
@@ -134,10 +134,10 @@ def fields(argv: list[str] | None = None) -> None:
 
 
 def train(argv: list[str] | None = None) -> None:
-  """Trains as the flags say; see `pix2pix_jax train --help`.
+  """Trains a model as specified by the flags; see `pix2pix_jax train --help`.
 
   Raises:
-    UsageError: a flag, a field or a value that is wrong; nothing has been read or written then.
+    UsageError: an invalid flag, field or value (before anything is read or written), or an error of the run.
   """
   arguments = sys.argv[1:] if argv is None else argv
   if {"-h", "--help"} & set(arguments):
@@ -160,7 +160,7 @@ def _join_processes() -> None:
   except (RuntimeError, ValueError) as error:
     raise UsageError(
       f"--distributed: jax.distributed.initialize() cannot connect the processes ({_one_line(error).rstrip('.')}). It "
-      "finds them by itself on Slurm, TPU and Kubernetes; for a single process leave the flag out."
+      "finds them automatically on Slurm, TPU and Kubernetes; leave the flag out for a single process."
     ) from error
 
 
@@ -171,7 +171,7 @@ def parse_train(arguments: list[str]) -> tuple["ml_collections.ConfigDict", Path
     The locked configuration, checked, with overrides applied; the workdir; and whether this is one of many processes.
 
   Raises:
-    UsageError: one paragraph about the first flag that is wrong or missing.
+    UsageError: one paragraph about the first invalid or missing flag.
   """
   from pix2pix_jax import config as config_lib  # imports JAX
 
@@ -198,7 +198,7 @@ def load_config(text: str, overrides: list[str]) -> "ml_collections.ConfigDict":
   """The locked configuration of a name or path, checked, with `--config.FIELD=VALUE` arguments applied.
 
   Raises:
-    UsageError: one paragraph about the first argument that is wrong.
+    UsageError: one paragraph about the first invalid argument.
   """
   from pix2pix_jax import config as config_lib  # imports JAX
 
@@ -209,7 +209,7 @@ def load_config(text: str, overrides: list[str]) -> "ml_collections.ConfigDict":
 
 
 def _check_names(arguments: list[str]) -> None:
-  """Checks that every flag is `--config.FIELD` with an existing field; values may follow as arguments of their own."""
+  """Checks that every flag is `--config.FIELD` with an existing field; values may follow as separate arguments."""
   from pix2pix_jax import config as config_lib
 
   known = dict(config_lib.each_field())
@@ -287,7 +287,7 @@ def _refuse(name: str, text: str) -> None:
 
 
 def _one_line(error: Exception) -> str:
-  """An exception's own words as one line; str() of a KeyError would escape them."""
+  """An exception's message as one line; str() of a KeyError would quote and escape it."""
   return " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
 
 
@@ -304,6 +304,6 @@ def _train_help() -> str:
 
 
 def documented_variants(documentation: str) -> list[str]:
-  """The names that a configuration's docstring explains, one a line, below the line that starts with "Variants"."""
+  """The variants in a configuration's docstring, one per line below the line that starts with "Variants"."""
   _, _, listed = documentation.partition("\nVariants")
   return re.findall(r"^ {2}(\w+) +\S", listed, re.MULTILINE)

@@ -102,12 +102,11 @@ FIELDS: dict[str, dict[str, Field]] = {
     "target_scale": Field(0.0, "Divisor that converts integer target depth to metres; see input_scale.", _NOT_NEGATIVE),
     "input_resampling": Field(
       "bicubic",
-      "How input images are resized: bicubic with anti-aliasing, or nearest for label maps, whose colours must not "
-      "mix. "
-      "Depth is always resized to the nearest pixel.",
+      "How input images are resized: bicubic (anti-aliased), or nearest for label maps, whose colours must not mix. "
+      "Depth always uses nearest.",
       _one_of("bicubic", "nearest"),
     ),
-    "target_resampling": Field("bicubic", "The same for target images.", _one_of("bicubic", "nearest")),
+    "target_resampling": Field("bicubic", "How target images are resized.", _one_of("bicubic", "nearest")),
     "depth_range": Field(
       (0.0, 80.0),
       "Nearest and farthest depth in metres, encoded as -1 and 1. Target pixels outside this range count as not "

@@ -1,4 +1,4 @@
-"""`fit`: NumPy arrays in, a trained translator out, with the names that Keras users know."""
+"""`fit`: NumPy arrays in, a trained translator out, with argument names from Keras."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class FitResult:
   """The result of `fit`.
 
   Attributes:
-    history: metric → one value per epoch: `generator_loss`, `discriminator_loss`, `gan_loss`, `l1`, …, and `val_…` of
-      the same.
+    history: metric → one value per epoch: `generator_loss`, `discriminator_loss`, `gan_loss`, `l1`, …, and the
+      same with the prefix `val_`.
     translator: the generator after the last step.
-    workdir: of the run; `Translator.load`, `translate`, `evaluate` and `report` accept it.
+    workdir: folder of the run, which `Translator.load`, `translate`, `evaluate` and `report` accept.
     state: both networks after the last step, without their optimizers.
   """
 
@@ -53,14 +53,14 @@ class FitResult:
     return self.translator(x, **options)
 
   def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int | None = None) -> dict[str, float]:
-    """Means over the pairs of the metrics that validation computes: the `val_…` of `history`, without that prefix.
+    """Returns the means of the validation metrics over the given pairs, named as in `history` but without `val_`.
 
     These are `l1`, `psnr`, `ssim` on [0, 1], `rmse`, `mae`, … in metres for depth, and the losses. As in validation,
-    images are resized to the evaluation size, and the noise follows from an image's number.
+    images are resized to the evaluation size, and each image's noise depends only on the seed and its position.
 
     Args:
-      x, y: pairs as `fit` accepts them.
-      batch_size: pairs computed at once; None: `evaluation.batch_size`.
+      x, y: pairs, as for `fit`.
+      batch_size: number of pairs computed at once; None: `evaluation.batch_size`.
 
     Raises:
       UsageError: invalid shapes, dtypes or values; the message says what is accepted.
@@ -120,24 +120,24 @@ def fit(
       over their full range, bool, or float in [0, 1] (kept in 16 bits); depth is float metres, in which zero, negative,
       NaN and infinite values mark pixels without a measurement.
     batch_size: pairs per step; None: `train.batch_size` of `config` if that is given, else 1.
-    epochs: passes through the data; None: the length that `config` describes if it is given, else 1.
+    epochs: passes through the data; None: as in `config` if that is given, else 1.
     validation_split: share of the pairs, taken from the end, that is held out for validation; in [0, 1).
     validation_data: pairs to validate on instead.
     callbacks: objects with Keras' methods, each optional: `on_train_begin/end`, `on_epoch_begin/end`,
-      `on_train_batch_begin/end`, `set_params`, `set_model`. They receive `logs`; those of a batch are still on the
-      device until they are read. Setting `stop_training` on the object given to `set_model` ends the run after the
+      `on_train_batch_begin/end`, `set_params` and `set_model`. They receive `logs`; the values of a batch stay on
+      the device until they are read. Setting `stop_training` on the object given to `set_model` ends the run after the
       epoch.
     workdir: for checkpoints and logs; a run found there is resumed. None: a new temporary folder.
-    input_kind, target_kind: `"image"` (`"picture"` means the same) or `"depth"`; None: as `config` says, by default
+    input_kind, target_kind: `"image"` (`"picture"` is accepted too) or `"depth"`; None: as `config` says, by default
       image.
     input_range, target_range: nearest and farthest metres of depth; None: `data.depth_range` of `config`. Both sides
-      share one.
-    seed: of weights, order and noise; None: `seed` of `config` if that is given, else 0.
-    config: to start from, as `config.load("facades")` returns it; sizes at their defaults follow the arrays. None: the
-      paper's model, without jitter.
+      share one range.
+    seed: seed of the weights, data order and noise; None: `seed` of `config` if that is given, else 0.
+    config: configuration to start from, as `config.load("facades")` returns it. If all its sizes are at their defaults,
+      they follow the arrays. None: the paper's model, without crops or mirroring.
     overrides: field → value, such as `{"model.base_features": 32, "data.mirror": True}`; wins over everything else.
-    verbose: 0 prints nothing; 1 prints the networks, and a progress bar or a line per epoch. Callbacks print as they
-      like.
+    verbose: 0 prints nothing; 1 prints the networks, and a progress bar or a line per epoch. Callbacks may always
+      print.
 
   Raises:
     UsageError: invalid shapes, dtypes, values or fields; the message says what is accepted.
@@ -208,7 +208,7 @@ def _settings(
   changes: dict[str, Any] = {"data.name": "arrays"}
   sizes = {"load_size": shape[1], "load_width": shape[2], "crop_size": shape[1], "crop_width": shape[2]}
   if all(settings.data[name] == config_lib.FIELDS["data"][name].default for name in sizes):
-    changes |= {f"data.{name}": size for name, size in sizes.items()}  # sizes that nobody chose follow the arrays
+    changes |= {f"data.{name}": size for name, size in sizes.items()}  # default sizes follow the arrays
   if config is None:
     changes |= {"data.mirror": False, "train.num_epochs": 1}
   if seed is not None:
@@ -269,10 +269,12 @@ def _splits(pairs: Pairs, spec: DataSpec, validation_split: float, validation_da
     splits = {"train": (x, y)}
   for name, (inputs, targets) in splits.items():
     if not len(inputs):
-      raise UsageError(f"There are no pairs to {name} with: {len(x)} pairs and validation_split={validation_split}.")
+      raise UsageError(f"The split {name!r} would be empty: {len(x)} pairs and validation_split={validation_split}.")
     _require_pairs(name, (inputs, targets))
     if inputs.shape[1:] != x.shape[1:] or targets.shape[1:] != y.shape[1:]:
-      raise UsageError(f"The pairs of {name} have another size or other channels: {inputs.shape} and {targets.shape}.")
+      raise UsageError(
+        f"Pairs of {name} have another size or other channels than x and y: {inputs.shape} and {targets.shape}."
+      )
   return splits
 
 
@@ -294,9 +296,8 @@ def _store(names: tuple[str, str], arrays: Pairs, spec: DataSpec) -> Pairs:
 def _require_channels_last(name: str, shape: tuple[int, ...]) -> None:
   if len(shape) == 4 and shape[1] <= 16 < shape[3]:
     raise UsageError(
-      f"{name} has shape {shape}: {shape[3]} channels. If the channels come first, as in PyTorch, move them to the "
-      f"end: "
-      f"np.moveaxis({name}, 1, -1)."
+      f"{name} has shape {shape}, so it would have {shape[3]} channels. If the channels come first, as in PyTorch, "
+      f"move them to the end: np.moveaxis({name}, 1, -1)."
     )
 
 
@@ -314,7 +315,7 @@ def _store_one(name: str, array: np.ndarray, signal: Signal) -> np.ndarray:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-  """Silences the output of a run and its progress bar; warnings still reach standard error."""
+  """Silences a run's output and progress bar; warnings still reach standard error."""
   with (
     open(os.devnull, "w", encoding="utf-8") as nowhere,
     contextlib.redirect_stdout(nowhere),
@@ -324,7 +325,7 @@ def _silence() -> Iterator[None]:
 
 
 class _NoTerminal:
-  """A stream that shows no progress bars."""
+  """A stream that is not a terminal, so that no progress bar is drawn on it."""
 
   def __init__(self, stream: Any):
     self._stream = stream
@@ -337,7 +338,7 @@ class _NoTerminal:
 
 
 def _history(workdir: Path, steps_per_epoch: int) -> dict[str, list[float]]:
-  """history.jsonl by epoch, including the epochs before a resume."""
+  """The values in history.jsonl at the end of each epoch, including the epochs before a resume."""
   result: dict[str, list[float]] = {}
   for row in history.read(workdir):
     if row["step"] and row["step"] % steps_per_epoch == 0:
@@ -348,7 +349,7 @@ def _history(workdir: Path, steps_per_epoch: int) -> dict[str, list[float]]:
 
 
 class _Model:
-  """The `model` of Keras callbacks, which may set `stop_training`."""
+  """The object that `set_model` receives; callbacks may set its `stop_training`."""
 
   stop_training = False
 
@@ -358,7 +359,7 @@ class _KerasObserver(Observer):
 
   def __init__(self, callbacks: Sequence[Any], steps_per_epoch: int, epochs: int, verbose: int):
     self._callbacks, self._steps_per_epoch = callbacks, steps_per_epoch
-    self._streams = sys.stdout, sys.stderr  # the user's, even while those of the run are silenced
+    self._streams = sys.stdout, sys.stderr  # for callbacks, even while the run's output is silenced
     self._model, self._begun = _Model(), False
     self._sums: dict[str, jax.Array] | None = None
     self._count = 0

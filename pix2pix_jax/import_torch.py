@@ -4,12 +4,12 @@
 
 Reads the generators `unet_128`, `unet_256`, `resnet_6blocks` and `resnet_9blocks` and the discriminators `basic`,
 `n_layers` (1 to 5) and `pixel`, from .pth or .safetensors files, without PyTorch. Architecture, norm and channels are
-found from the keys and shapes. The workdir can be used to translate, evaluate, export and train further. Optimizers
+inferred from the keys and shapes. The workdir can be used to translate, evaluate, export and train further. Optimizers
 start fresh, and so does the discriminator if its file is not given.
 
-The U-Net there concatenates a skip before the features from below, the one here after them, so the input channels of
-the up convolutions swap halves. Testing there, with batch size 1 and batch norm in training mode, is
-`norm_stats="image"` here; `--eval` there is `norm_stats="running"` with `dropout=False`.
+The original U-Net concatenates a skip before the features from below, the one here after them, so the two halves of an
+up convolution's input channels are swapped. The original's test mode (batch size 1, batch norm in training mode) is
+`norm_stats="image"` here; its `--eval` is `norm_stats="running"` with `dropout=False`.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from pix2pix_jax.torch_weights import read_state_dict
 StateDict = Mapping[str, np.ndarray]
 Tree = dict[tuple[str, ...], np.ndarray]
 
-STEP = 0  # of the checkpoint, that of a fresh state: no step has been trained here
+STEP = 0  # of the checkpoint, as in a fresh state: no step has been trained here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _Layer:
   size: int = 4
   transpose: bool = False
   skip: int = 0  # this many input channels are a skip: the first ones in the file, the last ones here
-  bias: bool | None = None  # None: with instance norm only
+  bias: bool | None = None  # None: only with instance norm
   norm: str = ""  # the key of the norm; empty: none
 
   @property
@@ -72,8 +72,8 @@ class _Layer:
 def convert_generator(state_dict: StateDict) -> Network:
   """Converts a U-Net or a ResNet.
 
-  A U-Net's weights do not show whether it has dropout: `dropout_blocks` is what a U-Net of its size has by default. The
-  keys of a ResNet do show it.
+  A U-Net's weights do not show whether it has dropout, so `dropout_blocks` is set to the original's default for its
+  size. The keys of a ResNet do show it.
 
   Raises:
     UsageError: the weights belong to another network.
@@ -140,7 +140,7 @@ def _convert_resnet(weights: StateDict) -> Network:
     )
   features, inputs = first.shape[:2]
   outputs, inner = last.shape[0], 4 * features
-  # With dropout, everything after it moves on by one: number 6 is then the second convolution.
+  # Dropout shifts all later indices by one, so that number 6 is the second convolution.
   dropout = weights.get("model.10.conv_block.6.weight", np.empty(0)).ndim == 4
   layers = [
     _Layer("model.1", ("input_conv",), (inputs, features), 7, norm="model.2"),
@@ -170,7 +170,7 @@ def _convert_resnet(weights: StateDict) -> Network:
 
 
 def convert_discriminator(state_dict: StateDict) -> Network:
-  """Converts a discriminator. Its `input_channels` are those of the candidate, or of the input and the candidate.
+  """Converts a discriminator. Its `input_channels` count the candidate's, and the input's too if it is conditional.
 
   Raises:
     UsageError: the weights belong to another network.
@@ -249,7 +249,7 @@ def _convert(weights: StateDict, layers: list[_Layer], description: str) -> tupl
   }
   if any(problems.values()):
     listed = "; ".join(f"{problem}: {few(sorted(keys))}" for problem, keys in problems.items() if keys)
-    raise UsageError(f"The file looks like {description} and {norm} norm, but some of its keys do not fit. {listed}.")
+    raise UsageError(f"The file looks like {description} and {norm} norm, but some of its keys do not match. {listed}.")
   for key, (tree, path, _) in places.items():
     tree[path] = np.array(weights[key], np.float32)
   for layer in layers:
@@ -261,11 +261,11 @@ def _convert(weights: StateDict, layers: list[_Layer], description: str) -> tupl
 def import_networks(
   workdir: Path, generator: StateDict, discriminator: StateDict | None = None, *, dropout: bool = True
 ) -> str:
-  """Writes a workdir: config.json and a checkpoint.
+  """Writes a workdir with config.json and a checkpoint.
 
   Args:
     workdir: a folder without checkpoints; created if needed.
-    generator, discriminator: state dicts, as `read_state_dict` returns them. Without a discriminator a new one is
+    generator, discriminator: state dicts, as `read_state_dict` returns them. Without a discriminator, a new one is
       initialised.
     dropout: whether the generator was trained with dropout, which a U-Net's weights do not show.
 
@@ -277,7 +277,7 @@ def import_networks(
   """
   workdir = Path(workdir)
   if any((workdir / "checkpoints").glob("*")):
-    raise UsageError(f"{workdir} has checkpoints already. Give --workdir a new folder.")
+    raise UsageError(f"{workdir} already has checkpoints. Choose a new folder for --workdir.")
   networks = {"generator": convert_generator(generator)}
   fields = networks["generator"].fields | ({} if dropout else {"dropout_blocks": ()})
   if discriminator is not None:
@@ -293,7 +293,7 @@ def _write(workdir: Path, fields: dict[str, Any], networks: dict[str, Network]) 
 
   config = folder.get_config()
   if fields["generator"] == "unet":
-    side = 2 ** fields["levels"]  # as small as this U-Net accepts
+    side = 2 ** fields["levels"]  # the smallest size that this U-Net accepts
     config.data.update(crop_size=side, load_size=round(side * 286 / 256))
   config.model.update(fields)
   spec = DataSpec(

@@ -1,4 +1,4 @@
-"""Using a trained generator: images in, images out. Imports neither TensorFlow nor CLU.
+"""Translates images with a trained generator. Imports neither TensorFlow nor CLU.
 
 translator = Translator.load("runs/facades")
 photo = translator(labels)                        # uint8 (H, W, 3) of any size
@@ -24,16 +24,16 @@ from pix2pix_jax.run import checkpoint, experiment
 def generate(
   generator: Any, variables: dict[str, Any], x: jax.Array, key: jax.Array | None, *, dropout: bool, norm_stats: str
 ) -> jax.Array:
-  """The generator's output for encoded images, which `Translator` compiles and `export` serialises.
+  """The generator's output for encoded images. `Translator` compiles this function, `export` serialises it.
 
-  Every image of a batch draws the same noise, so that its result does not depend on its place.
+  All images of a batch share the same noise, so that a result does not depend on the image's position.
 
   Args:
     generator: the module.
     variables: its `params` and `batch_stats`.
     x: (N, H, W, C) in [-1, 1]; H and W are multiples of `config.multiple`.
-    key: of the noise; None if `dropout` is off.
-    dropout, norm_stats: the two switches.
+    key: PRNG key of the noise; None if `dropout` is off.
+    dropout, norm_stats: as in `model.layers`.
   """
   rngs = {} if key is None else {"dropout": key}
   noise_ids = jnp.zeros(x.shape[0], jnp.int32)
@@ -51,13 +51,13 @@ class Translator:
   Compiles once for each padded size and batch size, and keeps the programs.
 
   Attributes:
-    config: of the run, resolved.
-    input_signal, target_signal: what the numbers of both sides mean.
-    step: of the checkpoint, or None if the weights were given directly.
+    config: resolved configuration of the run.
+    input_signal, target_signal: signals of the two sides.
+    step: step of the checkpoint; None if the weights were passed directly.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, variables: dict[str, Any], *, step: int | None = None):
-    """Takes a resolved config, as in a workdir's config.json, and the generator's `params` and `batch_stats`."""
+    """Accepts a resolved config, as in a workdir's config.json, and the generator's `params` and `batch_stats`."""
     self.config, self.step = config, step
     self.input_signal, self.target_signal = config_lib.signals_of(config)
     self._variables = jax.device_put(variables)  # once, not at every call
@@ -66,10 +66,10 @@ class Translator:
 
   @classmethod
   def load(cls, workdir: str | Path, step: str | int = "best") -> "Translator":
-    """The generator of a workdir at `"best"` (by validation L1), `"latest"` or a numbered checkpoint.
+    """Loads a workdir's generator at the `"best"` (by `train.best_metric`), the `"latest"` or a numbered checkpoint.
 
     Raises:
-      UsageError: no config.json, no checkpoint, or not this one.
+      UsageError: there is no config.json, no checkpoint, or no checkpoint of this step.
     """
     config = config_lib.read(Path(workdir))
     experiment.use_compilation_cache(config.train.compilation_cache)
@@ -94,17 +94,17 @@ class Translator:
     Args:
       images: (H, W), (H, W, C) or (N, H, W, C) of any height and width. Images are uint8 or uint16 over their full
         range, bool, or float in [0, 1]; depth is float metres, where zero, negative, NaN and infinite values are holes.
-      num_samples: number of results to draw; None: one, without an axis of its own.
-      seed: of the dropout noise, in [0, 2**32); the same seed gives the same result.
-      dropout: whether the noise is on; None: as `evaluation.dropout` of the run, by default on.
-      norm_stats: `"image"`, `"batch"` or `"running"`; None: as `evaluation.norm_stats`, by default `"image"`.
+      num_samples: number of results to draw per image; None: one, without the leading axis.
+      seed: seed of the dropout noise, in [0, 2**32); the same seed gives the same result.
+      dropout: whether the noise is on; None: as in the run (`evaluation.dropout`, on by default).
+      norm_stats: `"image"`, `"batch"` or `"running"`; None: as in the run (`"image"` by default).
       tile: side in pixels of overlapping tiles, for images too large for memory; None: the whole image at once. All
-        tiles share one noise. Each has its own norm statistics, unless they are `"running"`.
+        tiles share the same noise. Each has its own norm statistics, unless they are `"running"`.
       batch_size: number of images (or tiles) computed at once.
 
     Returns:
-      The translations, in the shape of `images` with the target's channels, after a leading axis of `num_samples` if
-      given. Depth is float32 metres (0 where a model with a validity channel expects no measurement). Images are
+      The translations, in the shape of `images` but with the target's channels; `num_samples` adds a leading axis.
+      Depth is float32 metres (0 where a model with a validity channel expects no measurement). Images are
       float32 in [0, 1] if `images` were float images, else integers of the type that the model was trained on.
 
     Raises:
@@ -183,7 +183,7 @@ class Translator:
       rows, columns = (_tile_starts(size, tile) for size in image.shape[:2])
       corners = [(row, column) for row in rows for column in columns]
       total, weights = None, np.zeros((*image.shape[:2], 1), np.float32)
-      for start in range(0, len(corners), 4):  # few at a time: the point of tiles is a small memory
+      for start in range(0, len(corners), 4):  # few at a time, because tiles are meant to save memory
         group = corners[start : start + 4]
         pieces = run(np.stack([image[row : row + tile, column : column + tile] for row, column in group]))
         ramp = [_ramp(size, tile) for size in pieces.shape[1:3]]

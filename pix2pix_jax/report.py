@@ -2,7 +2,7 @@
 
     python -m pix2pix_jax.report --workdir=DIR
 
-writes `DIR/report/index.html`, which works offline, also for a run that is still in progress. This module turns the
+writes `DIR/report/index.html`. The page works offline, and the run may still be in progress. This module turns the
 workdir into one JSON object; `report_template.html` displays it.
 """
 
@@ -33,7 +33,7 @@ from pix2pix_jax.run import history, viz
 from pix2pix_jax.run.experiment import Experiment
 
 MAX_SAMPLES = 40  # sample grids
-SAMPLE_BYTES, EVALUATION_BYTES = 8_000_000, 4_000_000  # limits for the sample grids, and for the grids of evaluations
+SAMPLE_BYTES, EVALUATION_BYTES = 8_000_000, 4_000_000  # limits for sample grids and for evaluations
 MAX_POINTS = 2000  # of a training curve
 MAX_ROWS = 5000  # of a per-image table
 TASKS = {
@@ -106,7 +106,7 @@ def _script_json(value: Any) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-  """An empty dict where there is none, or half of one that is being written."""
+  """The content of a JSON file; an empty dict if the file is missing or only partly written."""
   try:
     return json.loads(path.read_text())
   except (OSError, json.JSONDecodeError):
@@ -114,7 +114,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _thin(items: list[Any], limit: int) -> list[Any]:
-  """At most `limit` of the items, evenly, with the first and the last."""
+  """At most `limit` evenly spaced items, including the first and the last."""
   if len(items) <= limit:
     return items
   return [items[round(i * (len(items) - 1) / (limit - 1))] for i in range(limit)]
@@ -142,7 +142,7 @@ def _describe(config: ml_collections.ConfigDict) -> str:
 
 
 def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, Any]]) -> dict[str, str]:
-  """What was trained on what; facts that a run does not have are left out."""
+  """Facts about the data, the networks and the run; those that do not apply are left out."""
   config = run.config
   data, model, loss, train, optimizer = config.data, config.model, config.loss, config.train, config.optimizer
   crop = _size(*config_lib.crop_shape(data))
@@ -191,7 +191,7 @@ def _networks(run: Experiment) -> list[dict[str, Any]]:
 
 
 def _changes(workdir: Path) -> list[dict[str, Any]]:
-  """What resumes changed in the configuration: step, time, and [field, before, after] of each field."""
+  """The configuration changes at resumes: step, time, and [field, before, after] of each field."""
   return [
     {
       "step": row["step"],
@@ -203,15 +203,15 @@ def _changes(workdir: Path) -> list[dict[str, Any]]:
 
 
 def _encode(source: Path | Image.Image, scale: float | None) -> dict[str, Any]:
-  """An image's data URI, width and height: a file as it is, an array as PNG or, with a scale, a JPEG of that scale."""
+  """An image's data URI, width and height: a file unchanged, an image as PNG, or with `scale` either as a JPEG."""
   with Image.open(source) if isinstance(source, Path) else source.copy() as image:
     buffer = io.BytesIO()
-    image.load()  # a damaged file shows here
+    image.load()  # raises for a damaged file
     width, height, kind = *image.size, "jpeg" if scale else (image.format or "png").lower()
     if scale:
       width, height = (max(1, round(side * scale)) for side in image.size)
       smaller = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-      smaller.save(buffer, "jpeg", quality=88, subsampling=0)  # colours at full resolution: label maps have sharp ones
+      smaller.save(buffer, "jpeg", quality=88, subsampling=0)  # full colour resolution, for the edges of label maps
     elif isinstance(source, Path):
       buffer.write(source.read_bytes())
     else:
@@ -221,12 +221,12 @@ def _encode(source: Path | Image.Image, scale: float | None) -> dict[str, Any]:
 
 
 def _embed(sources: Mapping[str, Path | Image.Image], limit: int) -> tuple[dict[str, dict[str, Any]], str]:
-  """Encodes images of at most `limit` bytes together; also a note for the reader."""
+  """Encodes images into at most `limit` bytes in total; also returns a note for the reader."""
   encoded, broken, scale = {}, [], None
   for name, source in sources.items():
     try:
       encoded[name] = _encode(source, None)
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files
+    except (OSError, SyntaxError, ValueError):  # Pillow's exceptions for damaged files
       broken.append(name)
   while (size := sum(len(image["uri"]) for image in encoded.values())) > limit and (scale is None or scale > 0.05):
     scale = 1.0 if scale is None else scale * min(0.9, math.sqrt(limit / size))
@@ -236,7 +236,7 @@ def _embed(sources: Mapping[str, Path | Image.Image], limit: int) -> tuple[dict[
 
 
 def _samples(workdir: Path, run: Experiment, splits: list[dict[str, Any]]) -> dict[str, Any]:
-  """The grids of the validations in order, without the labels that the page shows as text.
+  """The sample grids in order, without their labels, which the page shows as text.
 
   Grids of another layout, such as those of older versions, are shown whole, labels included.
   """
@@ -266,7 +266,7 @@ def _crop(path: Path, size: tuple[int, int], box: tuple[int, int, int, int]) -> 
   try:
     with Image.open(path) as image:
       return image.convert("RGB").crop(box) if image.size == size else None
-  except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files
+  except (OSError, SyntaxError, ValueError):  # Pillow's exceptions for damaged files
     return None
 
 
@@ -308,7 +308,7 @@ def _splits(workdir: Path, config: ml_collections.ConfigDict) -> list[dict[str, 
 
 
 def _title(folder: str) -> str:
-  """`test@step800,dropout=off` → "Split test, dropout off": what differs from the run, except for the step."""
+  """`test@step800,dropout=off` → "Split test, dropout off": the differences from the run, except for the step."""
   split, _, rest = folder.partition("@")
   words = {"data": "data of", "dropout": "dropout", "norm_stats": "norm statistics:"}
   parts = [part.partition("=") for part in rest.split(",") if not re.fullmatch(r"(step\d+)?", part)]
@@ -331,7 +331,7 @@ def _protocol(protocol: dict[str, Any], config: ml_collections.ConfigDict) -> li
   if norm_stats in statistics and config.model.norm == "batch":
     sentences.append(f"Batch norm uses {statistics[norm_stats]}.")
   if size := rest.pop("height_width", None):
-    sentences.append(f"Images have {'×'.join(map(str, size))} pixels (height × width).")
+    sentences.append(f"Images are {'×'.join(map(str, size))} pixels (height × width).")
   data, folder = rest.pop("data", ""), Path(rest.pop("source_dir", "")).name
   if data:
     source = {"procedural": "built-in scenes", "arrays": "arrays in memory"}.get(data, f"data set {data}")
@@ -344,7 +344,7 @@ def _protocol(protocol: dict[str, Any], config: ml_collections.ConfigDict) -> li
 
 
 def _sheets(paths: list[Path], limit: int) -> tuple[list[dict[str, Any]], str]:
-  """Sheets of examples, for each: name, columns, scales, and rows of id, metric and images; and a note for the reader.
+  """For each sheet: name, columns, scales, and rows with id, metric and images. Also returns a note for the reader.
 
   The images are cut out of the sheets, so that the page shows their labels as text. A sheet that does not describe its
   layout is shown whole.
@@ -391,7 +391,7 @@ def _open_sheet(path: Path) -> tuple[Image.Image | None, dict[str, Any]]:
 
 
 def _per_image(path: Path) -> tuple[list[str], list[list[Any]]]:
-  """The columns of a per_image.csv, and its rows [id, number or None, …]."""
+  """The columns of a per_image.csv and its rows, each [id, number or None, …]."""
 
   def number(cell):
     try:
@@ -433,12 +433,12 @@ def _environment() -> dict[str, str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(prog="python -m pix2pix_jax.report", description=__doc__.split("\n")[0])
-  parser.add_argument("--workdir", type=Path, required=True, help="of a run, finished or not")
+  parser = argparse.ArgumentParser(prog="pix2pix_jax report", description=__doc__.split("\n")[0])
+  parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run, finished or not")
   options = parser.parse_args(argv)
   jax.config.update("jax_platforms", "cpu")  # the GPU's memory may belong to the run being reported on
   path = write(options.workdir)
-  print(f"written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
+  print(f"Report written to {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

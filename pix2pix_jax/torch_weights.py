@@ -1,9 +1,9 @@
 """Reads PyTorch state dicts (.pth, .pt) and .safetensors files without PyTorch.
 
-A PyTorch file is a pickle that refers to raw arrays, called storages. Unpickling a file normally lets it run any code.
-Here only the few names that a tensor needs are resolved, to functions of this module; every other name is refused.
+A PyTorch file is a pickle that refers to raw arrays, called storages. Normally, a pickle can run any code when it is
+read. Here, only the few names that a tensor needs are resolved, to functions of this module; all others are refused.
 
-Three layouts are told apart by their first bytes, whatever the suffix:
+The first bytes, not the suffix, decide between three layouts:
 
 * zip (PyTorch 1.6 and later): `data.pkl`, one member `data/KEY` for each storage, and `byteorder`;
 * legacy (before 1.6): one stream of a magic number, a version, system information, the pickle and the storages;
@@ -119,14 +119,14 @@ def read_state_dict(
 ) -> dict[str, np.ndarray]:
   """The tensors of a file as float32 arrays, by key.
 
-  A checkpoint that holds one state dict among other entries (`{"state_dict": …, "epoch": …}`) gives that state dict.
+  If a checkpoint holds one state dict among other entries (`{"state_dict": …, "epoch": …}`), that one is returned.
 
   Args:
     path: a .pth or .pt file that torch.save wrote, or a .safetensors file.
     expected: the kind of file that error messages ask for.
 
   Raises:
-    UsageError: the file is missing, damaged, not a state dict, or asks for Python objects other than tensors; or it
+    UsageError: the file is missing, damaged, not a state dict, or refers to Python objects other than tensors; or it
       holds values that no network can use: NaN, infinite or beyond float32, or a negative `running_var`.
   """
   path = Path(path)
@@ -185,7 +185,7 @@ def _state_dict(tree: Any) -> dict[str, _Tensor]:
     if isinstance(value, dict) and value and all(isinstance(inner, _Tensor) for inner in value.values())
   }
   if len(nested) > 1:
-    raise _Refused(f"holds several state dicts: {few(nested)}. Save the right one to a file of its own.")
+    raise _Refused(f"holds several state dicts: {few(nested)}. Save the right one to a separate file.")
   if nested and not any(isinstance(value, _Tensor) for value in tree.values()):
     (tree,) = nested.values()
   for key, value in tree.items():
@@ -208,7 +208,7 @@ def _array(tensor: _Tensor, load: _Load) -> np.ndarray:
     raise ValueError(f"a tensor of shape {shape} reaches beyond its storage of {storage.length} numbers")
   numbers = np.frombuffer(load(storage), _DTYPES[storage.dtype])
   view = np.lib.stride_tricks.as_strided(numbers[offset:], shape, [numbers.itemsize * stride for stride in strides])
-  with np.errstate(over="ignore"):  # _check_values names what became infinite
+  with np.errstate(over="ignore"):  # _check_values reports values that became infinite
     return np.array(view, np.float32, order="C")
 
 
@@ -218,7 +218,7 @@ def _array(tensor: _Tensor, load: _Load) -> np.ndarray:
 def _parse_zip(file: BinaryIO, size: int) -> tuple[Any, _Load]:
   archive = zipfile.ZipFile(file)
   members = archive.infolist()
-  # PyTorch does not compress. Without compression and overlaps nothing unpacks to more than the file's own size.
+  # PyTorch does not compress. Without compression and overlaps, the contents cannot exceed the size of the file.
   if any(member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size for member in members):
     raise _Refused("is a compressed zip archive, which PyTorch does not write.")
   if sum(member.file_size for member in members) > size:
@@ -293,7 +293,7 @@ class _Unpickler(pickle.Unpickler):
 
   def __init__(self, file: BinaryIO):
     _check_memo(file)
-    super().__init__(file, encoding="utf-8")  # of Python 2's strings
+    super().__init__(file, encoding="utf-8")  # for the strings of Python 2
     self.storages: dict[str, _Storage] = {}
 
   def find_class(self, module: str, name: str) -> Any:
@@ -312,7 +312,7 @@ class _Unpickler(pickle.Unpickler):
       case "torch._utils._rebuild_parameter":
         return self._rebuild_parameter
     raise _Refused(
-      f"asks for {full}, which is not part of a tensor, so it was not loaded: it could run code. "
+      f"refers to {full}, which is not part of a tensor and could run code, so the file was not loaded. "
       "In PyTorch, torch.save(network.state_dict(), FILE) saves the weights alone."
     )
 
@@ -339,7 +339,7 @@ class _Unpickler(pickle.Unpickler):
   def _rebuild_tensor_of_dtype(
     self, storage, offset, size, stride, requires_grad, hooks, dtype, metadata=None
   ) -> _Tensor:
-    """Of a dtype without a storage class of its own, such as uint16: its storage counts bytes."""
+    """Rebuilds a tensor whose dtype has no storage class, such as uint16: its storage counts bytes."""
     tensor = self._rebuild_tensor(storage, offset, size, stride, requires_grad, hooks, metadata)
     name = _TORCH_DTYPES[dtype]
     count, rest = divmod(storage.nbytes, _DTYPES[name].itemsize)

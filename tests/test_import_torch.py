@@ -552,7 +552,7 @@ def test_training_resumes_from_the_imported_weights(imported):
 
 
 def test_a_workdir_with_checkpoints_is_left_alone(imported):
-  with pytest.raises(UsageError, match="has checkpoints already"):
+  with pytest.raises(UsageError, match="already has checkpoints"):
     import_torch.import_networks(imported[0], wavy_state_dict(small_unet_shapes()))
 
 

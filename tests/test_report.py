@@ -293,7 +293,7 @@ def test_the_protocol_is_in_words(sheets):
   assert data["splits"][0]["protocol"] == [
     "Dropout is off.",
     "Batch norm uses running averages from training.",
-    "Images have 8×16 pixels (height × width).",
+    "Images are 8×16 pixels (height × width).",
     "Data: data set folder, folder here.",
     "FID and KID were not computed: no weights.",
   ]

@@ -288,7 +288,7 @@ def test_code_is_refused_by_name_and_does_not_run(place, protocol, tmp_path):
   if protocol == 4:
     value = value[9:]  # the frame's header, whose length is no longer right
   message = refusal(tmp_path, containers(value)[place])
-  assert f"asks for {os.system.__module__}.system, which is not part of a tensor" in message
+  assert f"refers to {os.system.__module__}.system, which is not part of a tensor" in message
   assert not canary.exists()
 
 
@@ -311,12 +311,12 @@ def test_code_is_refused_by_name_and_does_not_run(place, protocol, tmp_path):
   ],
 )
 def test_every_name_that_no_tensor_needs_is_refused(name, tmp_path):
-  assert f"asks for {name}, which" in refusal(tmp_path, zip_file(call(name, plain("1")), {}))
+  assert f"refers to {name}, which" in refusal(tmp_path, zip_file(call(name, plain("1")), {}))
 
 
 def test_dotted_names_reach_no_attributes(tmp_path):
   value = plain("collections") + plain("OrderedDict.__subclasses__") + b"\x93)R"  # STACK_GLOBAL of protocol 4
-  assert "asks for collections.OrderedDict.__subclasses__" in refusal(tmp_path, zip_file(value, {}))
+  assert "refers to collections.OrderedDict.__subclasses__" in refusal(tmp_path, zip_file(value, {}))
 
 
 @pytest.mark.parametrize(
@@ -522,7 +522,7 @@ def test_networks_and_checkpoints_that_pytorch_wrote(torch, new_format, tmp_path
   for key, value in network.state_dict().items():
     np.testing.assert_array_equal(arrays[key], value.float().numpy(), strict=True, err_msg=key)
   torch.save(network, path, _use_new_zipfile_serialization=new_format)
-  with pytest.raises(UsageError, match="asks for torch.nn.modules.container.Sequential.*state_dict"):
+  with pytest.raises(UsageError, match="refers to torch.nn.modules.container.Sequential.*state_dict"):
     read_state_dict(path)
 
 
