@@ -1,9 +1,10 @@
-"""The 4x4 convolutions of pix2pix, every pass in the form that its backend runs fastest.
+"""The 4x4 convolutions of pix2pix, each pass in the form that runs fastest on the backend.
 
-Images are NHWC, kernels HWIO. `conv` is torch.nn.Conv2d(4, stride, 1), `conv_transpose` torch.nn.ConvTranspose2d(4, 2,
-1). On GPU and TPU both are `lax.conv_general_dilated` and nothing else. On CPU, XLA takes the dilated convolutions that
-gradients need at a small fraction of the speed of a matrix product (the kernel gradient of the transposed convolution
-at 1 to 2 GFLOP/s), so there forward, input gradient and kernel gradient are written out and chosen one by one.
+Images are NHWC, kernels HWIO. `conv` is torch.nn.Conv2d(4, stride, 1), `conv_transpose` is
+torch.nn.ConvTranspose2d(4, 2, 1). On GPU and TPU, both are simply `lax.conv_general_dilated`. On CPU, XLA runs the
+dilated convolutions that gradients need at a small fraction of the speed of a matrix product (the kernel gradient of
+the transposed convolution at 1 to 2 GFLOP/s). For CPUs, the forward pass, the input gradient and the kernel gradient
+are therefore implemented here, and the form of each is chosen separately.
 
 A stride-2 convolution and the transposed one are the same bilinear map between a big image X, a small image Y and a
 kernel K, read in different directions, so there are three passes to write, not six:
@@ -14,18 +15,16 @@ kernel K, read in different directions, so there are three passes to write, not 
 
 Each exists in three forms:
 
-  lax       XLA's convolution of the strided orientation and its transposes; it does well on images of few channels.
-  taps      Sixteen shifted copies of X and a matrix product. It reads the kernel once, where it lies: for the inner
-  layers,
-            whose kernels (up to 33 MB) outweigh their images.
-  winograd  Minimal filtering, Lavin & Gray 2015 (arXiv 1509.09308). A tile of 4x4 outputs takes 25 products in place of
-  64
-            (stride 2, seen as a 2x2 convolution of the 4 phases of X) or 49 in place of 256 (stride 1). The kernel
-            grows
-            by 6 or 3 when transformed: for large images. Numbers that should cancel to 0, as gradients outside of a
-            receptive field, do so only up to rounding.
+  lax       XLA's strided convolution and its transposes. Fast for images with few channels.
+  taps      Sixteen shifted copies of X and a matrix product, which reads the kernel once and in place. Fast for the
+            inner layers, whose kernels (up to 33 MB) are larger than their images.
+  winograd  Minimal filtering, Lavin & Gray 2015 (arXiv 1509.09308). A tile of 4x4 outputs needs 25 products instead of
+            64 (stride 2, seen as a 2x2 convolution of the 4 phases of X) or 49 instead of 256 (stride 1). The
+            transformed kernel is 6 or 3 times as large, so this pays off for large images. Numbers that should cancel
+            to 0, such as gradients outside a receptive field, do so only up to rounding.
 
-benchmarks/convolution.py measures them; benchmarks/NOTES.md has numbers. Reverse mode only (`jax.custom_vjp`).
+benchmarks/convolution.py measures the forms, and benchmarks/NOTES.md has the results. Only reverse-mode differentiation
+is supported (`jax.custom_vjp`).
 """
 
 import contextlib
@@ -40,16 +39,16 @@ import jax.numpy as jnp
 import numpy as np
 
 FORMS = ("lax", "taps", "winograd")
-_FORCED: list[str | None] = []  # by use_form, innermost last
+_FORCED: list[str | None] = []  # the forms set by use_form, innermost last
 
 _TILE = 4
 
 
 def _cook_toom(outputs: int, taps: int, points: str):
-  """Matrices (B, G, A) of F(outputs, taps): y = A [(G g) * (B d)] are the outputs of a filter g of so many taps over
+  """Matrices (B, G, A) of F(outputs, taps): y = A [(G g) * (B d)] are the outputs of a filter g with `taps` taps on
   inputs d.
 
-  It is the transpose of a product of polynomials by their values at `points` and at infinity; B is scaled to integers.
+  This is the transpose of multiplying polynomials by their values at `points` and at infinity. B is scaled to integers.
   """
   nodes = [Fraction(point) for point in points.split()]
 
@@ -81,7 +80,7 @@ _WINOGRAD = {2: _cook_toom(_TILE, 2, "0 1 -1 2"), 4: _cook_toom(_TILE, 4, "0 1 -
 
 @contextlib.contextmanager
 def use_form(form: str | None):
-  """Forces one of FORMS on all calls traced inside; None chooses as usual. What was jitted before keeps its form."""
+  """Forces one of FORMS on all calls traced inside; None: as usual. Functions that are already compiled keep theirs."""
   if form is not None and form not in FORMS:
     raise ValueError(f"form must be one of {FORMS} or None, got {form!r}")
   _FORCED.append(form)
@@ -92,7 +91,7 @@ def use_form(form: str | None):
 
 
 def conv(x, kernel, *, stride: int, padding: int = 1, form: str | None = None):
-  """Cross-correlation, as torch.nn.Conv2d(k, stride, padding) without bias.
+  """Cross-correlation, like torch.nn.Conv2d(k, stride, padding) without bias.
 
   Args:
     x: (N, H, W, I).
@@ -116,8 +115,8 @@ def conv(x, kernel, *, stride: int, padding: int = 1, form: str | None = None):
 
 
 def conv_transpose(x, kernel, *, form: str | None = None):
-  """y[2h + kh - 1, 2w + kw - 1, o] += x[h, w, i] kernel[kh, kw, i, o], as torch.nn.ConvTranspose2d(4, 2, 1) without
-  bias.
+  """y[2h + kh - 1, 2w + kw - 1, o] += x[h, w, i] kernel[kh, kw, i, o], like torch.nn.ConvTranspose2d(4, 2, 1)
+  without bias.
 
   Args:
     x: (N, H, W, I).
@@ -143,15 +142,14 @@ def _form(form):
 
 
 def _in_float32(f, x, kernel):
-  """f, in float32 for narrower inputs: products of bfloat16 gain nothing on CPU and would round every transform."""
+  """Computes f in at least float32: on CPU, bfloat16 products are no faster, and would round every transform."""
   dtype = jnp.result_type(x, kernel)
   wide = jnp.promote_types(dtype, jnp.float32)
   return f(x.astype(wide), kernel.astype(wide)).astype(dtype)
 
 
-# Choice of a form, pass by pass. `order` names the channel axes of a kernel, b those of the big image X and s those of
-# the
-# small one Y: "bs" in conv, "sb" in conv_transpose.
+# The choice of a form for each pass. `order` is the order of a kernel's channel axes, b for the channels of the big image
+# X and s for those of the small image Y: "bs" in conv, "sb" in conv_transpose.
 
 
 def _choose(what, form, stride, small_shape, kernel, order):
@@ -205,8 +203,7 @@ def _transposed_backward(form, inputs, dy):
   return _down(dy, kernel, 2, "sb", form), _corr(dy, x, kernel, 2, "sb", form)
 
 
-# Transforms made in the forward pass are made again in the backward pass; XLA sees that they are the same and keeps
-# one.
+# The backward pass repeats the transforms of the forward pass; XLA detects the duplicates and keeps one copy.
 _conv.defvjp(lambda x, kernel, stride, form: (_conv(x, kernel, stride, form), (x, kernel)), _conv_backward)
 _transposed.defvjp(lambda x, kernel, form: (_transposed(x, kernel, form), (x, kernel)), _transposed_backward)
 
@@ -242,7 +239,7 @@ class _Lax:
 class _Narrow(_Lax):
   @staticmethod
   def corr(big, small, stride, order):
-    """Sixteen copies of the image of few channels are cheap; XLA takes 20 to 50 ms."""
+    """Sixteen copies of the image with few channels are cheap; XLA needs 20 to 50 ms."""
     if stride == 2 or big.shape[-1] < small.shape[-1]:
       return _bs(_Taps.corr(big, small, stride, "bs"), order)
     b, s = big.shape[-1], small.shape[-1]
@@ -252,7 +249,7 @@ class _Narrow(_Lax):
 
 
 class _Taps:
-  """p: pixels of Y, t: taps. With order "sb", sixteen products, since turning the kernel costs more."""
+  """p: pixels of Y, t: taps. Order "sb" uses sixteen products, because transposing the kernel would cost more."""
 
   @staticmethod
   def down(big, kernel, stride, order, size):
@@ -264,7 +261,7 @@ class _Taps:
       zeros = jnp.zeros((x.shape[1], kernel.shape[1]), x.dtype)
       y, _ = lax.scan(
         lambda y, tap: (y + tap[0] @ tap[1].T, None), zeros, (x, kernel)
-      )  # sixteen results to add up would be slower
+      )  # sixteen separate results would be slower to add up
     return y.reshape(-1, *size, y.shape[-1])
 
   @staticmethod
@@ -361,16 +358,16 @@ def _windows(x, begin, count, length, step, *, phases=1, axis=0):
   """Square windows of `length` cells, `step` apart; a cell is phases x phases pixels.
 
   Args:
-    x: (N, H, W, C), taken to be zero outside.
-    begin: rows and columns of zeros before it.
-    count: windows down and across.
+    x: (N, H, W, C), zero outside its borders.
+    begin: number of zero rows and columns before it.
+    count: number of windows down and across.
 
   Returns:
     (length, length, N, *count, phases^2 C) for axis 0, (N, *count, length, length, phases^2 C) for axis 3.
   """
   h, w = count
-  more = (length - 1) // step  # windows, further on, that a window reaches into
-  after = ((t + more) * step * phases - begin - v for t, v in zip(count, x.shape[1:3]))  # negative cuts off
+  more = (length - 1) // step  # number of following windows that a window overlaps
+  after = ((t + more) * step * phases - begin - v for t, v in zip(count, x.shape[1:3]))  # negative: crops
   x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((begin, v, 0) for v in after), (0, 0, 0)))
   x = x.reshape(len(x), h + more, step, phases, w + more, step, phases, -1).transpose(2, 5, 0, 1, 4, 3, 6, 7)
   rows = []

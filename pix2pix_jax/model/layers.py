@@ -1,10 +1,10 @@
-"""The layers that all networks are made of: convolutions, norms, dropout and the residual connection for depth.
+"""The layers that the networks share: convolutions, norms, dropout and the residual connection for depth.
 
 Images are NHWC. Two switches replace the usual single "train" flag, because pix2pix keeps its noise at test time:
 
 * `dropout` draws new dropout masks from the "dropout" PRNG stream; dropout is the model's only noise.
 * `norm_stats` selects the statistics of batch norm: `"batch"` (all images of the batch together), `"image"` (each image
-  its own, as in the paper's batch-1 test) or `"running"` (the average over training).
+  separately, as in the paper's test with batch size 1) or `"running"` (the average over training).
 """
 
 from collections.abc import Sequence
@@ -100,10 +100,10 @@ class Conv(nn.Module):
   Attributes:
     features: output channels.
     size: side of the kernel.
-    stride, padding: of a convolution that is not transposed.
-    transpose: whether it is.
-    use_bias: whether it has a bias.
-    dtype: of the computation; kernel and bias are float32.
+    stride, padding: of an ordinary convolution; ignored if `transpose`.
+    transpose: whether the convolution is transposed.
+    use_bias: whether to add a bias.
+    dtype: type of the computation; kernel and bias are float32.
   """
 
   features: int
@@ -131,10 +131,10 @@ class Conv(nn.Module):
 
 
 def dropout_masks(key: jax.Array, noise_ids: jax.Array, shapes: Sequence[Sequence[int]]) -> list[jax.Array]:
-  """For each shape, given without the batch axis, a bool mask (N, *shape) of the features that dropout keeps.
+  """Returns, for each shape (without the batch axis), a bool mask (N, *shape) of the features that dropout keeps.
 
   Each image has its own key, so its noise is independent of the rest of the batch. All masks come from a single draw,
-  because the generator is slow to compile once per shape.
+  because compiling one draw per shape is slow.
   """
   ends = np.cumsum([0, *map(math.prod, shapes)])
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, noise_ids)
@@ -143,7 +143,7 @@ def dropout_masks(key: jax.Array, noise_ids: jax.Array, shapes: Sequence[Sequenc
 
 
 def drop(x: jax.Array, kept: jax.Array | None) -> jax.Array:
-  """Zeroes the features that are not kept and rescales the others; None keeps all and rescales nothing."""
+  """Zeroes the features that are not kept and rescales the others. With None, returns `x` unchanged."""
   return x if kept is None else jnp.where(kept, x / (1 - DROPOUT_RATE), 0)
 
 

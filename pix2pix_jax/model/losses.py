@@ -1,7 +1,7 @@
-"""The losses of pix2pix. Every function returns one value an image; the caller averages.
+"""The losses of pix2pix. Every function returns one value per image; the caller averages.
 
 Source: arXiv 1611.07004, equations 1–4 and section 3.3 (the discriminator's objective is divided by two). Images
-are in [-1, 1]; discriminators give logits, so that the cross-entropy is exact at any confidence.
+are in [-1, 1]; discriminators return logits, so that the cross-entropy is exact at any confidence.
 """
 
 import jax
@@ -11,11 +11,11 @@ from pix2pix_jax.errors import UsageError
 
 
 def adversarial(logits: jax.Array, is_real: bool, kind: str) -> jax.Array:
-  """How far a map of logits is from saying "real" (or "fake") everywhere.
+  """The loss of patch logits that should all classify their patches as real, or all as fake.
 
   Args:
     logits: (N, h, w, 1) patch logits.
-    is_real: the verdict aimed at.
+    is_real: whether the desired class is "real".
     kind: `"vanilla"`, the cross-entropy −log D or −log(1 − D); `"lsgan"`, the squared distance to 1 or 0
       (Mao et al. 2017, arXiv 1611.04076).
 
@@ -34,7 +34,7 @@ def adversarial(logits: jax.Array, is_real: bool, kind: str) -> jax.Array:
 
 
 def accuracy(real_logits: jax.Array, fake_logits: jax.Array, kind: str) -> dict[str, jax.Array]:
-  """(N,) fractions of patches classified correctly, real and fake: logits on the right side of the boundary."""
+  """(N,) fractions of real and of fake patches whose logit is on the correct side of the decision boundary."""
   middle = {"vanilla": 0.0, "lsgan": 0.5}[kind]
   return {
     "discriminator_accuracy_real": (real_logits > middle).mean((1, 2, 3)),
@@ -43,7 +43,7 @@ def accuracy(real_logits: jax.Array, fake_logits: jax.Array, kind: str) -> dict[
 
 
 def discriminator(real_logits: jax.Array, fake_logits: jax.Array, kind: str, halve: bool) -> jax.Array:
-  """(N,) real→1 plus fake→0, halved where `halve`, to slow the discriminator down (section 3.3)."""
+  """(N,) loss of real → 1 plus that of fake → 0; `halve` divides it by two to slow learning down (section 3.3)."""
   total = adversarial(real_logits, True, kind) + adversarial(fake_logits, False, kind)
   return total / 2 if halve else total
 
@@ -51,7 +51,7 @@ def discriminator(real_logits: jax.Array, fake_logits: jax.Array, kind: str, hal
 def l1(prediction: jax.Array, target: jax.Array, mask: jax.Array | None = None) -> jax.Array:
   """(N,) mean absolute difference of images (N, H, W, C), over the pixels where `mask` (N, H, W, 1) is 1 if given.
 
-  An image without a valid pixel gives 0.
+  The result is 0 for an image without a valid pixel.
   """
   if prediction.shape != target.shape:
     raise ValueError(f"Prediction {prediction.shape} and target {target.shape} differ in shape.")

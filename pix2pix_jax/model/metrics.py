@@ -1,4 +1,4 @@
-"""Metrics of pictures on [0, 1] (by `dm_pix`) and of depth in metres; one value an image, the caller averages."""
+"""Metrics of images on [0, 1] (from `dm_pix`) and of depth in metres: one value per image; the caller averages."""
 
 import dm_pix
 import jax
@@ -6,10 +6,10 @@ import jax.numpy as jnp
 
 from pix2pix_jax.signals import Signal
 
-HIGHER_IS_BETTER = ("psnr", "ssim", "delta1", "delta2", "delta3")  # of all others, lower is better
+HIGHER_IS_BETTER = ("psnr", "ssim", "delta1", "delta2", "delta3")  # for all others, lower is better
 
 
-MAX_PSNR = 120.0  # dB, of identical images, whose PSNR would be infinite
+MAX_PSNR = 120.0  # dB; that of identical images would be infinite
 
 
 def to_unit(image: jax.Array) -> jax.Array:
@@ -20,8 +20,8 @@ def to_unit(image: jax.Array) -> jax.Array:
 def image_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array | None = None) -> dict[str, jax.Array]:
   """`l1`, `psnr` (dB, at most 120) and `ssim` of images (N, H, W, C) in [-1, 1], each (N,), on the [0, 1] scale.
 
-  SSIM (Wang et al. 2004) has an 11×11 Gaussian window, σ 1.5. Where a `mask` (N, H, W, 1) is given, L1 and PSNR count
-  its valid pixels only (NaN where there is none), and SSIM, which needs whole windows, is left out.
+  SSIM (Wang et al. 2004) has an 11×11 Gaussian window, σ 1.5. With a `mask` (N, H, W, 1), L1 and PSNR count
+  only its valid pixels (NaN for an image without any), and SSIM, which needs whole windows, is left out.
   """
   prediction, target = to_unit(prediction), to_unit(target)
   if mask is None:
@@ -31,7 +31,7 @@ def image_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array | No
       "psnr": jnp.minimum(dm_pix.psnr(prediction, target), MAX_PSNR),
       "ssim": dm_pix.ssim(prediction, target, filter_size=window),
     }
-  count = mask.sum((1, 2, 3)) * target.shape[-1]  # 0 / 0 gives NaN where no pixel is valid
+  count = mask.sum((1, 2, 3)) * target.shape[-1]  # 0 / 0 is NaN where no pixel is valid
   squared = (jnp.square(prediction - target) * mask).sum((1, 2, 3)) / count
   return {
     "l1": (jnp.abs(prediction - target) * mask).sum((1, 2, 3)) / count,
@@ -44,7 +44,8 @@ def depth_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> 
 
   `rmse` and `mae` in metres; `abs_rel` the mean of |error| / target; `delta1`, `delta2`, `delta3` the shares of pixels
   whose ratio to the target is below 1.25, 1.25², 1.25³ (Eigen et al. 2014, arXiv 1406.2283); `silog` the standard
-  deviation of the logarithmic error times 100, as on KITTI's server. Predictions count as at least a millimetre.
+  deviation of the logarithmic error times 100, as on KITTI's server. Predictions below one millimetre count as one
+  millimetre.
   """
   if not prediction.shape == target.shape == mask.shape or target.shape[-1] != 1:
     raise ValueError(
@@ -80,8 +81,9 @@ def measure(
 ) -> dict[str, jax.Array]:
   """Every metric that applies to the target's signal, each (N,), for arrays in [-1, 1].
 
-  Image metrics always; depth metrics for one-channel depth; and, where the input is depth too, `hole_rmse` and
-  `hole_mae` over the pixels that the input does not measure. A metric of an image without any pixel to count is NaN.
+  These are the image metrics; for one-channel depth also the depth metrics; and if the input is depth too, `hole_rmse`
+  and `hole_mae`, over the pixels where the input has no measurement. A metric is NaN for an image without a pixel to
+  count.
   """
   values = image_metrics(prediction, target, mask)
   if target_signal.kind == "depth" and target.shape[-1] == 1:

@@ -17,7 +17,7 @@ from pix2pix_jax.model.resnet import NUM_BLOCKS, ResNet
 
 
 class Generator(nn.Module):
-  """U-Net (`generator="unet"`) or the same without skip connections (`"encoder_decoder"`).
+  """A U-Net (`generator="unet"`), or the same without skip connections (`"encoder_decoder"`).
 
   Attributes:
     output_channels: channels of the output, tanh in [-1, 1].
@@ -30,8 +30,8 @@ class Generator(nn.Module):
     residual: for depth with holes (−1) → depth: the network sees the interpolated depth (`depth.interpolate`) and where
       it was measured. Its tanh is added to that depth, so it starts from a usable result and only has to learn the
       correction.
-    dtype: of the computation; parameters, norm statistics and the output are float32.
-    remat: recompute activations in the backward pass.
+    dtype: type of the computation; parameters, norm statistics and the output are float32.
+    remat: whether to recompute activations in the backward pass.
   """
 
   output_channels: int = 3
@@ -74,12 +74,12 @@ class Generator(nn.Module):
 
     Args:
       x: the images.
-      dropout: whether the noise is on; it then needs a "dropout" key.
+      dropout: whether the noise is on, which then needs a "dropout" PRNG key.
       norm_stats: the statistics of batch norm, one of `layers.NORM_STATS`.
-      noise_ids: integers (N,) that number the images' noise: under one key, equal ids draw equal masks. None: the
-        position in the batch.
-      is_real: bool (N,), False for images that only fill the batch, which the statistics of `norm_stats="batch"` leave
-        out. None: all are real.
+      noise_ids: integers (N,) that select each image's noise: with the same key, equal ids draw equal masks. None: the
+        image's position in the batch.
+      is_real: bool (N,), False for images that only fill the batch, which are left out of the statistics of
+        `norm_stats="batch"`. None: all are real.
 
     Raises:
       UsageError: height or width is not a multiple of 2**levels.
@@ -172,12 +172,12 @@ PATCH_DEPTH = {16: 1, 34: 2, 70: 3, 142: 4, 286: 5}
 
 
 class PatchGAN(nn.Module):
-  """Classifies every N×N patch of a candidate as real or fake: a map of logits, fully convolutional.
+  """Classifies every N×N patch of a candidate as real or fake; fully convolutional, returns a map of logits.
 
   Attributes:
     patch: receptive field N: 1, 16, 34, 70, 142 or 286.
     base_features: features of the first convolution.
-    conditional: whether the network sees the input next to the candidate.
+    conditional: whether the network also sees the input.
     norm, dtype: as in `Generator`.
   """
 
@@ -208,7 +208,7 @@ class PatchGAN(nn.Module):
       raise UsageError(f"model.patch is {self.patch}; it can be 1, 16, 34, 70, 142 or 286.")
     if self.patch > 1 and min(h.shape[1], h.shape[2]) < 2 ** PATCH_DEPTH[self.patch] * 3:
       raise UsageError(
-        f"A {self.patch}×{self.patch} PatchGAN needs images of at least {2 ** PATCH_DEPTH[self.patch] * 3} pixels a "
+        f"A {self.patch}×{self.patch} PatchGAN needs images of at least {2 ** PATCH_DEPTH[self.patch] * 3} pixels per "
         f"side; these are {h.shape[1]}×{h.shape[2]}. Use larger crops (data.crop_size) or a smaller model.patch."
       )
     for i, (features, size, stride) in enumerate(sizes):
@@ -233,9 +233,9 @@ def make_networks(model: Any, *, dtype: str = "float32", remat: bool = False) ->
   """The generator and the discriminator of a resolved config's `model` section.
 
   Args:
-    model: the section; `levels` and `output_channels` are resolved.
-    dtype: `"float32"` or `"bfloat16"`, of the computation.
-    remat: recompute the generator's activations in the backward pass.
+    model: the section, with `levels` and `output_channels` resolved.
+    dtype: type of the computation, `"float32"` or `"bfloat16"`.
+    remat: whether to recompute the generator's activations in the backward pass.
   """
   if dtype not in ("float32", "bfloat16"):
     raise UsageError(f"train.dtype is {dtype!r}; it can be 'float32' or 'bfloat16'.")

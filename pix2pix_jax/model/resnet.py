@@ -19,14 +19,14 @@ NUM_BLOCKS = {"resnet_6blocks": 6, "resnet_9blocks": 9}
 
 
 class ResNet(nn.Module):
-  """A 7×7 convolution, two downs, residual blocks, two ups and a 7×7 convolution; reflection padding where stride is 1.
+  """A 7×7 convolution, two downs, residual blocks, two ups and a 7×7 convolution. Stride-1 layers pad by reflection.
 
   Attributes:
     output_channels: channels of the output, tanh in [-1, 1].
     base_features: features of the first convolution; the residual blocks have four times as many.
     num_blocks: number of residual blocks.
-    dropout_blocks: indices of the residual blocks, from 0, that have dropout between their two convolutions. Others are
-      ignored.
+    dropout_blocks: indices, from 0, of the residual blocks with dropout between their two convolutions. Indices of
+      blocks that do not exist are ignored.
     norm, residual, dtype, remat: as in `networks.Generator`.
   """
 
@@ -99,7 +99,7 @@ class ResNet(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-  """x + norm(conv(dropout(relu(norm(conv(x)))))), where dropout keeps the features in `kept`."""
+  """x + norm(conv(dropout(relu(norm(conv(x)))))), where dropout keeps the features marked in `kept`."""
 
   norm: str
   dtype: Any

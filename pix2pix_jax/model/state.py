@@ -23,7 +23,7 @@ class NetworkState:
 
 @struct.dataclass
 class TrainState:
-  """Everything that changes between steps: random keys and data follow from (seed, step)."""
+  """Everything that changes between steps. Random keys and the data are functions of (seed, step)."""
 
   step: jax.Array
   generator: NetworkState
@@ -36,10 +36,10 @@ class TrainState:
 
 
 def make_optimizer(settings: Any) -> optax.GradientTransformation:
-  """Adam without a learning rate, which `learning_rate` gives step by step.
+  """Adam without a learning rate, which `learning_rate` computes for each step.
 
-  Because the rate is not part of the optimizer, its state has one tree whatever the schedule is: a learning rate, its
-    decay or the length of a run may change at a resume.
+  Because the rate is not part of the optimizer, the optimizer's state has the same structure for every schedule, so the
+  rate, its decay and the length of the run may change at a resume.
 
   Args:
     settings: config section with `beta1` and `beta2`.
@@ -51,8 +51,8 @@ def learning_rate(settings: Any, num_steps: int, step: jax.Array) -> jax.Array:
   """The learning rate of the update after `step` steps: constant, then falling linearly to zero.
 
   Args:
-    settings: config section with `learning_rate`, and `decay_fraction` in [0, 1]: the share of the run that the decay
-      takes.
+    settings: config section with `learning_rate` and `decay_fraction`, the final share of the run, in [0, 1], over
+      which the rate decays.
     num_steps: length of the run.
     step: number of updates made so far.
   """
@@ -60,3 +60,23 @@ def learning_rate(settings: Any, num_steps: int, step: jax.Array) -> jax.Array:
   if not decay_steps:
     return jnp.float32(settings.learning_rate)
   return jnp.float32(settings.learning_rate) * jnp.clip((num_steps - step) / jnp.float32(decay_steps), 0.0, 1.0)
+
+
+def update_norm(network: NetworkState, settings: Any, rate: jax.Array) -> jax.Array:
+  """The Euclidean norm of a network's last update, 0 before the first one.
+
+  Adam's state determines the update, so the norm is computed when it is wanted and costs nothing in all other steps.
+
+  Args:
+    network: the state after the update.
+    settings: config section with `beta1` and `beta2`.
+    rate: the learning rate of the update.
+  """
+  adam = network.opt_state[0]
+  count = jnp.maximum(adam.count, 1).astype(jnp.float32)
+  mean_scale, square_scale = 1 - settings.beta1**count, 1 - settings.beta2**count
+  squares = [
+    jnp.sum(jnp.square(mean / mean_scale / (jnp.sqrt(square / square_scale) + 1e-8)))
+    for mean, square in zip(jax.tree.leaves(adam.mu), jax.tree.leaves(adam.nu), strict=True)
+  ]
+  return rate * jnp.sqrt(jnp.stack(squares).sum())

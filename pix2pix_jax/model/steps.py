@@ -1,8 +1,8 @@
 """One step of training and one of evaluation, as pure functions of (state, batch).
 
-A batch is a dict of float32 arrays: `input` (N, H, W, C) and `target` (N, H, W, C') in [-1, 1], optionally `mask` (N,
-  H, W, 1) with 1 where the target is valid; for evaluation also `index` (N,), the image's number in its split, and
-  `is_real` (N,), False for rows that only fill the last batch.
+A batch is a dict of float32 arrays: `input` (N, H, W, C) and `target` (N, H, W, C') in [-1, 1], and optionally `mask`
+(N, H, W, 1), 1 where the target is valid. For evaluation, it also has `index` (N,), the image's number in its split,
+and `is_real` (N,), False for rows that only fill the last batch.
 """
 
 from collections.abc import Callable
@@ -44,13 +44,13 @@ def train_step(
   """Updates the discriminator, then the generator through the *updated* discriminator (arXiv 1611.07004, section 3.3).
 
   Args:
-    state: before the step; step n has made n updates.
+    state: state before the step; `state.step` is the number of updates made so far.
     batch: see the module's docstring.
     generator, discriminator: the modules whose parameters the state holds.
-    optimizer: of both networks, without a learning rate.
-    learning_rate: number of updates made → learning rate of the next one.
+    optimizer: optimizer of both networks, without a learning rate.
+    learning_rate: function from the number of updates made to the learning rate of the next one.
     loss: config section with `gan`, `l1_weight`, `halve_discriminator`, `validity_weight`.
-    seed: of the dropout noise, whose key at step n is the "dropout" stream folded with n.
+    seed: seed of the dropout noise. Its key at step n is that of the "dropout" stream folded with n.
 
   Returns:
     The next state, and scalars: the losses, `l1` on [0, 1], the fraction of patches that the discriminator classified
@@ -59,7 +59,7 @@ def train_step(
   x, target, mask = batch["input"], batch["target"], batch.get("mask")
   key = jax.random.fold_in(prng.key(seed, "dropout"), state.step)
   rate = learning_rate(state.step)
-  channels = target.shape[-1]  # the generator's further channels are its validity channel
+  channels = target.shape[-1]  # one more channel of the generator is its validity channel
 
   def generate(params):
     return generator.apply(
@@ -71,7 +71,7 @@ def train_step(
       mutable=["batch_stats"],
     )
 
-  # One forward pass serves both updates: the discriminator's loss does not reach back through it, the generator's does.
+  # One forward pass serves both updates: only the generator's loss is differentiated through it.
   fake, generator_gradient, generator_updates = jax.vjp(generate, state.generator.params, has_aux=True)
 
   def classify(params, batch_stats, candidate):
@@ -97,7 +97,7 @@ def train_step(
       state.discriminator.params
     )
     next_discriminator = _apply_gradients(state.discriminator, grads, batch_stats, optimizer, rate)
-    metrics |= {"discriminator_loss": value, "discriminator_gradient_norm": optax.global_norm(grads), **accuracy}
+    metrics |= {"discriminator_loss": value, **accuracy}
 
   def generator_loss(output):
     candidate, validity = output[..., :channels], output[..., channels:]
@@ -116,7 +116,7 @@ def train_step(
   (grads,) = generator_gradient(output_gradient)
   batch_stats = generator_updates.get("batch_stats", {})
   next_generator = _apply_gradients(state.generator, grads, batch_stats, optimizer, rate)
-  metrics |= {"generator_loss": value, "generator_gradient_norm": optax.global_norm(grads), **parts}
+  metrics |= {"generator_loss": value, **parts}
   return TrainState(state.step + 1, next_generator, next_discriminator), metrics
 
 
@@ -135,16 +135,16 @@ def eval_step(
 ) -> tuple[jax.Array, Metrics]:
   """Translates a batch and measures every image; each image's result is independent of the rest of the batch.
 
-  With `norm_stats="batch"` the batch's real rows share their statistics, so results then depend on the batch.
+  The exception is `norm_stats="batch"`, where the real rows of a batch share their statistics.
 
   Args:
     variables: `generator` and `discriminator`, each with `params` and `batch_stats`.
     batch: see the module's docstring.
     generator, discriminator: the modules.
     loss: config section, as for `train_step`.
-    seed: of the dropout noise.
-    dropout, norm_stats: the two switches of the networks.
-    input_signal, target_signal: they decide which metrics apply.
+    seed: seed of the dropout noise.
+    dropout, norm_stats: the two switches of the networks (see `layers`).
+    input_signal, target_signal: signals of the two sides, which determine the metrics.
 
   Returns:
     The translations in [-1, 1], validity channel included, and per-image metrics, each (N,). A metric of an image
