@@ -148,8 +148,8 @@ def _in_float32(f, x, kernel):
   return f(x.astype(wide), kernel.astype(wide)).astype(dtype)
 
 
-# The choice of a form for each pass. `order` is the order of a kernel's channel axes, b for the channels of the big image
-# X and s for those of the small image Y: "bs" in conv, "sb" in conv_transpose.
+# The choice of a form for each pass. `order` is the order of a kernel's channel axes, b for the channels of the big
+# image X and s for those of the small image Y: "bs" in conv, "sb" in conv_transpose.
 
 
 def _choose(what, form, stride, small_shape, kernel, order):

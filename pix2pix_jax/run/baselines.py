@@ -1,4 +1,4 @@
-"""Baselines: answers that need no network, which a model has to beat."""
+"""Baselines: predictions that need no network, to compare a model with."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,8 +29,8 @@ def choose(asked: Sequence[str], spec: DataSpec) -> tuple[str, ...]:
   """The baselines that a user asked for, in order.
 
   Args:
-    asked: names, `"all"` or `"none"`; each may be several joined by commas.
-    spec: of the data.
+    asked: names, `"all"` or `"none"`; each item may be several names joined by commas.
+    spec: signals of the data.
 
   Raises:
     UsageError: a name that does not apply to this data.
@@ -50,16 +50,16 @@ def measure(
   config: ml_collections.ConfigDict,
   chosen: Sequence[str] | None = None,
 ) -> dict[str, dict[str, float]]:
-  """The metrics of each baseline over a split: name → metric → mean.
+  """Returns the metrics of each baseline over a split: name → metric → mean.
 
-  `mean_target` is the mean training target (of up to the first 1000 pairs; for depth over the valid pixels), the same
-  answer for every input. `nearest_valid` fills the holes of an input depth with the nearest measurement. `interpolated`
-  fills them smoothly with `depth.interpolate`, which is also where a generator with `model.residual` starts.
+  `mean_target` predicts the mean training target for every input (the mean of up to 1000 pairs; for depth, over valid
+  pixels). `nearest_valid` fills the holes of an input depth with the nearest measurement. `interpolated` fills them
+  smoothly with `depth.interpolate`, from which a generator with `model.residual` also starts.
 
   Args:
-    source: of the data; `mean_target` is left out if it has no train split.
-    split: at the evaluation shape.
-    config: resolved.
+    source: source of the data; without a train split, `mean_target` is left out.
+    split: the split at the evaluation shape.
+    config: resolved configuration.
     chosen: names to measure; None: all that apply.
   """
   spec = split.spec
@@ -108,6 +108,6 @@ def _mean_target(source: pipeline.Source, config: ml_collections.ConfigDict) -> 
     mask = train.arrays["mask"][i].astype(np.float64) if "mask" in train.arrays else np.ones(1)
     total = total + train.spec.target.encode(train.arrays["target"][i]) * mask
     weight = weight + mask
-  if weight.min() == 0:  # pixels that no training image measured get the mean of all that were
+  if weight.min() == 0:  # pixels without any measurement get the mean of all others
     total, weight = np.where(weight > 0, total, total.sum() / max(weight.sum(), 1)), np.maximum(weight, 1)
   return (total / weight).astype(np.float32)

@@ -1,8 +1,8 @@
 """Orbax checkpoints of a workdir: the newest one and the one with the best validation.
 
 A checkpoint is the `TrainState`. Its step is also the data's position, because the batch of step n is a function of
-(seed, n) alone. Saving runs in the background and ends with a rename, so that a killed run leaves no partial checkpoint
-that counts.
+(seed, n) alone. Checkpoints are written in the background and renamed when complete, so a killed run leaves no
+partial checkpoint that could be restored.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,16 +25,17 @@ _DATA = "data"  # the fingerprint of the validation data, stored among the metri
 
 
 class Checkpointer:
-  """Saves and restores the states of one workdir. A context manager: leaving it waits for running saves and releases
-  Orbax.
+  """Saves and restores the states of one workdir. A context manager: on exit, it waits for running saves and
+  closes Orbax.
 
   Args:
-    workdir: checkpoints are in its folder `checkpoints`.
-    config: of the run, resolved: it decides which validation metric is best on which data, and what is kept. None: L1.
-    read_only: never writes.
+    workdir: folder of the run; checkpoints are in its subfolder `checkpoints`.
+    config: resolved configuration of the run, which determines how checkpoints are ranked and which ones are kept.
+      None: they are ranked by L1.
+    read_only: whether writing is ruled out.
 
   Raises:
-    UsageError: `read_only`, and the workdir has no checkpoints.
+    UsageError: `read_only` is set and the workdir has no checkpoints.
   """
 
   def __init__(self, workdir: Path, *, config: ml_collections.ConfigDict | None = None, read_only: bool = False):
@@ -76,7 +77,7 @@ class Checkpointer:
     return value > other if self._metric in HIGHER_IS_BETTER else value < other
 
   def _rank(self, metrics: dict[str, Any]) -> float:
-    """A number that is larger for better validations; -inf for those that lack the metric or used other data."""
+    """Returns a number that is larger for better validations; -inf if they lack the metric or used other data."""
     other_data = self._data is not None and metrics.get(_DATA, self._data) != self._data
     if self._metric not in metrics or other_data:
       return -np.inf
@@ -86,16 +87,16 @@ class Checkpointer:
     """Copies the state off the devices and writes it in the background.
 
     Args:
-      step: of the state.
-      state: to save.
-      metrics: means of a validation at this step, if there was one.
+      step: number of the step.
+      state: state after that step.
+      metrics: means of the validation at this step, if there was one.
     """
     stored = None if metrics is None else {**metrics, _DATA: self._data or ""}
     with _quiet():
       self._manager.save(step, args=ocp.args.StandardSave(state), metrics=stored)
 
   def best(self) -> tuple[int, float] | None:
-    """(step, value) of the checkpoint with the best validation on the present data, or None if there is none."""
+    """(step, value) of the checkpoint with the best validation on the current data, or None if there is none."""
     scored = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
     ranked = {step: self._rank(metrics) for step, metrics in scored.items() if metrics}
     if not ranked or max(ranked.values()) == -np.inf:
@@ -131,7 +132,7 @@ class Checkpointer:
     return int(text)
 
   def restore(self, step: int, like: TrainState) -> TrainState:
-    """The whole state of `step`. `like` gives its shapes and shardings (`Experiment.abstract`).
+    """Restores the whole state of `step`, with the shapes and shardings of `like` (`Experiment.abstract`).
 
     Raises:
       UsageError: the checkpoint belongs to other networks, or is damaged.
@@ -147,7 +148,7 @@ class Checkpointer:
       )
 
   def restore_variables(self, step: int, networks: Sequence[str] = ("generator", "discriminator")) -> dict[str, Any]:
-    """`params` and `batch_stats` of the networks, as numpy arrays. Optimizer states are not read.
+    """Restores `params` and `batch_stats` of the networks as NumPy arrays. Optimizer states are not read.
 
     Raises:
       UsageError: the checkpoint is damaged.
@@ -166,7 +167,7 @@ class Checkpointer:
     return {network: {"batch_stats": {}, **tree[network]} for network in networks}
 
   def _require_fit(self, step: int, like: TrainState) -> dict[str, tuple[int, ...]]:
-    """Compares the names and shapes of the arrays in a checkpoint, which are returned, with those of `like`."""
+    """Returns the names and shapes of the arrays in a checkpoint, after comparing them with those of `like`."""
     with self._explained(step), _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
       stored = _shapes(checkpointer.metadata(self._folder / str(step) / "default").item_metadata.tree)
     wanted = _shapes(like)
@@ -185,12 +186,12 @@ class Checkpointer:
 
   @contextlib.contextmanager
   def _explained(self, step: int) -> Iterator[None]:
-    """Turns what Orbax raises for a damaged checkpoint into a UsageError."""
+    """Turns Orbax's exceptions for a damaged checkpoint into a UsageError."""
     try:
       yield
     except UsageError:
       raise
-    except Exception as error:  # which one depends on where the damage is
+    except Exception as error:  # the type depends on where the damage is
       others = [other for other in sorted(self._manager.all_steps()) if other != step]
       remedy = (
         f"Other checkpoints of this workdir: {', '.join(map(str, others))}. To resume from one of those, move the "
@@ -203,12 +204,12 @@ class Checkpointer:
 
 
 def _path_name(path: tuple[Any, ...]) -> str:
-  """The path of a leaf; states and plain dictionaries of the same content have the same paths."""
+  """The path of a leaf, which is the same in a state and in plain dictionaries with the same content."""
   return "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in path)
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
-  """Path → every array in a tree."""
+  """All arrays in a tree by their paths."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {_path_name(path): leaf for path, leaf in leaves if hasattr(leaf, "shape")}
 

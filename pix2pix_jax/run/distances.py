@@ -4,12 +4,12 @@ FID: Heusel et al. 2017 (arXiv 1706.08500), the Fréchet distance between two Ga
 covariances. KID: Bińkowski et al. 2018 (arXiv 1801.01401), the squared maximum mean discrepancy with a cubic kernel.
 Both are 0 for equal distributions.
 
-FID is biased: it is too large for few images, and more so the fewer there are, because the covariance of 2048 features
-needs thousands of images. Only compare FIDs computed from equally many images. KID is unbiased and can be negative.
+FID is biased: the fewer images there are, the more it is overestimated, because the covariance of 2048 features needs
+thousands of images. Only compare FIDs computed from equally many images. KID is unbiased and can be negative.
 
-The network is the one of both papers, TensorFlow's graph of 2015-12-05, with the weights that pytorch-fid converted
-(https://github.com/mseitzer/pytorch-fid, `pt_inception-2015-12-05-6726825d.pth`) and its resizing to 299×299, so
-results match those of pytorch-fid. Other Inception weights give other values.
+Both papers use the same network, TensorFlow's graph of 2015-12-05. Here it has the weights that pytorch-fid converted
+(https://github.com/mseitzer/pytorch-fid, `pt_inception-2015-12-05-6726825d.pth`) and pytorch-fid's resizing to
+299×299, so results match those of pytorch-fid. Other Inception weights give other values.
 """
 
 from collections.abc import Mapping
@@ -110,7 +110,7 @@ BLOCKS = {  # at 35×35, 17×17 and 8×8 pixels
     ["halve"],
   ],
   "Mixed_7b": _block_8("average"),
-  "Mixed_7c": _block_8("maximum"),  # maximum pooling was an oversight in 2015, but it is part of the definition of FID
+  "Mixed_7c": _block_8("maximum"),  # maximum pooling was an oversight in 2015, but FID is defined with it
 }
 
 
@@ -158,8 +158,8 @@ def resize(images: jax.Array) -> jax.Array:
 class Extractor:
   """Computes the features of images.
 
-  The network is compiled once, for the largest batch so far: smaller ones, such as the last of a split, are filled up.
-  The resizing is compiled once per image size.
+  The network is compiled for the largest batch so far; smaller ones, such as the last of a split, are padded to that
+  size. The resizing is compiled once per image size.
   """
 
   def __init__(self, params: Mapping[str, Any]):
@@ -192,7 +192,7 @@ def convert(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
   The classifier `fc.*` and `num_batches_tracked` are ignored.
 
   Raises:
-    UsageError: the keys or shapes are not this network's.
+    UsageError: the keys or shapes belong to another network.
   """
   layers = jax.eval_shape(Inception().init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))["params"]
   shapes: dict[str, tuple[int, ...]] = {}
@@ -255,7 +255,7 @@ def kid(
 
   Returns:
     Mean and standard deviation over `subsets` pairs of random subsets, each of `subset_size` features or of the size
-    of the smaller set. If a subset would be the whole of both sets, there is only one pair, and the deviation is NaN.
+    of the smaller set. If a subset would be all of both sets, there is only one pair, and the deviation is NaN.
   """
   _check(a, b)
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)

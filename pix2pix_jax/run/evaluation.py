@@ -33,11 +33,11 @@ class Evaluation:
 
   Attributes:
     per_image: metrics, each (n,).
-    rows: the images that are drawn, by their number in the split.
+    rows: the images to draw, by their number in the split.
     best: numbers of the images with the best `train.best_metric`, best first.
-    worst: numbers of those with the worst, worst first.
-    spec: of the data.
-    num_samples: rows of the sample grid.
+    worst: numbers of the images with the worst, worst first.
+    spec: signals of the data.
+    num_samples: number of rows of the sample grid.
   """
 
   per_image: dict[str, np.ndarray]
@@ -58,7 +58,7 @@ class Evaluation:
 
 
 def sums(per_image: dict[str, np.ndarray]) -> dict[str, tuple[float, int]]:
-  """(sum, count) of each metric over the images that have it: NaN marks an image without a pixel to count."""
+  """(sum, count) of each metric over the images that have it; NaN marks an image without a pixel to count."""
   return {
     name: (float(np.nansum(values, dtype=np.float64)), int(np.count_nonzero(~np.isnan(values))))
     for name, values in per_image.items()
@@ -79,9 +79,9 @@ def evaluate_split(
   """Evaluates every image of a split once.
 
   Args:
-    experiment: gives the compiled step, the mesh and the batch size.
+    experiment: provides the compiled step, the mesh and the batch size.
     variables: parameters and statistics of both networks (`TrainState.variables`).
-    split: at the evaluation shape.
+    split: the split at the evaluation shape.
     on_batch: `on_batch(batch, output)` is called after each batch, with the real rows only.
   """
   config = experiment.config.evaluation
@@ -121,18 +121,18 @@ def evaluate_split(
 
 
 def _badness(values: dict[str, np.ndarray], metric: str) -> np.ndarray:
-  """(n,) from best to worst: the metric, negative where higher is better."""
+  """(n,) the metric, negated if higher is better, so that lower is always better."""
   return -values[metric] if metric in metrics_lib.HIGHER_IS_BETTER else values[metric]
 
 
 def _extremes(ranked: list[tuple[float, int]], count: int) -> list[tuple[float, int]]:
-  """The `count` lowest and the `count` highest, sorted: few images have to be kept however large a split is."""
+  """The `count` lowest and the `count` highest, sorted, so that few images are kept even of a large split."""
   ranked = sorted(ranked)
   return ranked if len(ranked) <= 2 * count else ranked[:count] + ranked[-count:]
 
 
 def protocol(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """The settings that a reader of the results has to know."""
+  """The settings that affect the results and are recorded with them."""
   return {
     "dropout": config.evaluation.dropout,
     "norm_stats": config.evaluation.norm_stats,
@@ -167,11 +167,11 @@ def write(
   """Writes `metrics.json`, `per_image.csv` and the sheets `grid.png`, `best.png` and `worst.png`.
 
   Args:
-    folder: to write into; created if needed.
+    folder: folder to write into; created if needed.
     evaluation: the results.
-    ids: of the images, in order.
-    step: of the checkpoint.
-    config: of the run, with the protocol that was used.
+    ids: names of the images, in order.
+    step: step of the checkpoint.
+    config: configuration of the run, with the protocol that was used.
     baselines: name → metric → mean.
     distances: FID and KID, if they were computed.
     notes: further entries of the protocol.
@@ -197,7 +197,7 @@ def write(
 
 
 def _save_sheets(folder: Path, evaluation: Evaluation, ids: list[str], metric: str) -> None:
-  """Writes `grid.png`, `best.png` and `worst.png`. One scale of errors makes them comparable."""
+  """Writes `grid.png`, `best.png` and `worst.png`, with one error scale so that they are comparable."""
   first = sorted(evaluation.rows)[: min(SHEET_ROWS, len(ids))]
   scale = viz.scale_errors(evaluation.rows.values(), evaluation.spec.target)
   for name, numbers in (("grid", first), ("best", evaluation.best), ("worst", evaluation.worst)):
@@ -207,7 +207,7 @@ def _save_sheets(folder: Path, evaluation: Evaluation, ids: list[str], metric: s
 
 
 def describe_image(per_image: dict[str, np.ndarray], i: int, metric: str) -> str:
-  """The metric that ranks images, for example "l1 0.0978"; for depth in metres at least the RMSE as well."""
+  """The metric that ranks the images, for example "l1 0.0978"; for depth, also the RMSE unless metres are shown."""
   names = [metric, *(["rmse"] if "rmse" in per_image and metric not in ("rmse", "mae") else [])]
   shown = [
     f"{name} {per_image[name][i]:#.4g}{UNITS.get(name, '')}" for name in names if not np.isnan(per_image[name][i])
@@ -216,7 +216,7 @@ def describe_image(per_image: dict[str, np.ndarray], i: int, metric: str) -> str
 
 
 def table(columns: dict[str, dict[str, float]]) -> str:
-  """Metrics as lines of text, with a column for the model and for each baseline."""
+  """Metrics as lines of text, with one column for the model and one for each baseline."""
   width = max(12, *map(len, columns))
   lines = [" " * 30 + "".join(f"{name:>{width + 2}}" for name in columns)]
   for metric in next(iter(columns.values())):

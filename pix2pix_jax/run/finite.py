@@ -11,7 +11,7 @@ from pix2pix_jax.errors import UsageError
 
 
 def require_finite(step: int, scalars: Mapping[str, Any]) -> None:
-  """Ends a run whose numbers became NaN or infinite, before it is saved over the last good checkpoint.
+  """Ends a run whose numbers became NaN or infinite, before they replace the last good checkpoint.
 
   Raises:
     UsageError: names the scalars that are not finite.
@@ -19,9 +19,8 @@ def require_finite(step: int, scalars: Mapping[str, Any]) -> None:
   broken = [name for name, value in scalars.items() if not np.isfinite(value)]
   if broken:
     raise UsageError(
-      f"At step {step} {', '.join(broken)} became NaN or infinite. This step was not saved; earlier checkpoints are "
-      f"intact. "
-      "Lower optimizer.learning_rate or loss.l1_weight, check the data for NaN, or try train.dtype=float32."
+      f"At step {step}, {', '.join(broken)} became NaN or infinite. This step was not saved; earlier checkpoints are "
+      "intact. Lower optimizer.learning_rate or loss.l1_weight, check the data for NaN, or try train.dtype=float32."
     )
 
 
@@ -29,7 +28,7 @@ def require_finite_state(step: int, state: Any, metrics: Mapping[str, jax.Array]
   """Checks the metrics of a step, and the parameters and optimizer states after it.
 
   Raises:
-    UsageError: some number is NaN or infinite.
+    UsageError: one of these numbers is NaN or infinite.
   """
   require_finite(step, jax.device_get(metrics))
   if not has_finite_norm(state):
@@ -40,7 +39,7 @@ def require_finite_state(step: int, state: Any, metrics: Mapping[str, jax.Array]
 def has_finite_norm(tree: Any) -> jax.Array:
   """Whether the Euclidean norm of all floating-point numbers in a tree is finite in float32.
 
-  It is not if one of them is NaN, infinite, or beyond about 1e19, which no network survives.
+  It is not finite if one of them is NaN, infinite, or beyond about 1e19, from where no network recovers.
   """
   leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
   return jnp.isfinite(jnp.stack([jnp.sum(jnp.square(leaf)) for leaf in leaves]).sum())

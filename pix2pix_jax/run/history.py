@@ -1,7 +1,7 @@
 """The scalars of a run as `history.jsonl` in its workdir: one line per record, `{"step": 100, "train/l1": 0.21, …}`.
 
-TensorBoard's event files hold the same. Curves and the report read this file, which needs no TensorFlow. On resume it
-is truncated to the restored step.
+TensorBoard's event files hold the same scalars. Curves and the report read this file, because that needs no
+TensorFlow. On resume, it is truncated to the restored step.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Loggers of the user's choice, which receive every scalar and sample grid next to TensorBoard.
+"""Optional loggers, which receive every scalar and sample grid in addition to TensorBoard.
 
-`train.logger` names one: an entry point of the group `pix2pix_jax.loggers`, `wandb`, or `module:function`. The function
-is called as `function(config, workdir)` with the configuration as a nested dictionary and returns an object with
+`train.logger` selects one: an entry point of the group `pix2pix_jax.loggers`, `wandb`, or `module:function`. The
+function is called as `function(config, workdir)`, where `config` is a nested dictionary, and returns an object with
 
     log(step, scalars)          scalars: {"train/l1": 0.21, …} or {"val/l1": 0.19, …}
     log_images(step, images)    optional; images: {"val/samples": uint8 (H, W, 3)}
@@ -22,7 +22,7 @@ GROUP = "pix2pix_jax.loggers"
 
 
 def make(name: str, config: dict[str, Any], workdir: Path) -> Any:
-  """The logger that `train.logger` names, or None for an empty name.
+  """Creates the logger that `train.logger` selects; None for an empty name.
 
   Raises:
     UsageError: there is no such entry point, module or function.
@@ -47,7 +47,7 @@ def _find(name: str) -> Callable[[dict[str, Any], str], Any]:
 
 
 class _WandbLogger:
-  """Weights & Biases; its own environment variables choose project and entity."""
+  """Weights & Biases. Its environment variables choose the project and the entity."""
 
   def __init__(self, config: dict[str, Any], workdir: str):
     try:

@@ -1,4 +1,4 @@
-"""Image grids and curves for people to look at. Nothing here is measured."""
+"""Image grids and curves to look at. No metric is computed from them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
@@ -17,12 +17,12 @@ MARGIN = 4
 SMALLEST = 128  # pixels; smaller images are upscaled by an integer factor for visibility
 WIDEST = 2400  # pixels; the images of a wider sheet are downscaled
 TALLEST = 1200  # pixels; a taller image is downscaled
-FONT_SIZE = 13  # pixels; larger on sheets wider than 80 times as much, which are usually viewed at a reduced size
+FONT_SIZE = 13  # pixels; larger on wide sheets, which are usually viewed at a reduced size
 LAYOUT_KEY = "pix2pix_jax_sheet"  # of the PNG text chunk that describes a labelled sheet
 
 
 def show(signal: Signal, raw: np.ndarray) -> np.ndarray:
-  """An image as a file or a Translator returns it, (H, W, C), as uint8 (H, W, 3)."""
+  """Converts raw values (H, W, C), as in a file or from a `Translator`, to uint8 (H, W, 3) for display."""
   return signal.display(signal.encode(raw), signal.valid(raw))
 
 
@@ -35,7 +35,7 @@ class Row:
 
   Attributes:
     images: `input`, `output` and `target`, each uint8 (h, w, 3).
-    error: |output − target|, float32 (h, w): the mean over channels, on [0, 1] for images and in metres for depth; NaN
+    error: |output − target|, float32 (h, w), the mean over channels: on [0, 1] for images, in metres for depth, NaN
       where the target has no measurement.
   """
 
@@ -46,7 +46,7 @@ class Row:
 def draw_row(example: Mapping[str, np.ndarray], spec: DataSpec) -> Row:
   """Draws `input`, `output` and `target`, each (H, W, C) in [-1, 1].
 
-  Holes of the target come from `mask` if there is one, holes of the output from its validity channel if it has one.
+  The holes of the target come from `mask` and those of the output from its validity channel, where there is one.
   """
   channels = spec.target.channels
   output, validity = example["output"][..., :channels], example["output"][..., channels:]
@@ -95,14 +95,14 @@ def save_sheet(
 ) -> None:
   """Writes examples as a PNG with a fourth column of errors and a caption below each row.
 
-  The file describes its own layout in a text chunk, from which the report takes the images without the labels.
+  A text chunk describes the layout, so that the report can cut out the images without their labels.
 
   Args:
-    path: of the PNG.
+    path: path of the PNG.
     rows: the examples, all of one size.
     captions: (id, metric) of each row. A long id is shortened in the middle.
-    spec: of the data.
-    error_scale: of the errors' colours (`scale_errors`).
+    spec: signals of the data.
+    error_scale: colour scale of the errors (`scale_errors`).
   """
   columns = {name: [row.images[name] for row in rows] for name in rows[0].images}
   columns["error"] = [error_scale.paint(row.error) for row in rows]
@@ -125,14 +125,14 @@ def _depth_range(spec: DataSpec) -> tuple[float, float] | None:
 
 
 def _bounded(height: int, width: int, *, columns: int) -> tuple[int, int]:
-  """(height, width) of an image in a sheet that is to stay below WIDEST."""
+  """(height, width) of an image in a sheet that must not exceed WIDEST."""
   widest = (WIDEST - MARGIN) // columns - MARGIN
   shrink = min(1.0, widest / width, TALLEST / height)
   return max(1, int(height * shrink)), max(1, int(width * shrink))
 
 
 def _shrink(array: np.ndarray, size: tuple[int, int], signal: Signal) -> np.ndarray:
-  """uint8 (H, W, 3) or float32 (H, W) at a smaller size; depth keeps single values, which may lie beside holes."""
+  """uint8 (H, W, 3) or float32 (H, W) at a smaller size; depth is not averaged, because holes may be near."""
   if array.shape[:2] == size:
     return array
   method = Image.Resampling.NEAREST if isinstance(signal, Depth) else Image.Resampling.HAMMING
@@ -144,10 +144,10 @@ def _shrink(array: np.ndarray, size: tuple[int, int], signal: Signal) -> np.ndar
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-  """A bar that explains colours.
+  """A colour scale, drawn as a bar.
 
   Attributes:
-    title: what the colours stand for.
+    title: the quantity that the colours show.
     low: value of the first colour.
     high: value of the last colour.
     unit: of the values, such as `"m"`; empty if there is none.
@@ -171,7 +171,7 @@ class Scale:
     return np.where(np.isnan(values)[..., None], np.array(depth.HOLE_COLOR, np.uint8), painted)
 
   def labels(self) -> list[str]:
-    """The values at 0, ¼, ½, ¾ and 1 of the bar, the ends with the unit."""
+    """The values at 0, ¼, ½, ¾ and 1 of the bar; the first and the last with the unit."""
     texts = [f"{self.low + share * (self.high - self.low):g}" for share in (0, 0.25, 0.5, 0.75, 1)]
     texts[-1] = f"≥ {texts[-1]}" if self.is_exceeded else texts[-1]
     return [f"{texts[0]} {self.unit}".strip(), *texts[1:-1], f"{texts[-1]} {self.unit}".strip()]
@@ -193,7 +193,7 @@ def scale_errors(rows: Iterable[Row], target: Signal) -> Scale:
 
   errors = np.concatenate([row.error[~np.isnan(row.error)] for row in rows])
   high = _round_up(float(np.percentile(errors, 99))) if errors.size else 1.0
-  # Plasma is perceptually uniform, has no black, which holes have, and cannot be mistaken for depth's viridis.
+  # Plasma is perceptually uniform, has no black (the colour of holes) and cannot be mistaken for depth's viridis.
   colors = matplotlib.colormaps["plasma"](np.arange(256), bytes=True)[:, :3]
   is_depth = isinstance(target, Depth)
   return Scale(
@@ -208,7 +208,7 @@ def scale_errors(rows: Iterable[Row], target: Signal) -> Scale:
 
 
 def _round_up(value: float) -> float:
-  """The next number with one significant digit that is even or 1: its quarters are short. At least 0.001."""
+  """Rounds up to one significant digit that is 1 or even, so that the quarters have few digits. At least 0.001."""
   power = 10.0 ** math.floor(math.log10(max(value, 0.001)))
   return next(digit * power for digit in (1, 2, 4, 6, 8, 10) if digit * power >= value * (1 - 1e-9))
 
@@ -217,13 +217,13 @@ def _round_up(value: float) -> float:
 
 
 def grid(columns: Mapping[str, Sequence[np.ndarray]], depth_range: tuple[float, float] | None = None) -> np.ndarray:
-  """A table of images, uint8 (H, W, 3): one column a name, one row a sample, the names above.
+  """A table of images, uint8 (H, W, 3), with one column per name, one row per sample and the names above.
 
   Small images are enlarged by an integer factor; large ones are reduced so that the sheet stays below 2400 pixels.
 
   Args:
     columns: name → uint8 (h, w, 3) images, all of one size.
-    depth_range: in metres; adds a scale of the depth colours below.
+    depth_range: in metres; adds a scale of the depth colours below the images.
   """
   return _Sheet(columns, [_depth_scale(depth_range)] if depth_range else []).draw()
 
@@ -235,7 +235,7 @@ class _Sheet:
   """The geometry of a table of images, and its drawing.
 
   From top to bottom: the columns' names, rows of images, each with its caption below, and a block for each scale. Every
-  text line is `line` high. A caption is one line, or two where id and metric do not fit side by side.
+  text line is `line` high. A caption has one line, or two if id and metric do not fit side by side.
   """
 
   def __init__(
@@ -302,7 +302,7 @@ class _Sheet:
     return [(_shorten(text, self.font, room), "") for text in (name, metric)]
 
   def _bar(self, scale: Scale) -> tuple[int, bool]:
-    """Length of a scale's bar, and whether the legend of holes has room beside it; else it stands below."""
+    """Length of a scale's bar, and whether the legend of holes has room beside it; otherwise it goes below."""
     half, room = self.width // 2, self.width - 2 * MARGIN
     beside = half + self.font.getlength(LEGEND) + 70 <= self.width
     return (half if beside else room), beside or not scale.holes
@@ -339,7 +339,7 @@ def _tile_size(height: int, width: int, columns: int) -> tuple[int, int]:
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
-  """The text, or as much of its two ends as fits into `room` pixels, with … between."""
+  """The text, or as much of both its ends as fits into `room` pixels, with … between them."""
   if font.getlength(text) <= room:
     return text
   kept = next((n for n in range(len(text) - 1, 0, -1) if font.getlength(_ends(text, n)) <= room), 0)
@@ -377,11 +377,11 @@ CURVES = {  # title: the scalars in it
   "GAN loss of the generator": ("gan_loss",),
   "discriminator accuracy, real and fake": ("discriminator_accuracy_real", "discriminator_accuracy_fake"),
   "SSIM": ("ssim",),
-  "RMSE in metres": ("rmse",),  # of depth, in the place of SSIM
+  "RMSE in metres": ("rmse",),  # for depth, instead of SSIM
 }
 _ABOUT_LIMITS = (
-  "Vertical axes show the values after step 0 (2nd to 98th percentile of 50 or more), and step 0 and baselines if they "
-  "are near; anything beyond is cut off."
+  "Vertical axes cover the values after step 0 (2nd to 98th percentile of 50 or more points), and step 0 and baselines "
+  "if near; anything beyond is cut off."
 )
 _BASELINE_DASHES = ((0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (1, 4)))
 
@@ -389,17 +389,17 @@ Points = list[tuple[float, float]]
 
 
 def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[str, Any]] = ()) -> None:
-  """Draws training (line) and validation (dots) curves of a history into a PNG.
+  """Draws the training (line) and validation (dots) curves of a history as a PNG.
 
   Baselines are read from `eval/val/metrics.json` beside the PNG, if it exists. A learning rate that is not constant
-  gets a panel of its own.
+  gets its own panel.
 
   Args:
     rows: as `history.read` returns them.
-    path: of the PNG, in the workdir.
+    path: path of the PNG, in the workdir.
     changes: resumes that changed the configuration, with their `step`; each is marked by a vertical line.
   """
-  # A figure of its own: pyplot would keep it, and its backend is the user's to choose.
+  # Not pyplot, which would keep the figure, and whose backend is the user's choice.
   from matplotlib.figure import Figure  # slow to import, used once
 
   present = {name.split("/")[1] for row in rows for name in row if "/" in name}
@@ -428,7 +428,7 @@ def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[s
 
 
 def _read_baselines(workdir: Path) -> dict[str, dict[str, float]]:
-  """The baselines of the validation at the last step; empty as long as there is none."""
+  """The baselines of the validation at the last step; empty until it has been made."""
   try:
     summary = json.loads((workdir / "eval" / "val" / "metrics.json").read_text(encoding="utf-8"))
   except (OSError, ValueError):
@@ -471,7 +471,7 @@ def value_limits(lines: Sequence[Points], baselines: Iterable[float] = ()) -> tu
   """Limits of a vertical axis that show the range of interest.
 
   These are the values after step 0, without the extreme 2 % at either end of a line of 50 or more points. The untrained
-  networks (step 0) and baselines only count if they at most double the range at their side.
+  networks (step 0) and baselines are included only if they at most double the range on their side.
 
   Args:
     lines: (step, value) points of each line.
@@ -490,7 +490,7 @@ def value_limits(lines: Sequence[Points], baselines: Iterable[float] = ()) -> tu
 
 
 def _finish_axis(axis: Any, title: str, rows: list[dict[str, float]], changes: Sequence[dict[str, Any]]) -> None:
-  """What all panels share: title, steps with thousands separators, and marks where the configuration changed."""
+  """Adds the parts that all panels share: title, step labels, and marks where the configuration changed."""
   from matplotlib.ticker import FuncFormatter, MaxNLocator  # slow to import
 
   for i, change in enumerate(changes):
