@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -70,7 +71,7 @@ def train_and_evaluate(
       config_lib.record_changes(workdir, start or 0, changes)
     writer, logger = make_writer(workdir, config), loggers.make(config.train.logger, config.to_dict(), workdir)
     with Reporter(writer, workdir, start=start or 0, config=config.train, logger=logger) as reporter:
-      reporter.say(_describe(run, start, len(train_split), len(val_split or ()), changes))
+      reporter.say(_describe(run, start, changes))
       progress = _loop(run, state, start, (train_split, val_split), checkpointer, reporter, observer or Observer())
       if progress.step < config.train.num_steps:
         reporter.say(f"Stopped at step {progress.step} of {config.train.num_steps}; run the same command to resume.")
@@ -117,7 +118,8 @@ def _loop(
     reporter.say(f"Validating the untrained networks on {len(val_split)} images …")
     untrained = evaluation.evaluate_split(run, state.variables, val_split)
     reporter.validated(0, untrained.means, untrained.grid)
-  reporter.say("Compiling the training step …")
+  if progress.step < train.num_steps:
+    reporter.say("Compiling the training step …")
   with StopOnSignal() as stop:
     for step in range(progress.step + 1, train.num_steps + 1):
       with reporter.data_wait():
@@ -126,7 +128,7 @@ def _loop(
       state, metrics = run.train_step(state, batch)
       last = step == train.num_steps
       stopping = stop.asked  # read once, so that a signal during validation cannot end the run unsaved
-      reporter.trained(step, metrics, last=last or stopping)
+      reporter.trained(step, metrics, last=last or stopping, at_log=functools.partial(run.update_norms, state))
 
       with reporter.pause():
         validation, improved = None, False
@@ -183,9 +185,8 @@ class Observer:
     return False
 
 
-def _describe(run: Experiment, start: int | None, num_train: int, num_val: int, changes: config_lib.Changes) -> str:
-  """A few lines about the resume, changes of the configuration, the networks and the data."""
-  height, width = config_lib.crop_shape(run.config.data)
+def _describe(run: Experiment, start: int | None, changes: config_lib.Changes) -> str:
+  """What is trained, in a few lines."""
   num_steps = run.config.train.num_steps
   lines = [] if start is None else [f"Resuming from step {start}."]
   if start is not None and start >= num_steps:
@@ -195,5 +196,4 @@ def _describe(run: Experiment, start: int | None, num_train: int, num_val: int, 
     lines.append(f"Changed since the last start: {config_lib.describe_changes(changes)}.")
   if "data.fingerprint" in changes:
     lines.append("The data changed, so the search for the best checkpoint starts over.")
-  data = f"Data: {num_train} training and {num_val} validation pairs, crops of {height}×{width}"
-  return "\n".join([*lines, *run.describe(), f"{data}; {evaluation.describe_data(run.spec)}."])
+  return "\n".join([*lines, *run.describe()])

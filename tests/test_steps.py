@@ -168,19 +168,22 @@ def test_the_schedule_is_no_part_of_the_state(state, batch, stepped):
   np.testing.assert_allclose(moved(slowed), 0.4 * moved(full), atol=2e-8)
 
 
-def test_gradient_norms_are_those_of_the_gradients(state, batch):
-  """Without the adversarial loss the generator's gradient is that of the weighted L1 alone."""
-  noise = jax.random.fold_in(prng.key(0, "dropout"), 0)
-
-  def l1(params):
-    variables = {"params": params, "batch_stats": state.generator.batch_stats}
-    fake = GENERATOR.apply(variables, batch["input"], dropout=True, norm_stats="batch", rngs={"dropout": noise})
-    return 100 * jnp.abs(batch["target"] - fake).mean()
-
-  grads = jax.jit(jax.grad(l1))(state.generator.params)
-  expected = np.sqrt(sum(np.square(np.asarray(leaf, np.float64)).sum() for leaf in jax.tree.leaves(grads)))
-  _, metrics = make_step(loss__gan="none")(state, batch)
-  np.testing.assert_allclose(metrics["generator_gradient_norm"], expected, rtol=1e-4)
+@pytest.mark.parametrize("decay_fraction", [0.0, 1.0])
+def test_update_norms_are_those_of_the_differences(state, batch, decay_fraction):
+  """Computed from Adam's state after the step; compared with how far the parameters have moved."""
+  run = make_experiment(optimizer__learning_rate=0.01, optimizer__decay_fraction=decay_fraction)
+  step = make_step(optimizer__learning_rate=0.01, optimizer__decay_fraction=decay_fraction)
+  before, _ = step(state, batch)
+  after, _ = step(before, batch)
+  norms = run.update_norms(after)
+  for name in ("generator", "discriminator"):
+    moved = jax.tree.map(
+      lambda p, q: np.asarray(p, np.float64) - q, getattr(after, name).params, getattr(before, name).params
+    )
+    expected = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(moved)))
+    np.testing.assert_allclose(norms[f"{name}_update_norm"], expected, rtol=1e-4)
+  assert run.update_norms(state)["generator_update_norm"] == 0
+  assert make_experiment(loss__gan="none").update_norms(after).keys() == {"generator_update_norm"}
 
 
 def evaluate(state, batch, **fields):
@@ -259,7 +262,9 @@ def test_two_devices_compute_what_one_does(stepped):
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(monkeypatch):
   monkeypatch.setattr(jax, "device_count", lambda: 4)
-  with pytest.raises(UsageError, match="batch_size is 6, .*over 4 devices. Use a multiple of 4, or 1 or 2 or 3 device"):
+  with pytest.raises(
+    UsageError, match="batch_size is 6, .*among 4 devices. Use a multiple of 4, or 1 or 2 or 3 device"
+  ):
     experiment.check_batch_size(6)
 
 

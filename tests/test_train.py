@@ -50,8 +50,8 @@ def test_the_workdir_is_complete(trained):
     "train/discriminator_accuracy_fake",
     "train/data_wait_share",
     "train/learning_rate",
-    "train/generator_gradient_norm",
-    "train/discriminator_gradient_norm",
+    "train/generator_update_norm",
+    "train/discriminator_update_norm",
   } <= rows[1].keys()
   assert "Generator: unet, 3 levels, 2 features" in output and "6 steps, batch size 2" in output
   summary = json.loads((workdir / "eval/val/metrics.json").read_text())

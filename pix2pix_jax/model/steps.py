@@ -54,7 +54,7 @@ def train_step(
 
   Returns:
     The next state, and scalars: the losses, `l1` on [0, 1], the fraction of patches that the discriminator classified
-      correctly before its update, the learning rate, and the global norm of each network's gradient.
+      correctly before its update, and the learning rate.
   """
   x, target, mask = batch["input"], batch["target"], batch.get("mask")
   key = jax.random.fold_in(prng.key(seed, "dropout"), state.step)

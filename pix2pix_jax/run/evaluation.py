@@ -223,8 +223,3 @@ def table(columns: dict[str, dict[str, float]]) -> str:
     cells = (f"{column[metric]:.4f}" if metric in column else "" for column in columns.values())
     lines.append(f"  {metric:<28}" + "".join(f"{cell:>{width + 2}}" for cell in cells))
   return "\n".join(lines)
-
-
-def describe_data(spec: DataSpec) -> str:
-  """For example "input: 8-bit image, 3 channels; target: depth, 0 to 80 m, 1 channel"."""
-  return f"input: {spec.input.describe()}; target: {spec.target.describe()}"

@@ -1,4 +1,4 @@
-"""One experiment: what a resolved configuration and a data spec determine, in one place.
+"""Experiments: everything that follows from a resolved configuration and a data spec.
 
 Training, evaluation, `fit` and import all get their mesh, networks, optimizer, states and compiled steps from here.
 """
@@ -30,7 +30,7 @@ class Experiment:
   """Networks, optimizer, mesh and compiled steps of one configuration. Everything is built on first use.
 
   Attributes:
-    config: resolved (`config.resolve`, or read from a workdir).
+    config: resolved configuration (from `config.resolve`, or read from a workdir).
     spec: signals of both sides; the counts are not used.
   """
 
@@ -73,7 +73,9 @@ class Experiment:
     return state_lib.learning_rate(self.config.optimizer, self.config.train.num_steps, step)
 
   def _init(self) -> TrainState:
-    side = 2 ** max(self.config.model.levels, 7)  # any size that both networks accept: no parameter depends on it
+    side = 2 ** max(
+      self.config.model.levels, 7
+    )  # any size that both networks accept will do: no parameter depends on it
     x = jnp.zeros((1, side, side, self.spec.input.channels))
     y = jnp.zeros((1, side, side, self.spec.target.channels))  # the discriminator does not see the validity channel
     keys = jax.random.split(prng.key(self.config.seed, "init"))
@@ -89,12 +91,12 @@ class Experiment:
 
   def init(self) -> TrainState:
     """A fresh state on every device: weights N(0, 0.02), norm scales N(1, 0.02)."""
-    # It runs once, so fast compilation is what counts.
+    # It runs only once, so compiling it fast matters more.
     options = {"xla_backend_optimization_level": 1}
     return jax.jit(self._init, out_shardings=self.replicated, compiler_options=options)()
 
   def abstract(self) -> TrainState:
-    """The shapes and shardings of the state, into which a checkpoint is restored."""
+    """The shapes and shardings of the state, for restoring a checkpoint."""
     return jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated), jax.eval_shape(self._init)
     )
@@ -108,20 +110,21 @@ class Experiment:
     }
 
   def describe(self) -> list[str]:
-    """The networks and the run, a line each."""
+    """One line each about the generator, the discriminator and the run."""
     model, train, counts = self.config.model, self.config.train, self.count_parameters()
+    height, width = config_lib.crop_shape(self.config.data)
     devices = f"{self.mesh.size} {jax.devices()[0].platform.upper()} device{'s' * (self.mesh.size > 1)}"
     return [
       f"Generator: {model.generator}, {model.levels} levels, {model.base_features} features, "
       f"{counts['generator']:,} parameters.",
       f"Discriminator: PatchGAN {model.patch}, {counts['discriminator']:,} parameters.",
-      f"Run: {train.num_steps} steps, batch size {train.batch_size}, {devices}.",
+      f"Run: {train.num_steps} steps, batch size {train.batch_size}, crops of {height}×{width}, {devices}.",
     ]
 
   @functools.cached_property
   def train_step(self):
-    """`steps.train_step` under jit: batch split along `data`, state replicated and donated. Batch norm sees the whole
-    batch.
+    """`steps.train_step` under jit, with the batch split along `data` and the state replicated and donated. Batch norm
+    sees the whole batch.
     """
     step = functools.partial(
       steps.train_step,
@@ -137,6 +140,20 @@ class Experiment:
       out_shardings=(self.replicated, self.replicated),
       donate_argnums=0,
     )
+
+  @functools.cached_property
+  def update_norms(self):
+    """A compiled function from the state after a step to the norms of both networks' updates, by name."""
+
+    def compute(state: TrainState) -> dict[str, jax.Array]:
+      rate = self.learning_rate(state.step - 1)
+      names = ("generator", "discriminator") if self.config.loss.gan != "none" else ("generator",)
+      return {
+        f"{name}_update_norm": state_lib.update_norm(getattr(state, name), self.config.optimizer, rate)
+        for name in names
+      }
+
+    return jax.jit(compute, in_shardings=self.replicated, out_shardings=self.replicated)
 
   @functools.cached_property
   def eval_step(self):
@@ -160,18 +177,17 @@ def make_mesh() -> Mesh:
 
 
 def check_batch_size(batch_size: int) -> None:
-  """Refuses a training batch that does not divide over the devices.
+  """Refuses a training batch that cannot be divided evenly among the devices.
 
   Raises:
-    UsageError: with the batch sizes and device counts that fit.
+    UsageError: with suitable batch sizes and device counts.
   """
   devices = jax.device_count()
   if batch_size % devices:
     divisors = [n for n in range(1, devices + 1) if batch_size % n == 0]
     raise UsageError(
-      f"train.batch_size is {batch_size}, which does not divide over {devices} devices. Use a multiple of {devices}, "
-      f"or "
-      f"{' or '.join(map(str, divisors))} device(s) (CUDA_VISIBLE_DEVICES)."
+      f"train.batch_size is {batch_size}, which cannot be divided evenly among {devices} devices. Use a multiple "
+      f"of {devices}, or {' or '.join(map(str, divisors))} device(s) (CUDA_VISIBLE_DEVICES)."
     )
 
 

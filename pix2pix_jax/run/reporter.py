@@ -1,6 +1,6 @@
 """Progress reporting: TensorBoard, history.jsonl, samples, curves, and a progress bar or plain lines."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import os
 from pathlib import Path
@@ -19,14 +19,14 @@ from pix2pix_jax.run import history, viz
 from pix2pix_jax.run.finite import require_finite
 
 _CHARTS = ("generator_loss", "discriminator_loss", "gan_loss", "l1", "psnr", "ssim", "rmse")
-STEPS_IN_FLIGHT = 8  # the host prepares at most so many steps ahead of the devices
+STEPS_IN_FLIGHT = 8  # the host runs at most this many steps ahead of the devices
 
 
 def make_writer(workdir: Path, config: ml_collections.ConfigDict) -> Any:
-  """TensorBoard event files and the logger of `train.logger`, written in the background, by process 0 only.
+  """A writer of TensorBoard event files, which writes in the background, and only on process 0.
 
-  The event files also hold the configuration as text and hyperparameters, and a layout of charts ("custom scalars")
-  that shows training and validation of one metric together.
+  The files also contain the configuration, as text and as hyperparameters, and a layout of charts ("custom scalars")
+  that shows the training and validation values of a metric together.
   """
   from clu import metric_writers  # imports TensorFlow
   from tensorboard.plugins.custom_scalar import layout_pb2, summary
@@ -54,15 +54,15 @@ def make_writer(workdir: Path, config: ml_collections.ConfigDict) -> Any:
 class Reporter:
   """Collects the metrics of steps on the devices and fetches them at log intervals only. Silent except on process 0.
 
-  The first step, in which XLA compiles, is timed separately and excluded from throughput. A context manager: leaving it
-  draws the curves and closes the files.
+  The first step, in which XLA compiles, is timed separately and excluded from throughput. A context manager: on exit,
+  it draws the curves and closes the files.
 
   Args:
     writer: CLU metric writer.
-    workdir: of the run.
-    start: step that the run resumes from, 0 for a fresh one.
-    config: its `train` section.
-    logger: of the user's choice (`loggers.make`), or None.
+    workdir: folder of the run.
+    start: step that the run resumes from, 0 for a fresh run.
+    config: the `train` section of the run's configuration.
+    logger: a logger besides TensorBoard (`loggers.make`), or None.
   """
 
   def __init__(self, writer: Any, workdir: Path, *, start: int, config: Any, logger: Any = None):
@@ -108,14 +108,14 @@ class Reporter:
 
   @contextlib.contextmanager
   def pause(self) -> Iterator[None]:
-    """Time in here (validation, checkpoints) does not count as training."""
+    """Excludes the time spent inside (validation, checkpoints) from the training speed."""
     begin = time.perf_counter()
     yield
     self._paused += time.perf_counter() - begin
 
   @contextlib.contextmanager
   def validating(self) -> Iterator[None]:
-    """Time in here is the cost of a validation, which the estimate of the remaining time counts."""
+    """Times a validation, for the estimate of the remaining time."""
     begin = time.perf_counter()
     self._bar.set_description("validating")
     yield
@@ -123,21 +123,28 @@ class Reporter:
     self._validation_seconds = time.perf_counter() - begin
 
   def _minutes_left(self, step: int, speed: float) -> float:
-    """The remaining steps at this speed, and the remaining validations at the cost of the last one."""
+    """Estimates the time for the remaining steps at this speed, and for the remaining validations."""
     steps = self._config.num_steps - step
     validations = -(-steps // self._config.eval_every_steps) if self._validation_seconds else 0
     return (steps / speed + validations * self._validation_seconds) / 60
 
   @contextlib.contextmanager
   def data_wait(self) -> Iterator[None]:
-    """Time in here counts as waiting for data."""
+    """Counts the time spent inside as waiting for data."""
     begin = time.perf_counter()
     yield
     self._got_data = time.perf_counter()
     self._waited += self._got_data - begin
 
-  def trained(self, step: int, metrics: Mapping[str, jax.Array], *, last: bool) -> None:
-    """Accepts the metrics of a step, still on the devices; at log intervals writes their means since the last one."""
+  def trained(
+    self,
+    step: int,
+    metrics: Mapping[str, jax.Array],
+    *,
+    last: bool,
+    at_log: Callable[[], Mapping[str, jax.Array]] = dict,
+  ) -> None:
+    """Collects a step's metrics, still on the devices; at log intervals, writes their means over the interval."""
     self._pending.append(metrics)
     self._bar.update()
     self._timed_steps += 1
@@ -149,8 +156,9 @@ class Reporter:
       return
     rows = jax.device_get(self._pending)
     scalars = {f"train/{name}": float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    require_finite(step, scalars)
     seconds = max(time.perf_counter() - self._since - self._paused, 1e-9)
+    scalars |= {f"train/{name}": float(value) for name, value in jax.device_get(at_log()).items()}
+    require_finite(step, scalars)
     speed = self._timed_steps / seconds
     if self._timed_steps:
       scalars |= {"train/steps_per_second": speed, "train/data_wait_share": self._waited / seconds}
