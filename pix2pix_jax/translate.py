@@ -223,7 +223,7 @@ def parse_size(text: str) -> tuple[int, int | None]:
 
 
 def resize(signal: "Signal", array: np.ndarray, size: tuple[int, int | None]) -> np.ndarray:
-  """An accepted array, (H, W, C), resampled as in training: images bicubic and antialiased, depth and label maps by nearest pixel.
+  """An accepted (H, W, C) array, resampled as in training: bicubic and antialiased, or nearest (depth, label maps).
 
   Args:
     signal: of the array.
