@@ -73,9 +73,7 @@ class Experiment:
     return state_lib.learning_rate(self.config.optimizer, self.config.train.num_steps, step)
 
   def _init(self) -> TrainState:
-    side = 2 ** max(
-      self.config.model.levels, 7
-    )  # any size that both networks accept will do: no parameter depends on it
+    side = 2 ** max(self.config.model.levels, 7)  # any size that suits both networks: no parameter depends on it
     x = jnp.zeros((1, side, side, self.spec.input.channels))
     y = jnp.zeros((1, side, side, self.spec.target.channels))  # the discriminator does not see the validity channel
     keys = jax.random.split(prng.key(self.config.seed, "init"))
