@@ -2,10 +2,10 @@
 # make test   checks style and types, then runs every test
 # make lint   checks style and types only
 # make venv   only creates the environment
-# make bench  times training, translation, data and start-up, next to PyTorch if it is installed, into benchmarks/RESULTS.md
+# make bench  times training, translation, data and start-up, and PyTorch if it is installed, into benchmarks/RESULTS.md
 # make clean  removes the environment and the output of demo
 #
-# Each creates .venv the first time, and again when requirements or the Python version change: make test PYTHON=python3.13
+# Each creates .venv first, and again if the requirements or the Python version change: make test PYTHON=python3.13
 
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')

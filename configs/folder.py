@@ -1,7 +1,7 @@
 """Your own pairs, read from a folder; 200 epochs.
 
 Commands, variants and the expected result are described in pix2pix_jax/configs/folder.py.
-Copy this file to make an experiment of your own.
+Copy this file to make your own experiment.
 """
 
 from pix2pix_jax.configs import folder

@@ -1,7 +1,7 @@
 """KITTI: street photographs → sparse LiDAR depth in metres (Uhrig et al. 2017); 100 epochs.
 
 Commands, variants and the expected result are described in pix2pix_jax/configs/kitti.py.
-Copy this file to make an experiment of your own.
+Copy this file to make your own experiment.
 """
 
 from pix2pix_jax.configs import kitti

@@ -1,7 +1,7 @@
 """NYU Depth v2: Kinect depth with holes → dense depth in metres (Silberman et al. 2012); 90 epochs.
 
 Commands, variants and the expected result are described in pix2pix_jax/configs/nyu.py.
-Copy this file to make an experiment of your own.
+Copy this file to make your own experiment.
 """
 
 from pix2pix_jax.configs import nyu

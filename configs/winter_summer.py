@@ -1,7 +1,7 @@
 """Webcams: winter → summer (Transient Attributes, Laffont et al. 2014); 200 epochs.
 
 Commands, variants and the expected result are described in pix2pix_jax/configs/winter_summer.py.
-Copy this file to make an experiment of your own.
+Copy this file to make your own experiment.
 """
 
 from pix2pix_jax.configs import winter_summer

@@ -1,1 +1,1 @@
-"""The named configurations. Each holds its differences from `default`; pix2pix_jax/config.py explains every field."""
+"""The named configurations. Each sets the fields that differ from `default`; config.py explains every field."""

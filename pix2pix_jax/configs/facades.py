@@ -4,13 +4,13 @@ r"""Façades: architectural label maps → photographs (Isola et al. 2017, secti
 
 With the installed package: pix2pix_jax train --config=facades --workdir=runs/facades
 
-Downloads the pix2pix archive (400 training, 100 validation and 106 test pairs). `--config.data.source_dir=DIR` reads a
-folder that you already have, in the archive's layout or in that of CMP's base set. The batch size of 10 is the student
-report's; the paper uses 1 (`--config.train.batch_size=1`).
+Downloads the pix2pix archive (400 training, 100 validation and 106 test pairs). With `--config.data.source_dir=DIR`,
+a folder that you already have is read instead, in the layout of the archive or of CMP's base set. The batch size of 10
+is the student report's; the paper uses 1 (`--config.train.batch_size=1`).
 
 Expected result: the full 200 epochs have not been run. A small model (128×128, 32 features, 10 epochs) reached L1 0.172
-(lower is better), PSNR 13.3 and SSIM 0.24 on the 100 validation pairs, where the mean training photograph has L1 0.171,
-PSNR 13.7 and SSIM 0.19:
+(lower is better), PSNR 13.3 and SSIM 0.24 on the 100 validation pairs; the baseline of the mean training photograph has
+L1 0.171, PSNR 13.7 and SSIM 0.19:
 
     python main.py --config=configs/facades.py --workdir=runs/facades128 --config.data.load_size=143 \
       --config.data.crop_size=128 --config.model.base_features=32 --config.train.batch_size=1 \

@@ -10,11 +10,11 @@ script, 175 GB). Both are on https://www.cvlibs.net/datasets/kitti/eval_depth.ph
 (registration required; non-commercial use).
 
 Images are 352×1216 (height × width) and are not resized. Training uses random 352×352 crops, validation whole images.
-352 halves five times, so the generator has five levels.
+352 can be halved five times, so the generator has five levels.
 
 Expected result: the full 100 epochs have not been run. 2000 steps with 32 features on the built-in scenes (128×384,
-30 validation pairs) reached RMSE 3.84 m, MAE 1.65 m and δ₁ 0.895, where the mean training depth has 5.87 m, 2.80 m and
-0.772:
+30 validation pairs) reached RMSE 3.84 m, MAE 1.65 m and δ₁ 0.895; the baseline of the mean training depth has 5.87 m,
+2.80 m and 0.772:
 
     python main.py --config=configs/kitti.py:procedural --workdir=runs/street --config.model.base_features=32 \
       --config.train.batch_size=1 --config.train.eval_every_steps=1000 --config.train.num_steps=2000 \

@@ -6,11 +6,12 @@ With the installed package: pix2pix_jax train --config=winter_summer --workdir=r
 --config.data.source_dir=DIR
 
 DIR holds annotations/ and imageAlignedLD/: download annotations.tar.gz and imageAlignedLD.tar.gz from
-http://transattr.cs.brown.edu and unpack both there. They make 568 pairs from 70 cameras; each camera belongs to one
-split only. `data.attribute_threshold`, `data.winter_attributes` and `data.summer_attributes` define winter and summer.
+http://transattr.cs.brown.edu and unpack both there. They make 568 pairs from 70 cameras; each camera belongs to only
+one split. `data.attribute_threshold`, `data.winter_attributes` and `data.summer_attributes` define winter and summer.
 
 Expected result: the full 200 epochs have not been run. 3000 steps with 32 features on the built-in scenes (128×128, 30
-validation pairs) reached L1 0.050, PSNR 22.3 and SSIM 0.648, where the mean training image has 0.088, 18.4 and 0.515:
+validation pairs) reached L1 0.050, PSNR 22.3 and SSIM 0.648; the baseline of the mean training image has 0.088, 18.4
+and 0.515:
 
     python main.py --config=configs/winter_summer.py:procedural --workdir=runs/seasons \
       --config.model.base_features=32 --config.train.batch_size=1 --config.train.eval_every_steps=1000 \
