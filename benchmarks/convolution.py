@@ -4,9 +4,9 @@
 
 For every layer of the 256x256 generator and the 70x70 discriminator (64 base features) it times the forward pass, the
 input gradient (dx) and the kernel gradient (dk), each jitted separately, and prints effective GFLOP/s: the operations
-of the direct sum divided by the time, which can exceed the processor's peak for forms that save operations. `auto` is
-what pix2pix_jax.model.convolution chooses, `lax` is plain XLA with its autodiff; taps and winograd can be forced as
-well. Repetitions of the forms are interleaved and the minimum is printed, because other programs may be running.
+of the direct sum divided by the time. These can exceed the processor's peak for forms that save operations. `auto` is
+the choice of pix2pix_jax.model.convolution, `lax` is plain XLA with its autodiff; taps and winograd can be forced too.
+The forms are timed in turns and the minimum is printed, because other programs may be running.
 
 The totals weight each pass by its number of calls in a step (discriminator: forward on real, on fake, and on fake again
 for the generator). The last line is JSON.
@@ -64,7 +64,7 @@ PASSES = ("forward", "dx", "dk")
 
 
 def passes(kind: int, form: str | None) -> dict[str, Callable[..., Any]]:
-  """Three functions of (x, kernel, dy), one per pass."""
+  """Returns three functions of (x, kernel, dy), one per pass."""
   form = None if form == "auto" else form
 
   def f(x, kernel):
@@ -82,7 +82,7 @@ def passes(kind: int, form: str | None) -> dict[str, Callable[..., Any]]:
 def measure(
   kind: int, size: int, channels_in: int, channels_out: int, batch: int, forms: list[str], reps: int, dtype: str
 ) -> tuple[float, dict[tuple[str, str], tuple[float, float, float]]]:
-  """GFLOP per pass, and (minimum, median, compilation) in seconds by (form, pass)."""
+  """Returns GFLOP per pass, and (minimum, median, compilation time) in seconds by (form, pass)."""
   rng = np.random.default_rng(0)
   normal = lambda shape: jax.numpy.asarray(rng.standard_normal(shape), dtype)
   x = normal((batch, size, size, channels_in))
@@ -101,7 +101,7 @@ def measure(
   for rep in range(reps + 1):
     for key, call in calls.items():
       if rep > 1 and times[key][0] > 0.5:
-        continue  # one repetition of the very slow ones is enough
+        continue  # one repetition of a very slow call is enough
       begin = time.perf_counter()
       jax.block_until_ready(call(x, kernel, dy))
       if rep:

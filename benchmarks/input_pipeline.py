@@ -1,19 +1,19 @@
-"""The input pipeline: façades on disk to batches of jittered float32 pairs.
+"""Speed of the input pipeline, from façades on disk to batches of jittered float32 pairs.
 
   python benchmarks/input_pipeline.py --against=torch
   python benchmarks/input_pipeline.py --source_dir=facades --batch_size=10 --against=torch
 
 This package (`pipeline.train_batches`) decodes and resizes every pair once, and keeps it in memory to crop, mirror and
-normalise it at every use. The peer, a Dataset with a DataLoader, repeats all five at every use. Both read the same
-side-by-side JPEGs, resize them (bicubic) to 286/256 of the image size, crop, mirror, and return batches as NumPy arrays
-or CPU tensors. The machine is otherwise idle, unlike during training. A sample is a block of `--seconds` with a fresh
-iterator, whose first batch is not counted.
+normalise it at every use. The peer, a Dataset with a DataLoader, repeats all five steps at every use. Both read the
+same side-by-side JPEGs, resize them (bicubic) to 286/256 of the image size, crop, mirror, and return batches as NumPy
+arrays or CPU tensors. The machine is otherwise idle, unlike during training. A sample is a block of `--seconds` with a
+fresh iterator; its first batch is not counted.
 
-`median_s` is the time of one batch, `peer_median_s` that of the peer with its best number of workers. In addition to
+`median_s` is the time per batch, `peer_median_s` that of the peer with its best number of workers. In addition to
 the keys that all benchmarks share (see measure.py), the JSON has
 
   images_per_s, peer_images_per_s   pairs per second
-  devices_images_per_s       the same when each batch is sent to the devices (`pipeline.to_devices`) and waited for
+  devices_images_per_s       the same, including the transfer of each batch to the devices (`pipeline.to_devices`)
   prepare_s, load_s          time before the first batch: writing shards (first start only) and decoding (every start)
   first_epoch_images_per_s   pairs divided by the time of preparing, loading and one epoch together
   peer_median_s_by_workers   for each number of workers
@@ -74,7 +74,7 @@ def benchmark(options: argparse.Namespace, source: str | Path, prepared_dir: str
   del first
 
   def seconds_per_batch(make: Callable[[], Iterator[Any]]) -> float:
-    """Times a fresh iterator."""
+    """Times the batches of a fresh iterator."""
     iterator = make()
     jax.block_until_ready(next(iterator))
     begin, count = time.perf_counter(), 0

@@ -1,11 +1,11 @@
-"""Shared by the benchmarks: flags, timing next to the PyTorch peer, operation counts, and the JSON line at the end.
+"""Shared parts of the benchmarks: flags, timing beside the PyTorch peer, operation counts, and the final JSON line.
 
 Every benchmark prints one JSON object as its last line, with at least
 
   benchmark, command   name, and the command line that repeats it
   device, versions     processor or GPU; versions of Python, JAX, Flax and PyTorch (null if it is not installed)
   load                 one-minute load average of the machine at the start
-  environment          OMP, XLA and allocator settings in the environment, those that are set
+  environment          the OMP, XLA and allocator settings among the environment variables
   batch_size, image_size, dtype
   median_s, spread     median of the samples (the benchmark's docstring says of what), and their interquartile range
                        divided by the median
@@ -97,7 +97,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def config(options: argparse.Namespace) -> ml_collections.ConfigDict:
-  """The default configuration, the paper's model, for RGB pairs of this size, resolved as for a training run."""
+  """The default configuration, the paper's model, for RGB pairs of this size, resolved as in training."""
   made = config_lib.default()
   changes = {
     "data.crop_size": options.image_size,
@@ -133,7 +133,7 @@ def blocks_of(steps: int) -> tuple[int, int]:
 
 
 def alternate(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-  """Calls each of `sides` in turn, `rounds` times. They are functions that return seconds."""
+  """Calls the functions in `sides`, which return seconds, in turn, `rounds` times."""
   samples = {name: [] for name in sides}
   for _ in range(rounds):
     for name, run in sides.items():
@@ -158,7 +158,7 @@ def compare(samples: list[float], peer_samples: list[float] | None) -> dict[str,
 
 
 class Peer:
-  """torch_peer.py in a separate process, which does one kind of work on request.
+  """torch_peer.py in a separate process that does one kind of work on request.
 
   Attributes:
     info: its settings.
@@ -181,7 +181,7 @@ class Peer:
 
   @classmethod
   def fastest(cls, work: str, **settings: Any) -> "Peer":
-    """A peer with the fastest setup. They are tried in another process, so that its peak memory is not counted."""
+    """A peer with the fastest setup. Setups are tried in another process, so that their peak memory is not counted."""
     with cls(work, **settings, try_all=True) as trial:
       peer = cls(work, **settings, **trial.info["fastest"])
     peer.info["tried_s"] = trial.info["tried_s"]
@@ -234,8 +234,8 @@ def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
   """Counts the operations of all convolutions and matrix products in a call, which is traced but not run.
 
   A multiplication and an addition are two operations. Convolutions count as direct sums over zero-padded images,
-  whatever form they run in: every output pixel times every tap of the kernel. A gradient therefore costs as much as
-  the forward pass: the zeros of its dilation and of its wider padding do not count.
+  regardless of the form they run in: every output pixel times every tap of the kernel. A gradient therefore costs as
+  much as the forward pass: the zeros of its dilation and of its wider padding do not count.
   """
   with convolution.use_form("lax"):
     return _flops_of(jax.make_jaxpr(function)(*arguments).jaxpr)
@@ -277,7 +277,7 @@ def _flops_of_convolution(equation: Any) -> int:
 
 
 class MatrixProduct:
-  """The product of two large square matrices on the first device, whose speed other speeds are compared with.
+  """The product of two large square matrices on the first device, a reference for other speeds.
 
   Attributes:
     flops: operations per product.
@@ -297,7 +297,7 @@ class MatrixProduct:
 
 
 def achieved(flops: int, median_s: float, product: MatrixProduct, product_samples: list[float]) -> dict[str, float]:
-  """Effective speed, and the same relative to the run's fastest matrix product.
+  """Effective speed, absolute and relative to the run's fastest matrix product.
 
   The share can exceed 1, because some convolution algorithms need fewer operations than the direct sum.
   """
@@ -330,7 +330,7 @@ def device_name() -> str:
 
 
 def versions() -> dict[str, str | None]:
-  """Of Python and the libraries; None for one that is not installed."""
+  """Versions of Python and the libraries; None for a library that is not installed."""
   result = {"python": platform.python_version()}
   for name in ("jax", "flax", "torch"):
     try:

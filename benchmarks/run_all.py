@@ -2,7 +2,7 @@
 
   python benchmarks/run_all.py                 on a CPU: about half an hour, on an otherwise idle machine
   python benchmarks/run_all.py --gpu           batches of 1, 10 and 64, float32 and bfloat16
-  python benchmarks/run_all.py --quick --output=/tmp/results.md    tiny sizes: only checks that everything runs
+  python benchmarks/run_all.py --quick --output=/tmp/results.md    tiny sizes, only to check that everything runs
 
 If PyTorch is installed, the PyTorch peer is measured too, unless --against=none.
 """
@@ -127,8 +127,8 @@ def _seconds(one: dict[str, Any], prefix: str = "") -> str:
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--quick", action="store_true", help="tiny sizes")
-  parser.add_argument("--gpu", action="store_true", help="the sizes for a GPU")
+  parser.add_argument("--quick", action="store_true", help="tiny sizes, only to check that everything runs")
+  parser.add_argument("--gpu", action="store_true", help="sizes for a GPU")
   parser.add_argument(
     "--against",
     choices=("auto", "none", "torch"),
@@ -147,7 +147,7 @@ def main():
   for command in commands(quick=options.quick, gpu=options.gpu, against=against, only=tuple(options.only.split(","))):
     try:
       results.append(run(command))
-    except subprocess.CalledProcessError:  # for example out of memory; the others can still run
+    except subprocess.CalledProcessError:  # for example, out of memory; the others can still run
       failed.append(shown(command))
     options.output.write_text(markdown(results))
   print(f"Results are in {options.output}." + "".join(f"\nFailed: {command}" for command in failed))

@@ -1,4 +1,4 @@
-"""From command to first step: the time until `main.py` trains, and the speed of its loop after that.
+"""Start-up: the time from the command to the first step of `main.py`, and the speed of its loop after that.
 
   python benchmarks/startup.py --against=torch
 
@@ -7,8 +7,8 @@ line that reports the first step: imports, decoding, initial weights, validation
 `--val_pairs`, compilation and the step itself. The peer reads its pairs, creates its networks and takes a step; it
 neither validates first nor compiles.
 
-`median_s` is the time of a start with compiled programs in the cache, one start being a sample; `peer_median_s` is that
-of the peer. In addition to the keys that all benchmarks share (see measure.py), the JSON has
+`median_s` is the time of a start with compiled programs in the cache, and each start is a sample; `peer_median_s` is
+that of the peer. In addition to the keys that all benchmarks share (see measure.py), the JSON has
 
   cold_s                       time of one start with an empty compilation cache
   cold_ratio                   peer_median_s / cold_s

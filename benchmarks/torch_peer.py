@@ -1,7 +1,7 @@
 """A plain pix2pix in eager PyTorch: the peer that pix2pix_jax is compared with.
 
 It shares no code with the JAX package and implements only the paper's RGB setup (Isola et al. 2017, arXiv 1611.07004):
-U-Net, 70x70 PatchGAN, one (fused) Adam each. Image arrays are uint8 NHWC; the networks accept NCHW in [-1, 1].
+U-Net, 70x70 PatchGAN, and a (fused) Adam for each. Image arrays are uint8 NHWC; the networks accept NCHW in [-1, 1].
 
   python benchmarks/torch_peer.py --source_dir=facades --output=runs/peer
 
@@ -224,7 +224,7 @@ def make_generator(
 
 
 def describe(device=None, dtype=torch.float32, **settings):
-  """The settings to report with a measurement, ready for JSON. `device` None: the GPU if there is one."""
+  """The settings to report with a measurement, ready for JSON. If `device` is None, it is the GPU if there is one."""
   device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
   name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
   return dict(
@@ -346,7 +346,7 @@ def training_work(batch_size, image_size, **settings):
 
 
 def translation_work(batch_size, image_size, **settings):
-  """The same for translations, uint8 NHWC arrays in and out."""
+  """The same for translation, with uint8 NHWC arrays in and out."""
   forward, info = make_generator(batch_size, image_size, **settings)
   inputs = np.random.default_rng(0).integers(0, 256, (batch_size, image_size, image_size, 3), dtype=np.uint8)
 
@@ -413,7 +413,7 @@ def setups(dtype):
 
 
 def serve(work, settings):
-  """Does one of WORKS on request, in lines of JSON: prints its settings, then a result for every number it reads.
+  """Does one of WORKS on request: prints its settings, then a result for every number that it reads, as JSON lines.
 
   `settings` are the arguments of that function, and optionally `threads` and `try_all`. With `try_all` it first times
   each of `setups` and uses the fastest.

@@ -1,4 +1,4 @@
-"""One training step of both networks: time, compilation, memory.
+"""One training step of both networks: time, compilation and memory.
 
   python benchmarks/train_step.py --against=torch
   python benchmarks/train_step.py --batch_size=10 --dtype=bfloat16 --remat
@@ -12,10 +12,10 @@ benchmarks share (see measure.py), the JSON has
                                      the cache filled
   images_per_s                       pairs per second
   gflop, gflop_per_s                 operations of a step as direct sums (see measure.count_flops), and per second
-  product_gflop_per_s                speed of a large matrix product: the fastest of those between this run's blocks
+  product_gflop_per_s                speed of the fastest large matrix product between this run's blocks
   share_of_product                   gflop_per_s / product_gflop_per_s; algorithms that save operations can exceed 1
-  peak_memory_mib                    of a process that ran the step from the compilation cache: peak resident memory, on
-                                     a GPU peak allocation
+  peak_memory_mib                    of a process that ran the step from the compilation cache: peak resident memory, or
+                                     peak allocation on a GPU
   peak_memory_compiling_mib          the same for the process that compiled it
   peer_peak_memory_mib               the same for the peer's process
 """
@@ -62,7 +62,7 @@ def main():
 
 
 def benchmark(options: argparse.Namespace, load: float, cold: dict[str, float]) -> None:
-  """Everything except the cold compilation, whose numbers are `cold`."""
+  """Measures everything except the cold compilation, whose results are `cold`."""
   step, state, batch, compile_cached_s = compile_step(measure.experiment(options))
 
   def run(count):
@@ -113,7 +113,7 @@ def benchmark(options: argparse.Namespace, load: float, cold: dict[str, float]) 
 
 
 def compile_step(run: Experiment) -> tuple[Any, Any, Any, float]:
-  """(compiled step, initial state, a batch, seconds that compiling took)."""
+  """Returns the compiled step, an initial state, a batch, and the seconds that compiling took."""
   experiment_lib.check_batch_size(run.config.train.batch_size)
   state = jax.block_until_ready(run.init())
   images = np.random.default_rng(0).uniform(-1, 1, (2, *batch_shape(run))).astype(np.float32)
@@ -129,7 +129,7 @@ def batch_shape(run: Experiment) -> tuple[int, int, int, int]:
 
 
 def step_flops(options: argparse.Namespace) -> int:
-  """Operations of a step, without those that remat repeats."""
+  """The operations of a step, without those that remat repeats."""
   run = measure.experiment(argparse.Namespace(**vars(options) | {"remat": False}))
   images = jax.ShapeDtypeStruct(batch_shape(run), jnp.float32, sharding=run.split_rows)
   return measure.count_flops(run.train_step, run.abstract(), {"input": images, "target": images})

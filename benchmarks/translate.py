@@ -1,4 +1,4 @@
-"""Translation with a trained generator: arrays in memory, and a folder of files.
+"""Speed of translation, for arrays in memory and for a folder of files.
 
   python benchmarks/translate.py --batch_size=1 --against=torch
   python benchmarks/translate.py --batch_size=8 --against=torch
@@ -110,7 +110,7 @@ def files_per_s(translator: Translator, options: argparse.Namespace) -> float:
 
 
 def forward_flops(generator: Any, variables: dict[str, Any], shape: tuple[int, ...]) -> int:
-  """Operations of one call of the generator."""
+  """The operations of one call of the generator."""
   forward = functools.partial(generator.apply, dropout=True, norm_stats="image", rngs={"dropout": jax.random.key(0)})
   return measure.count_flops(forward, jax.eval_shape(lambda: variables), jax.ShapeDtypeStruct(shape, jnp.float32))
 
