@@ -11,7 +11,7 @@ from pix2pix_jax import output
 
 
 class UsageError(ValueError):
-  """Something the user can correct: a path, a config field, a file, a size.
+  """An error that the user can correct, in a path, a config field, a file or a size.
 
   The message is one paragraph that names the thing, its value and what to do. The commands print it without a traceback
   and exit with status 2.
@@ -47,7 +47,7 @@ def require_integer(name: str, value: Any, low: int, high: int | None = None) ->
   """An option as an int within its limits; bool and float are refused.
 
   Raises:
-    UsageError: names the option, its value and the limits.
+    UsageError: with the option, its value and the limits.
   """
   try:
     number = operator.index(value)

@@ -4,7 +4,7 @@
                                  [--format=stablehlo|savedmodel|tflite|onnx] [--step=best|latest|N]
                                  [--height=H --width=W]
 
-The suffix of the output chooses the format, and a folder means savedmodel; --format is needed for other names only. The
+The suffix of the output chooses the format, and a folder means savedmodel; --format is only needed for other names. The
 exported program accepts and returns arrays (N, H, W, C) in the data's own numbers: uint8 or uint16 images, or depth in
 float32 metres. Value ranges, padding and the run's evaluation settings (dropout, norm statistics) are part of it.
 
@@ -52,7 +52,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def make_program(
   config: ml_collections.ConfigDict, variables: dict[str, Any], dropout: bool
 ) -> Callable[..., jax.Array]:
-  """`Translator` as one function (images, seed) → images that jax can trace; without `dropout` there is no seed."""
+  """`Translator` as one function (images, seed) → images that JAX can trace; without `dropout`, there is no seed."""
   input_signal, target_signal = config_lib.signals_of(config)
   multiple, channels = config_lib.multiple(config.model), target_signal.channels
   generator, _ = networks.make_networks(config.model, dtype=config.train.dtype)
@@ -77,7 +77,7 @@ def _stablehlo(function, shape, dtype, output):
 
 
 def _concrete_function(function, images, *seed, **options):
-  """(tf, a TensorFlow function of tensors of these (shape, dtype, name))."""
+  """Returns tf, and a TensorFlow function of tensors with these (shape, dtype, name)."""
   from jax.experimental import jax2tf  # pylint: disable=g-import-not-at-top  (slow, as is TensorFlow)
   import tensorflow as tf  # pylint: disable=g-import-not-at-top
 
@@ -112,7 +112,7 @@ def _onnx(function, shape, dtype, output):
   jax2onnx.to_onnx(function, [jax.ShapeDtypeStruct(("n", *shape), dtype)], return_mode="file", output_path=str(output))
 
 
-FORMATS = {  # name: (writer, whether it takes a seed, batch size)
+FORMATS = {  # name: (writer, whether it accepts a seed, batch size)
   "stablehlo": (_stablehlo, True, "N"),
   "savedmodel": (_savedmodel, True, "N"),
   "tflite": (_tflite, False, "1"),
@@ -122,10 +122,10 @@ SUFFIXES = {".stablehlo": "stablehlo", ".bin": "stablehlo", ".tflite": "tflite",
 
 
 def choose_format(output: str | Path, form: str | None = None) -> str:
-  """The format of an output: `form`, or as its suffix says; "savedmodel" for a folder: one that exists, or ends with /.
+  """The format of an output: `form`, else by its suffix; "savedmodel" for an existing folder or a name with final /.
 
   Raises:
-    UsageError: nothing names a format, or `form` contradicts the suffix or a folder or file that exists.
+    UsageError: no format is given, or `form` contradicts the suffix or an existing folder or file.
   """
   path = Path(output).expanduser()
   is_folder = path.is_dir() or str(output).endswith(("/", os.sep))
@@ -136,7 +136,7 @@ def choose_format(output: str | Path, form: str | None = None) -> str:
       f"add --format ({', '.join(FORMATS)})."
     )
   if form is not None and named is not None and form != named:
-    seen = "is a folder, as of savedmodel" if is_folder else f"ends with {path.suffix}, as files of {named} do"
+    seen = "is a folder, as for savedmodel" if is_folder else f"ends with {path.suffix}, as files of {named} do"
     raise UsageError(f"--format={form}, but --output {str(output)!r} {seen}. Change one of them.")
   form = form or named
   if form == "savedmodel" and path.is_file():
@@ -156,15 +156,15 @@ def export(
   """Writes the generator of a workdir to `output`.
 
   Args:
-    workdir: of a trained model.
-    output: the file to write (savedmodel: folder).
+    workdir: folder of a trained model.
+    output: file to write (savedmodel: folder).
     step: `"best"`, `"latest"` or a number.
     height, width: in pixels; 0: as in validation.
-    form: one of `FORMATS`; None: as `choose_format` infers it from `output`.
+    form: one of `FORMATS`; None: inferred from `output` (`choose_format`).
 
   Raises:
-    UsageError: no such checkpoint, sizes that are not positive, no or contradicting formats, or a format whose package
-      is missing.
+    UsageError: no such checkpoint, sizes that are not positive, no format or contradictory ones, or a format whose
+      package is missing.
   """
   form, output = choose_format(output, form), Path(output).expanduser()
   config = config_lib.read(workdir)
@@ -179,7 +179,7 @@ def export(
     variables = checkpointer.restore_variables(number, ["generator"])["generator"]
   program = make_program(config, variables, takes_seed and config.evaluation.dropout)
   output.parent.mkdir(parents=True, exist_ok=True)
-  with convolution.use_form("lax"):  # the form that runs well on every platform, whichever this machine is
+  with convolution.use_form("lax"):  # the form for every platform, not only for this machine
     write(program, shape, np.dtype(input_signal.dtype), output)
   print(
     f"{output}: {form} of step {number}, ({', '.join([batch_size, *map(str, shape)])}) {input_signal.dtype} → "
@@ -198,7 +198,7 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument("--step", default="best", help="checkpoint: best, latest or a step number (default: best)")
   for side in ("height", "width"):
     parser.add_argument(f"--{side}", type=int, default=0, help="in pixels (default: as in validation)")
-  parser.add_argument("--format", choices=FORMATS, help="(default: as the name of the output says)")
+  parser.add_argument("--format", choices=FORMATS, help="format (default: inferred from the name of the output)")
   options = parser.parse_args(argv)
   logging.set_verbosity(logging.ERROR)
   export(

@@ -1,10 +1,10 @@
-"""Shows what a run would train on, without training.
+"""Shows the data of a run without training.
 
     python -m pix2pix_jax.inspect --config=NAME[:VARIANT] [--config.FIELD=VALUE ...] [--output=DIR]
 
 prints the summary of the data and the warnings that training prints at its start, and writes the first two training
 batches, cropped and mirrored as in training, and the first validation batch to DIR as train_1.png, train_2.png and
-val.png. The data are prepared if they were not yet.
+val.png. Data that is not prepared yet is prepared first.
 """
 
 import argparse
@@ -29,13 +29,13 @@ def inspect(config: ml_collections.ConfigDict, folder: str | Path) -> list[Path]
 
   Args:
     config: as `config.load` returns it.
-    folder: of the sheets; created if needed.
+    folder: folder for the sheets; created if needed.
 
   Returns:
     The files that were written.
 
   Raises:
-    UsageError: what training would refuse, or a folder that cannot be written.
+    UsageError: data or settings that training would refuse, or a folder that cannot be created.
   """
   from pix2pix_jax import config as config_lib  # these import JAX and TensorFlow, which takes seconds
   from pix2pix_jax.data import pipeline, prepare, summary
@@ -65,7 +65,7 @@ def inspect(config: ml_collections.ConfigDict, folder: str | Path) -> list[Path]
 
 
 def _write_sheet(path: Path, batch: Mapping[str, np.ndarray], spec: DataSpec) -> Path:
-  """Writes the inputs and targets of a batch, one pair a row."""
+  """Writes the inputs and targets of a batch, one pair per row."""
   from pix2pix_jax.run import viz
 
   masks = batch.get("mask", itertools.repeat(None))
@@ -85,9 +85,9 @@ def main(argv: list[str] | None = None) -> None:
     epilog="--config.FIELD=VALUE overrides a field, as in training.",
     allow_abbrev=False,
   )
-  parser.add_argument("--config", required=True, help="a named configuration or the path of one, as in training")
+  parser.add_argument("--config", required=True, help="name or path of a configuration, as in training")
   parser.add_argument(
-    "--output", type=Path, default=Path("inspect"), metavar="DIR", help="folder of the sheets (default: inspect)"
+    "--output", type=Path, default=Path("inspect"), metavar="DIR", help="folder for the sheets (default: inspect)"
   )
   arguments, overrides = _separate(sys.argv[1:] if argv is None else argv)
   options = parser.parse_args(arguments)
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _separate(arguments: list[str]) -> tuple[list[str], list[str]]:
-  """(other arguments, those of fields: `--config.FIELD=VALUE`, or `--config.FIELD` and VALUE)."""
+  """Separates overrides (`--config.FIELD=VALUE`, or `--config.FIELD VALUE`) from the rest: (rest, overrides)."""
   others: list[str] = []
   overrides: list[str] = []
   takes_value = False

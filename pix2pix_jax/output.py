@@ -13,7 +13,7 @@ from tqdm import tqdm
 def say(text: str, *, error: bool = False) -> None:
   """Prints a line to standard output, or to standard error, above a progress bar if there is one.
 
-  If nobody reads the stream any more (`| head`, `| tee` that was interrupted, a closed terminal), it is silenced.
+  A stream that nobody reads any more (`| head`, an interrupted `| tee`, a closed terminal) is silenced.
   Characters that the stream's encoding lacks become question marks.
   """
   stream = sys.stderr if error else sys.stdout
@@ -32,14 +32,14 @@ def silence(stream: TextIO) -> None:
   nowhere = os.open(os.devnull, os.O_WRONLY)
   try:
     os.dup2(nowhere, stream.fileno())
-  except (OSError, ValueError):  # no file of the operating system: a notebook's stream
+  except (OSError, ValueError):  # not a file of the operating system, but for example a notebook's stream
     pass
   finally:
     os.close(nowhere)
 
 
 class Unbreakable:
-  """A stream whose `write` and `flush` never raise for its file: it is silenced instead. The rest is the stream's."""
+  """Wraps a stream so that `write` and `flush` never raise OSError or ValueError, but silence the stream instead."""
 
   def __init__(self, stream: TextIO):
     self._stream = stream
@@ -78,7 +78,7 @@ def unbreakable() -> Iterator[None]:
   try:
     yield
   finally:
-    sys.stdout.flush()  # what is left would make the interpreter exit with status 120
+    sys.stdout.flush()  # unflushed output could make the interpreter exit with status 120
     sys.stderr.flush()
     sys.stdout, sys.stderr = before
     nowhere.close()

@@ -38,12 +38,12 @@ __all__ = [
   "train_batches",
 ]
 
-CACHE_REVISION = 2  # of the decoded files; raise it when the same examples decode to other numbers
+CACHE_REVISION = 2  # of the decoded files; raise it when the same examples are decoded to other numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """One split, decoded and resized: arrays (n, H, W, C) by name, the examples' ids, and the meaning of the numbers."""
+  """One split, decoded and resized: arrays (n, H, W, C) by name, the examples' ids, and the signals."""
 
   arrays: dict[str, np.ndarray]
   ids: list[str]
@@ -67,11 +67,11 @@ def load_split(
   Targets whose signal has holes get a `mask` of the pixels that were measured within the range.
 
   Args:
-    source: of the examples.
+    source: source of the examples.
     split: name of the split.
     shape: (height, width).
-    cache_gib: above so many GiB the arrays are memory-mapped files beside the prepared data.
-    limit: only the first so many examples.
+    cache_gib: above this many GiB, the arrays are memory-mapped files beside the prepared data.
+    limit: number of examples to load, from the first; None: all.
 
   Raises:
     UsageError: the source has no such split.
@@ -109,7 +109,7 @@ def load_split(
 def _decode_to_disk(
   folder: Path, forms: dict[str, tuple[tuple[int, ...], np.dtype]], dataset: tf.data.Dataset, spec: DataSpec
 ) -> None:
-  """Fills memory-mapped files in a folder beside `folder`, which gets its name when it is complete."""
+  """Fills memory-mapped files in a temporary folder, which is renamed to `folder` when it is complete."""
   part = Path(tempfile.mkdtemp(prefix=f".{folder.name}_", dir=folder.parent))
   try:
     arrays = {
@@ -123,7 +123,7 @@ def _decode_to_disk(
     try:
       os.rename(part, folder)
     except OSError:
-      if not folder.is_dir():  # else another process was faster, with the same content
+      if not folder.is_dir():  # otherwise another process was faster, with the same content
         raise
   finally:
     shutil.rmtree(part, ignore_errors=True)
@@ -152,14 +152,14 @@ def _resize(image: tf.Tensor, shape: tuple[int, int], resampling: str) -> tf.Ten
 def train_batches(
   split: Split, data: Any, *, batch_size: int, seed: int, start_step: int = 0
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Endless batches from `start_step` on, this process's rows of each, float32 in [-1, 1].
+  """Yields endless batches from `start_step` on: this process's rows of each, float32 in [-1, 1].
 
   Args:
-    split: at the load shape.
+    split: the split at the load shape.
     data: the config's `data` section.
-    batch_size: of all processes together.
-    seed: decides order and jitter.
-    start_step: number of batches that were used before.
+    batch_size: number of pairs over all processes.
+    seed: seed of the order and the jitter.
+    start_step: number of batches to skip, which an earlier start has used.
 
   Raises:
     UsageError: the crop is larger than the images.
@@ -198,9 +198,7 @@ def train_batches(
 def _draws(
   count: int, size: tuple[int, int], crop: tuple[int, int], seed: int, *, shuffle: bool, mirror: bool
 ) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-  """A function from the number of an example in the sequence to (index, y, x, mirrored), which depends on the seed
-  alone.
-  """
+  """A function from an example's number in the sequence to (index, y, x, mirrored); it depends only on the seed."""
   order, jitter = prng.data_seed(seed, "order"), prng.data_seed(seed, "jitter")
   room = tf.constant([size[0] - crop[0] + 1, size[1] - crop[1] + 1], tf.float32)
 
@@ -217,9 +215,9 @@ def _draws(
 
 
 def eval_batches(split: Split, *, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-  """Every example once, in order, without jitter.
+  """Yields every example once, in order, without jitter.
 
-  The last batch is filled up with repetitions of the last example. `is_real` (N,) is False for those rows, and `index`
+  The last batch is padded with repetitions of the last example. `is_real` (N,) is False for those rows, and `index`
   (N,) numbers the examples.
   """
   for start in range(0, len(split), batch_size):
@@ -232,7 +230,7 @@ def eval_batches(split: Split, *, batch_size: int) -> Iterator[dict[str, np.ndar
 def to_devices(
   batches: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sharding, ahead: int = 2
 ) -> Iterator[dict[str, jax.Array]]:
-  """Sends batches to the devices, `ahead` of their use; each process contributes its rows of the global batch."""
+  """Sends batches to the devices, `ahead` batches early; each process contributes its rows of the global batch."""
   queue: collections.deque[dict[str, jax.Array]] = collections.deque()
   for batch in batches:
     queue.append({name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()})

@@ -1,9 +1,9 @@
 """From a config's `data` section to a source of examples.
 
-Preparation runs once: raw files → shards in a folder keyed by everything they were made from (names, sizes and times of
-  the raw files, the reader's settings and revision), so that two source directories never mix and a changed one is
-  prepared again. TFDS writes to a temporary folder and renames it, so that an interrupted preparation leaves nothing
-  behind.
+Preparation runs once. It turns raw files into shards in a folder that is keyed by everything they depend on (names,
+sizes and times of the raw files, the reader's settings and revision), so two source folders never mix, and a changed
+one is prepared again. TFDS writes to a temporary folder and renames it, so an interrupted preparation leaves nothing
+behind.
 """
 
 from collections.abc import Callable
@@ -28,15 +28,15 @@ from pix2pix_jax.data.source import PreparedSource, user_cache
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.signals import DataSpec
 
-REVISION = 2  # of the readers; raise it when the same raw files give other examples
+REVISION = 2  # of the readers; raise it when the same raw files yield other examples
 
 
 class Options(NamedTuple):
-  """What only some readers support; the others ignore it.
+  """Options that only some readers support; the others ignore them.
 
   Attributes:
-    channels: of input and target, to which images are converted; 0: as the files have them.
-    whole: all pairs are one split if the files are not divided into splits.
+    channels: numbers of channels to which images of input and target are converted; 0: as in the files.
+    whole: whether all pairs form one split if the files are not divided into splits.
   """
 
   channels: tuple[int, int] = (0, 0)
@@ -149,18 +149,18 @@ READERS = {
 
 
 def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSource:
-  """The source of `data.name`; its shards and their summary are written if they are not there yet.
+  """Returns the source of `data.name`, after writing its shards and their summary if they do not exist yet.
 
   Prints what was found and what was left out, and shows the progress of the preparation.
 
   Args:
     data: the `data` section of a config.
-    model: its `model` section; images in a folder are converted to the channels that it asks for. None: they are not.
-    whole: a folder without split folders has all its pairs in one split, `whole`.
+    model: its `model` section; images in a folder are converted to the channels that it sets. None: they are not.
+    whole: whether all pairs of a folder without split folders form one split, `whole`.
 
   Raises:
-    UsageError: no such reader, raw files that are missing, damaged or contradictory, or depth that is hardly any: most
-      of it out of range, or nothing measured in a whole split.
+    UsageError: no such reader; raw files that are missing, damaged or contradictory; or depth that is mostly out of
+      range, or a split in which nothing was measured.
   """
   if data.name not in READERS:
     raise UsageError(f"data.name is {data.name!r}; the readers are {', '.join(READERS)}.")
@@ -198,7 +198,7 @@ def _say_to(stream: Any, text: str) -> None:
 
 
 def _channels(data: Any, model: Any) -> tuple[int, int]:
-  """The channels of input and target that the model asks for, 0 where it leaves them to the data."""
+  """The channels of input and target that the model sets; 0 where it leaves them to the data."""
   return model.input_channels, max(0, model.output_channels - data.validity_channel)
 
 
@@ -207,7 +207,7 @@ def _source_of(builder: tfds.core.DatasetBuilder, reader: Reader, data: Any, con
 
 
 def _content(reader: Reader, data: Any) -> str:
-  """A hash of the raw data and the settings that choose from them, wherever they are stored."""
+  """A hash of the raw data and the settings that select from them, independent of their location."""
   key = {name: data[name] for name in reader.settings if name != "source_dir"}
   if "source_dir" in reader.settings and data.source_dir:
     source = Path(_source(data))
@@ -232,7 +232,7 @@ def _spec(builder: tfds.core.DatasetBuilder, kinds: tuple[str, str], data: Any, 
   """Signals and counts of a prepared builder.
 
   Raises:
-    UsageError: the config asks for another kind than the reader gives.
+    UsageError: the config sets another kind than the reader's.
   """
   made = []
   for side, kind in zip(("input", "target"), kinds, strict=True):
@@ -262,7 +262,7 @@ def prepared_dir(data: Any) -> Path:
 def _listing(raw: Path) -> list[tuple[str, int, int]]:
   """(name, size, modification time in ns) of a file, or of every file below a folder; links are followed."""
   if not raw.exists():
-    return []  # the reader explains what belongs there
+    return []  # the reader raises an error that explains what belongs there
   try:
     return sorted(
       (str(path.relative_to(raw)), path.stat().st_size, path.stat().st_mtime_ns)
@@ -273,7 +273,7 @@ def _listing(raw: Path) -> list[tuple[str, int, int]]:
 
 
 def _files_below(folder: Path) -> list[Path]:
-  """Regular files below a folder, through links, each folder once; without the hidden files of operating systems."""
+  """Regular files below a folder, following links, each folder once, without operating systems' hidden files."""
   found: list[Path] = []
   seen: set[Path] = set()
   waiting = [folder]

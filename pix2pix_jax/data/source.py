@@ -15,12 +15,12 @@ from pix2pix_jax.signals import DataSpec
 def share_gpus() -> None:
   """Keeps TensorFlow, which only moves data here, from reserving the memory of every GPU.
 
-  It does not hide the GPUs: the caller may use TensorFlow for something else.
+  It does not hide the GPUs, because the caller may use TensorFlow for something else.
   """
   for gpu in tf.config.list_physical_devices("GPU"):
     try:
       tf.config.experimental.set_memory_growth(gpu, True)
-    except RuntimeError:  # TensorFlow is in use already, with settings that are not ours to change
+    except RuntimeError:  # TensorFlow is already in use, with settings that are the caller's
       return
 
 
@@ -28,9 +28,9 @@ class PreparedSource:
   """Examples of a prepared TFDS builder.
 
   Attributes:
-    spec: signals of both sides, and pairs by split.
+    spec: signals of both sides, and the number of pairs per split.
     stored: (dtype, channels) of the stored arrays: `input`, `target` and, if there is one, `mask`.
-    folder: where decoded images and a summary may be kept.
+    folder: where decoded images and a summary may be stored.
   """
 
   def __init__(self, builder: tfds.core.DatasetBuilder, spec: DataSpec):
@@ -60,7 +60,7 @@ class PreparedSource:
 class ArraySource:
   """The same for pairs of arrays (n, H, W, C) in memory: split → (inputs, targets), as `Signal.store` returns them.
 
-  The counts of `spec` are those of the arrays, whatever the given ones are.
+  The counts of `spec` are replaced by those of the arrays.
   """
 
   def __init__(self, splits: dict[str, tuple[np.ndarray, np.ndarray]], spec: DataSpec):

@@ -1,6 +1,6 @@
 """A summary of a data set: sizes, number types and ranges of every split, and warnings about what may be unintended.
 
-It is made once, in a pass over the examples, and kept as JSON beside the shards, so that later starts only read it.
+It is computed once, in a pass over the examples, and stored as JSON beside the shards, where later starts read it.
 """
 
 import collections
@@ -27,7 +27,7 @@ REVISION = 1  # of its content
 QUANTILES = 1000  # kept of the values of depth: 0.1 % apart
 MAX_VALUES = 10**6  # from which the quantiles of a split are computed
 MAX_PIXELS = 4096  # of an image, whose colours are counted
-MAX_COLORS = 64  # more are not counted: such images are no label maps
+MAX_COLORS = 64  # more are not counted: images with more are not label maps
 FEW_PAIRS = 10
 
 
@@ -37,12 +37,12 @@ class Side:
 
   Attributes:
     sizes: (height, width, number of images), the most common first.
-    low, high: smallest and largest value; of depth, measurement in metres. Both are 0 if there is none.
-    zeros: share of zeros among all values; in depth these are the holes.
+    low, high: smallest and largest value (for depth, of the measurements, in metres); 0 if there are none.
+    zeros: share of zeros among all values; in depth, these are the holes.
     low_above_zero: smallest value above zero, for depth and images of one 16-bit channel; 0 if there is none.
-    quantiles: of the measurements of depth, from 0.05 to 99.95 %, 0.1 % apart; empty for images.
-    colors: number of different pixels if they are few for that many pixels, else 0.
-    identical: whether there are several images, all the same.
+    quantiles: quantiles of the depth measurements, from 0.05 to 99.95 %, 0.1 % apart; empty for images.
+    colors: number of different colours if it is small for the number of pixels, else 0.
+    identical: whether there are several images and all are the same.
   """
 
   sizes: list[tuple[int, int, int]]
@@ -80,7 +80,7 @@ class Summary:
 
 
 def read(source: Source) -> Summary | None:
-  """The summary that is stored beside the shards, or None if there is none of this revision."""
+  """The summary stored beside the shards, or None if there is none of this revision."""
   if source.folder is None:
     return None
   try:
@@ -101,7 +101,7 @@ def _side(fields: dict[str, Any]) -> Side:
 
 
 def make(source: Source, notes: Iterable[str] = ()) -> Summary:
-  """Summarises the examples of a source, and stores the summary beside its shards where there are any."""
+  """Summarises the examples of a source and, if the source has shards, stores the summary beside them."""
   spec = source.spec
   found = Summary({name: _summarize(source, name, count) for name, count in spec.counts.items()}, list(notes))
   if source.folder is not None:
@@ -110,7 +110,7 @@ def make(source: Source, notes: Iterable[str] = ()) -> Summary:
     try:
       part.write_text(json.dumps({"revision": REVISION, **dataclasses.asdict(found)}), encoding="utf-8")
       os.replace(part, path)
-    except OSError:  # data that others prepared; the summary is made again next time
+    except OSError:  # the folder belongs to somebody else; the summary is computed again next time
       part.unlink(missing_ok=True)
   return found
 
@@ -126,7 +126,7 @@ def _summarize(source: Source, split: str, count: int) -> SplitSummary:
 
 
 class _Collector:
-  """Collects a `Side` from its images."""
+  """Computes a `Side`, image by image."""
 
   def __init__(self, signal: Signal, count: int):
     self._is_depth = isinstance(signal, Depth)
@@ -178,10 +178,10 @@ class _Collector:
 
 
 def check(summary: Summary, spec: DataSpec) -> None:
-  """Refuses values that would mostly not count.
+  """Refuses depth of which most would not count.
 
   Raises:
-    UsageError: the split and side, the range found, the range expected, and the likely remedy.
+    UsageError: with the split and side, the range found, the range expected and the likely remedy.
   """
   for name, split in summary.splits.items():
     for side, signal in (("input", spec.input), ("target", spec.target)):
@@ -193,16 +193,16 @@ def check(summary: Summary, spec: DataSpec) -> None:
       except UsageError as error:
         raise UsageError(
           f"{error} data.{side}_scale is the divisor of integer files: 1000 for millimetres, 256 for KITTI's PNGs. If "
-          f"these are no distances, data.{side}_kind has to be another."
+          f"these are not distances, choose another data.{side}_kind."
         ) from error
 
 
 def describe(source: Source, config: ml_collections.ConfigDict) -> str:
-  """The summary of a source as a short block of text, followed by warnings, a line each.
+  """The summary of a source as a few lines of text, followed by one line per warning.
 
   Args:
-    source: of the examples; its summary is read if it was stored, else made.
-    config: resolved.
+    source: source of the examples. Its stored summary is used; if there is none, it is computed.
+    config: resolved configuration.
   """
   summary = read(source) or make(source)
   return "\n".join(
@@ -211,7 +211,7 @@ def describe(source: Source, config: ml_collections.ConfigDict) -> str:
 
 
 def lines(summary: Summary, spec: DataSpec) -> list[str]:
-  """A headline and two lines for each split; splits that have the same lines share them."""
+  """A headline and two lines per split; splits with the same lines share them."""
   groups: dict[tuple[str, str], list[str]] = {}
   for name, split in summary.splits.items():
     texts = _describe_side(split.input, spec.input), _describe_side(split.target, spec.target)
@@ -249,7 +249,7 @@ def _short(value: float) -> str:
 
 
 def _outside(side: Side, limits: tuple[float, float]) -> float:
-  """The share of the measurements beyond a range."""
+  """The share of the measurements outside a range."""
   values = np.array(side.quantiles)
   return float(np.mean((values < limits[0]) | (values > limits[1]))) if values.size else 0.0
 
@@ -258,12 +258,12 @@ def _outside(side: Side, limits: tuple[float, float]) -> float:
 
 
 def warnings(summary: Summary, config: ml_collections.ConfigDict, spec: DataSpec) -> list[str]:
-  """What may be unintended about the training split and the sizes, each with its remedy in one sentence or two.
+  """Properties of the training split and the sizes that may be unintended, each with its remedy.
 
   Args:
-    summary: of the data.
-    config: resolved.
-    spec: of the data.
+    summary: summary of the data.
+    config: resolved configuration.
+    spec: signals of the data.
   """
   split = summary.splits.get("train") or next(iter(summary.splits.values()))
   found = [*_about_pairs(split), *_about_sizes(split.input.sizes, config)]
@@ -304,7 +304,7 @@ def _about_sizes(sizes: list[tuple[int, int, int]], config: ml_collections.Confi
   elif odd := sum(size[2] for size in sizes if _stretch(size, load) > 0.05):
     total = sum(size[2] for size in sizes)
     yield (
-      f"{odd} of {total} training images have other proportions than {load[1]}×{load[0]} and are squeezed to that. "
+      f"{odd} of {total} training images are squeezed to {load[1]}×{load[0]}, although they have other proportions. "
       "Crop them beforehand if shapes matter."
     )
   if max(load[0] / height, load[1] / width) >= 2:
@@ -320,7 +320,7 @@ def _about_sizes(sizes: list[tuple[int, int, int]], config: ml_collections.Confi
     )
   if not model.generator.startswith("resnet") and model.levels == config_lib.levels_for(*crop) <= 3:
     yield (
-      f"Crops of {crop[1]}×{crop[0]} can be halved {model.levels} times only, so the generator has {model.levels} "
+      f"Crops of {crop[1]}×{crop[0]} can be halved only {model.levels} times, so the generator has {model.levels} "
       f"levels and sees little around a pixel. Multiples of 64, 128 or 256 give 6, 7 or 8 levels: set "
       f"data.crop_size={_nice(crop[0])}"
       f"{f' and data.crop_width={_nice(crop[1])}' if crop[0] != crop[1] else ''}."
@@ -328,17 +328,17 @@ def _about_sizes(sizes: list[tuple[int, int, int]], config: ml_collections.Confi
 
 
 def _stretch(size: tuple[int, ...], shape: tuple[int, int]) -> float:
-  """How much a resize to `shape` changes proportions: 0 for not at all, 0.05 for about five percent."""
+  """How much a resize to `shape` changes the proportions: 0 means not at all, 0.05 about five percent."""
   return abs(math.log(size[0] * shape[1] / (size[1] * shape[0])))
 
 
 def _nice(side: int) -> int:
-  """A side near `side` that can be halved often."""
+  """A length near `side` that can be halved many times."""
   return side // 64 * 64 if side >= 64 else 2 ** max(2, round(math.log2(side)))
 
 
 def _keep_proportions(height: int, width: int, config: ml_collections.ConfigDict) -> str:
-  """Fields that keep the heights of load, crop and evaluation, with widths in an image's proportions.
+  """The fields that give load, crop and evaluation sizes an image's proportions without changing their heights.
 
   Widths that the networks see are multiples of as high a power of two as five percent of stretching allows.
   """
@@ -380,7 +380,7 @@ def _about_image(name: str, side: Side, signal: Signal) -> Iterator[str]:
 
 
 def _about_label_maps(split: SplitSummary, config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Images of few colours are resized with interpolation, like all images."""
+  """Images with few colours, whose resize blends them."""
   height, width, _ = split.input.sizes[0]
   found = {
     name: side
@@ -397,7 +397,7 @@ def _about_label_maps(split: SplitSummary, config: ml_collections.ConfigDict) ->
 
 
 def _about_depths(sides: dict[str, Side], config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Measurements that hardly fit the range, which both sides share."""
+  """Depth measurements that are outside the range, or use little of it; both sides share one range."""
   nearest, farthest = config.data.depth_range
   reach = max((side.quantiles[-2] for side in sides.values() if side.quantiles), default=0.0)  # farther may be noise
   if not reach:
