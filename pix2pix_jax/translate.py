@@ -3,16 +3,16 @@
     python -m pix2pix_jax.translate --workdir=DIR --input=FILE|DIR|PATTERN --output=FILE|DIR
 
 Reads every format that training reads and writes PNG, TIFF and npy. Outputs keep the names and subfolders of their
-inputs; formats that would lose something become PNG. Depth is written as 16-bit PNG (metres times the scale of the
+inputs; lossy formats become PNG. Depth is written as 16-bit PNG (metres times the scale of the
 run's depth files, or 256 as in KITTI), or as float metres in TIFF or npy. Unreadable files are skipped and listed at
 the end, and the exit status is then 1.
 
-Networks learn things at the scale of their training images. --resize=256 resizes inputs to that height first and keeps
-their proportions; --resize=256x512 resizes to exactly that height and width, as training does with images of another
-shape. Images are resampled as in training, and outputs keep the new size.
+Networks expect objects at the scale of their training images. --resize=256 first resizes inputs to that height and
+keeps their proportions; --resize=256x512 resizes to exactly that height and width, as training does with images of
+another shape. Images are resampled as in training, and outputs keep the new size.
 
-Images of equal size are computed in batches. Every image gets the same noise as alone, but sums are rounded in another
-order, so batching can change a pixel by one grey level. --batch_size=1 avoids that.
+Images of equal size are computed in batches. Each image gets the same noise as it would alone, but sums are rounded in
+another order, so batching can change a pixel by one grey level. --batch_size=1 avoids that.
 """
 
 import argparse
@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # imports JAX: slow
   from pix2pix_jax.inference import Translator
   from pix2pix_jax.signals import Signal
 
-BATCH_PIXELS = 2**21  # limits batches of large images; so many pixels take about 1.5 GiB with 64 features
+BATCH_PIXELS = 2**21  # limits batches of large images; this many pixels need about 1.5 GiB with 64 features
 
 
 # --- Names
@@ -49,9 +49,9 @@ def find_inputs(pattern: str, output: Path | None = None) -> tuple[dict[Path, Pa
   """({input file: its name relative to the input folder}, files that were left out).
 
   Args:
-    pattern: a file, a folder, or a pattern with `*`, `?`, `[...]` and `**`; what exists under this very name is not
-      taken as a pattern.
-    output: files below this folder are not inputs if it lies inside the input folder.
+    pattern: a file, a folder, or a pattern with `*`, `?`, `[...]` and `**`; an existing path of this
+      exact name is not treated as a pattern.
+    output: folder whose files are left out if it lies inside the input folder.
 
   Raises:
     UsageError: nothing to read.
@@ -80,7 +80,7 @@ def find_inputs(pattern: str, output: Path | None = None) -> tuple[dict[Path, Pa
 
 
 def _match(pattern: Path) -> list[Path]:
-  """The images that match a pattern. The part of it that exists is taken literally, even if it contains brackets."""
+  """The images that match a pattern. Its leading part that exists is used literally, even if it contains brackets."""
   literal = next(parent for parent in pattern.parents if parent.is_dir())
   names = glob.glob(str(pattern.relative_to(literal)), root_dir=literal, recursive=True)
   found = [literal / name for name in names if not any(map(files.is_junk, Path(name).parts))]
@@ -92,14 +92,14 @@ def name_outputs(
 ) -> dict[Path, list[Path]]:
   """The files to write for each input: `output` itself for a single image, else the same names below that folder.
 
-  Inputs that would share an output, as `a.png` and `a.jpg`, get their own suffixes into the names, `a_png.png` and
+  If inputs would share an output, as `a.png` and `a.jpg` do, the names include their suffixes: `a_png.png` and
   `a_jpg.png`.
 
   Args:
     inputs: as `find_inputs` returns them.
     output: a file if its suffix is that of an image format, else a folder.
-    samples: number of files for each input; more than one are numbered, `NAME_0`, `NAME_1`, …
-    formats: suffixes that outputs in a folder may have; those of other inputs become the first of them.
+    samples: number of files for each input; if there are several, they are numbered, `NAME_0`, `NAME_1`, …
+    formats: suffixes that outputs in a folder may have; the outputs of other inputs get the first of them.
 
   Raises:
     UsageError: a format that cannot be written, one file for several inputs, a file in place of the folder, or names
@@ -139,7 +139,7 @@ def name_outputs(
 
 
 def _shared(outputs: dict[Path, list[Path]]) -> list[Path]:
-  """The inputs with an output that another input has too."""
+  """The inputs that share an output with another input."""
   count = collections.Counter(name for names in outputs.values() for name in names)
   return [path for path, names in outputs.items() if any(count[name] > 1 for name in names)]
 
@@ -148,7 +148,7 @@ def check_outputs(outputs: dict[Path, list[Path]], *, overwrite: bool) -> None:
   """Checks that no output replaces an input, and unless `overwrite` no other file.
 
   Raises:
-    UsageError: it would.
+    UsageError: an output would.
   """
   existing = [name for names in outputs.values() for name in names if os.path.lexists(name)]
   identity = lambda path: (path.stat().st_dev, path.stat().st_ino)  # the same for every link to a file
@@ -165,7 +165,7 @@ def check_outputs(outputs: dict[Path, list[Path]], *, overwrite: bool) -> None:
 
 
 def read_for(signal: "Signal", path: Path) -> np.ndarray:
-  """A file as a model accepts it, (H, W, C): images with the model's channels, depth as float32 metres with holes 0.
+  """Reads a file as the model accepts it, (H, W, C): with the model's channels, depth as float32 metres, 0 in holes.
 
   Raises:
     UsageError: the file cannot be read, or holds another kind of numbers.
@@ -191,7 +191,7 @@ def write_for(signal: "Signal", path: Path, result: np.ndarray) -> None:
 
 
 def _scale(depth: Any) -> float:
-  """Divisor of a signal's integer depth; KITTI's if the run itself has float depth."""
+  """The divisor of a signal's integer depth; that of KITTI if the run has float depth."""
   return depth.scale or files.KITTI_SCALE
 
 
@@ -199,7 +199,7 @@ def check_formats(signal: "Signal", suffixes: Iterable[str]) -> None:
   """Checks that translations can be written with these suffixes.
 
   Raises:
-    UsageError: one cannot hold the signal's channels.
+    UsageError: one of them cannot hold the signal's channels.
   """
   for suffix in suffixes:
     in_png = np.uint16 if signal.kind == "depth" else signal.dtype
@@ -210,7 +210,7 @@ def check_formats(signal: "Signal", suffixes: Iterable[str]) -> None:
 
 
 def parse_size(text: str) -> tuple[int, int | None]:
-  """`--resize` as (height, width); the width is None where it follows from the image's proportions.
+  """`--resize` as (height, width); the width is None if it follows from the image's proportions.
 
   Raises:
     UsageError: neither a height nor a height and width.
@@ -226,7 +226,7 @@ def resize(signal: "Signal", array: np.ndarray, size: tuple[int, int | None]) ->
   """An accepted (H, W, C) array, resampled as in training: bicubic and antialiased, or nearest (depth, label maps).
 
   Args:
-    signal: of the array.
+    signal: signal of the array.
     array: as `read_for` returns it.
     size: (height, width); a width of None keeps the proportions.
   """
@@ -250,14 +250,14 @@ def is_far(size: tuple[int, int], usual: tuple[int, int]) -> bool:
 
 
 def _size_hint(sizes: dict[Path, tuple[int, int]], usual: tuple[int, int]) -> str:
-  """A line about images whose size is far from the run's, or an empty text."""
+  """A line about images whose size is far from the run's; empty if there are none."""
   far = [f"{path.name} {height}×{width}" for path, (height, width) in sizes.items() if is_far((height, width), usual)]
   if not far:
     return ""
   height, width = usual
   return (
     f"Hint: {few(far)} (height×width) {'is' if len(far) == 1 else 'are'} far from the size of validation, "
-    f"{height}×{width}, and results suffer from another scale than in training. --resize={height} keeps the "
+    f"{height}×{width}. Results suffer if the scale differs from that in training. --resize={height} keeps the "
     f"proportions; --resize={height}x{width} resizes as validation does."
   )
 
@@ -313,7 +313,7 @@ def translate_files(
   """Translates files; reading, computing and writing overlap, and memory holds a few batches at most.
 
   Args:
-    translator: the model.
+    translator: the trained generator.
     inputs: the files, as `find_inputs` returns them.
     outputs: the files to write for each, the same number for all, as `name_outputs` returns them.
     seed, tile, dropout, norm_stats: as for `Translator.__call__`.
@@ -321,7 +321,7 @@ def translate_files(
     batch_size: number of images of equal shape that are computed together; tiles and `norm_stats="batch"`, which would
       mix the images, imply 1.
     resize_to: (height, width) as for `resize`; None: images keep their size.
-    sizes: receives the (height, width) of each file that was read, as it is in the file.
+    sizes: filled with the (height, width) of each file that was read, before any resize.
 
   Returns:
     The error message of each file that could not be translated.
@@ -402,7 +402,7 @@ def translate_files(
 
 
 def _beside(translator: "Translator", image: np.ndarray, result: np.ndarray) -> np.ndarray:
-  """Input and output as uint8 RGB, next to each other."""
+  """Input and output side by side, as uint8 RGB."""
   from pix2pix_jax.run import viz  # imports JAX: slow
 
   sides = (translator.input_signal, image), (translator.target_signal, result)
@@ -437,7 +437,9 @@ def _parser() -> argparse.ArgumentParser:
     help="images of equal size computed together, fewer if they are large; 1 with --tile and --norm_stats=batch "
     "(default: 8)",
   )
-  parser.add_argument("--dropout", choices=("on", "off"), help="whether the noise is on (default: as in the run)")
+  parser.add_argument(
+    "--dropout", choices=("on", "off"), help="turn dropout, the noise, on or off (default: as in the run)"
+  )
   parser.add_argument(
     "--norm_stats", choices=("image", "batch", "running"), help="statistics of batch norm (default: as in the run)"
   )
@@ -466,7 +468,7 @@ def main(argv: list[str] | None = None) -> None:
   """Runs the command; exits with status 1 if some files could not be translated.
 
   Raises:
-    UsageError: before any work, for inputs, outputs or options that cannot be right.
+    UsageError: invalid inputs, outputs or options; raised before any work.
   """
   options = _parser().parse_args(argv)
   for name in ("samples", "batch_size", "tile"):

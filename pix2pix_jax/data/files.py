@@ -1,8 +1,8 @@
 """Image files: one reader and one writer for every command, so that training and translation see the same numbers.
 
-`read` returns what the file holds, in its own number type, upright and without palettes, inks or inverted greys. What
-the numbers mean is decided elsewhere (`pix2pix_jax.signals`). `write` stores arrays without loss: `read` returns the
-same bits. Imports neither TensorFlow nor JAX.
+`read` returns what the file holds, in its own number type, upright and without palettes, inks or inverted greys. The
+meaning of the numbers is determined elsewhere (`pix2pix_jax.signals`). `write` stores arrays without loss: `read`
+returns the same bits. Imports neither TensorFlow nor JAX.
 """
 
 from collections.abc import Callable, Iterable
@@ -48,13 +48,13 @@ SUFFIXES = (
 )
 WRITABLE = (".png", ".tif", ".tiff", ".npy")
 
-# The content decides how a file is read, not its suffix. TGA has no signature, so it is tried for its own suffix only.
+# The content of a file, not its suffix, determines how it is read. TGA has no signature, so its suffix decides.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "ICO", "PCX", "QOI")
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NPY_SIGNATURE = b"\x93NUMPY"
 PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # channels: colour type (PNG specification, section 11.2.1)
 ORIENTATION_TAG = 274  # EXIF and TIFF
-MAX_EXPANSION = 2000  # more than deflate and LZW reach, so a TIFF that claims more is damaged
+MAX_EXPANSION = 2000  # above what deflate and LZW reach, so a TIFF with a higher ratio is damaged
 KITTI_SCALE = 256.0  # KITTI's depth PNGs: uint16 = metres · 256, 0 = not measured (depth development kit, readme.txt)
 JUNK = ("__macosx", "thumbs.db", "desktop.ini", "icon\r")
 
@@ -67,12 +67,12 @@ def read(path: Path, *, colors: bool = True) -> np.ndarray:
 
   Greys, RGB and their alpha channels stay as they are, in 8, 16 or more bits, integer or float. A palette becomes RGB,
   or RGBA if it is transparent; 1 bit becomes 0 and 255 in uint8, as does bool in an npy file; CMYK, YCbCr and Lab
-  become RGB; an inverted grey (white is zero) is turned around. The orientation that cameras store beside the pixels is
+  become RGB; inverted grey (white is zero) is inverted back. The orientation that cameras store beside the pixels is
   applied.
 
   Args:
-    path: a file of any format in `SUFFIXES`; its content decides which.
-    colors: whether palettes become colours; else their indices are returned, uint8 (H, W, 1).
+    path: a file of any format in `SUFFIXES`; the content determines which one.
+    colors: whether palettes become colours; otherwise their indices are returned, uint8 (H, W, 1).
 
   Raises:
     UsageError: not a regular file, damaged, several images in one file, or a form that cannot be read without loss.
@@ -109,7 +109,7 @@ def read(path: Path, *, colors: bool = True) -> np.ndarray:
       f"{path} cannot be read as an image ({error}). If it really is that large, cut it into smaller files, or "
       "save it as an uncompressed TIFF."
     ) from error
-  except Exception as error:  # a damaged file may raise whatever its parser trips over
+  except Exception as error:  # the parser of a damaged file may raise anything
     raise UsageError(
       f"{path} cannot be read as an image ({type(error).__name__}: {error}). It may be damaged or incomplete: "
       "replace it, or remove it."
@@ -169,7 +169,7 @@ def _read_npy(path: Path, size: int) -> np.ndarray:
 
 @functools.cache
 def _formats() -> list[str]:
-  """Those of `FORMATS` that this build of Pillow has."""
+  """The formats in `FORMATS` that this build of Pillow has."""
   Image.init()
   return [name for name in FORMATS if name in Image.OPEN]
 
@@ -231,7 +231,7 @@ def _lab_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _wide_png(path: Path, color_type: int) -> np.ndarray:
-  """uint16 (H, W, 2 to 4) of a PNG; Pillow alone would keep the high bytes only."""
+  """uint16 (H, W, 2 to 4) of a PNG; Pillow alone would keep only the high bytes."""
   opening = lambda: Image.open(path, formats=["PNG"])
   if color_type == 4:  # grey and alpha of 16 bits are four bytes, like RGBA of 8
     with opening() as image:
@@ -240,8 +240,8 @@ def _wide_png(path: Path, color_type: int) -> np.ndarray:
 
 
 def _two_bytes(opening: Callable[[], ImageFile.ImageFile], mode: str, high: str, low: str) -> np.ndarray:
-  """uint16 from two passes, one for each byte: Pillow has no mode for several 16-bit channels, but picks either
-  byte."""
+  """uint16 from two passes, one for each byte: Pillow has no mode for several 16-bit channels, but can read
+  either byte."""
   halves = []
   for byte in (high, low):
     with opening() as image:
@@ -250,7 +250,7 @@ def _two_bytes(opening: Callable[[], ImageFile.ImageFile], mode: str, high: str,
 
 
 def _decode(image: ImageFile.ImageFile, rawmode: str) -> np.ndarray:
-  """The array of an opened image whose stored bytes are taken as `rawmode`."""
+  """The array of an opened image whose stored bytes are interpreted as `rawmode`."""
   tile: Any = image.tile[0]
   args = rawmode if isinstance(tile[3], str) else (rawmode, *tile[3][1:])
   parts: Any = (*tile[:3], args)
@@ -311,7 +311,7 @@ def _tiff_orientation(page: tifffile.TiffPage) -> int:
 
 
 def _tiff_array(path: Path, page: tifffile.TiffPage, colors: bool) -> np.ndarray:
-  """(H, W, C) of a page as stored; Pillow has turned inverted greys of up to 8 bits around."""
+  """(H, W, C) of a page as stored; Pillow has already inverted inverted greys of up to 8 bits."""
   photometric = tifffile.PHOTOMETRIC
   plain = page.photometric in (photometric.MINISBLACK, photometric.MINISWHITE, photometric.RGB)
   premultiplied = tifffile.EXTRASAMPLE.ASSOCALPHA in page.extrasamples
@@ -364,7 +364,7 @@ def check_writable(suffix: str, channels: int, dtype: Any) -> None:
   """Checks that `write` can store such images without loss; for depth written with a scale, `dtype` is uint16.
 
   Args:
-    suffix: of the file, with its dot, in any case.
+    suffix: suffix of the file, with the dot, in any case.
     channels: number of channels.
     dtype: number type of the array.
 
@@ -392,17 +392,16 @@ def _choices(names: Iterable[str]) -> str:
 def write(path: Path, array: np.ndarray, *, depth_scale: float | None = None) -> None:
   """Writes an image so that `read` returns the same bits; the suffix decides the format.
 
-  The file appears whole or not at all: it is written under a hidden temporary name beside its own and then renamed.
+  The file appears whole or not at all: it is written under a hidden temporary name in the same folder, then renamed.
 
   Args:
-    path: ends in one of `WRITABLE`; missing folders are created.
+    path: path that ends in one of `WRITABLE`; missing folders are created.
     array: (H, W) or (H, W, C).
-    depth_scale: for float metres in a PNG or TIFF: they are stored as uint16, value = metres · scale, rounded and at
-    most 65535;
-      0, negative, NaN and infinite values become 0.
+    depth_scale: for float metres in a PNG or TIFF, which are stored as uint16: value = metres · scale, rounded and at
+      most 65535; 0, negative, NaN and infinite values become 0.
 
   Raises:
-    UsageError: the format cannot hold such an array (see `check_writable`), or the file system refuses.
+    UsageError: the format cannot hold such an array (see `check_writable`), or the file cannot be created.
   """
   path = Path(path)
   array = np.asarray(array)
@@ -448,8 +447,9 @@ def _write_png(path: Path, array: np.ndarray) -> None:
 
 
 def _png_of_16_bits(array: np.ndarray) -> bytes:
-  """Pillow writes no PNG of several 16-bit channels. Each row gets the filter with the smallest bytes (section
-  12.7)."""
+  """A PNG of several 16-bit channels, which Pillow cannot write. Each row gets the filter with the smallest bytes
+  (section 12.7).
+  """
   height, width, channels = array.shape
   raw = array.astype(">u2").reshape(height, -1).view(np.uint8)
   left, above = np.zeros_like(raw), np.zeros_like(raw)
@@ -486,14 +486,14 @@ _WRITERS = {".png": _write_png, ".tif": _write_tiff, ".tiff": _write_tiff, ".npy
 
 
 def with_channels(array: np.ndarray, channels: int, name: str) -> np.ndarray:
-  """An image (H, W, C) with another number of channels where that has one meaning.
+  """Converts an image (H, W, C) to another number of channels if that is unambiguous.
 
   Grey becomes RGB; alpha is laid over white, or added opaque; RGB becomes its luminance (ITU-R BT.601).
 
   Args:
     array: uint8 or uint16 over their full range, or float in [0, 1].
-    channels: the number wanted.
-    name: of the image; error messages start with it.
+    channels: desired number of channels.
+    name: name of the image, with which error messages start.
 
   Raises:
     UsageError: for other numbers of channels or number types.
@@ -537,19 +537,19 @@ def natural_order(paths: Iterable[Path | str]) -> list[Path]:
 
 
 def is_junk(name: str) -> bool:
-  """Whether a name is hidden or one that an operating system leaves behind, and no input of any command."""
+  """Whether a name is hidden or left behind by an operating system, so that no command uses the file."""
   return name.startswith(".") or name.lower() in JUNK
 
 
 def find(folder: Path) -> tuple[list[Path], list[Path]]:
   """The files below a folder: (those with a suffix that `read` knows, those that were left out), each in natural order.
 
-  Linked files and folders are followed; a link to a folder that contains it is not. Hidden files and what operating
-  systems leave behind (`__MACOSX`, `Thumbs.db`) are in neither list. Broken links, and everything else that is not
-  a regular file, are left out.
+  Linked files and folders are followed; a link to a folder that contains it is not. Hidden files and those that
+  operating systems leave behind (`__MACOSX`, `Thumbs.db`) are in neither list. Broken links, and everything else that
+  is not a regular file, are left out.
 
   Raises:
-    UsageError: the folder is not there or cannot be read.
+    UsageError: the folder does not exist or cannot be read.
   """
   found: list[Path] = []
   left_out: list[Path] = []

@@ -1,4 +1,4 @@
-"""Shared by the readers of raw files: the features of an example, the order of storage, and cuts into splits."""
+"""Shared parts of the readers: the features of an example, the order of storage, and the division into splits."""
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
@@ -21,11 +21,11 @@ PNG_CHANNELS = (1, 3, 4)  # TensorFlow writes a PNG of two channels but does not
 
 @dataclasses.dataclass(eq=False)
 class ReaderConfig(tfds.core.BuilderConfig):
-  """What the configurations of all readers share.
+  """The fields that the configurations of all readers share.
 
   Attributes:
-    source_dir: the raw files.
-    say: prints a line of progress.
+    source_dir: folder of the raw files.
+    say: function that prints a line of progress.
   """
 
   source_dir: str = ""
@@ -40,7 +40,7 @@ def picture(channels: int = 3, dtype: Any = np.uint8) -> tfds.features.FeatureCo
 
 
 def png(array: np.ndarray) -> bytes | np.ndarray:
-  """An array as `picture` stores it. (TFDS would build, and keep, one graph for every size of array that occurs.)"""
+  """Encodes an array as `picture` stores it. (TFDS would build and keep one graph for every size of array.)"""
   return tf.io.encode_png(array).numpy() if array.shape[-1] in PNG_CHANNELS else array
 
 
@@ -69,14 +69,14 @@ def read_rgb(path: Path) -> np.ndarray:
 
 
 def images_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-  """The files right in a folder with one of these suffixes, in any case, in natural order; [] if it is absent."""
+  """The files directly in a folder with one of these suffixes, in any case, in natural order; [] without a folder."""
   return files.natural_order(
     path for path in folder.glob("*") if path.suffix.lower() in suffixes and not files.is_junk(path.name)
   )
 
 
 def in_order(items: Sequence[T], split: str, config: ReaderConfig) -> Iterator[tuple[int, T]]:
-  """(key, item) with keys that make TFDS store the items in this order, in bounded memory; shows the progress.
+  """Yields (key, item) with keys that make TFDS store the items in this order, in bounded memory; shows progress.
 
   Beyond 1 GB TFDS collects examples in files, each for an equal share of the keys' range of 2**128, and sorts each file
   in memory. With the keys 0, 1, 2 … the whole data set would fall into the first file.
@@ -86,16 +86,16 @@ def in_order(items: Sequence[T], split: str, config: ReaderConfig) -> Iterator[t
 
 
 def blocks(items: Sequence[T], train: float, val: float) -> dict[str, list[T]]:
-  """Contiguous blocks: the share `train` first, the share `val` next, the rest is `test`; `train` has at least one."""
+  """Contiguous blocks: first the share `train` (at least one item), then the share `val`, then the rest as `test`."""
   first = max(1, round(train * len(items)))
   second = max(first, round((train + val) * len(items)))
   return {"train": list(items[:first]), "val": list(items[first:second]), "test": list(items[second:])}
 
 
 def held_out(groups: Sequence[T], share: float = 0.1) -> dict[str, list[T]]:
-  """The last `share` is `test`, as many before it `val`, the rest `train`.
+  """The last `share` of the groups is `test`, as many before it are `val`, and the rest is `train`.
 
-  Each split has at least one group, except that one or two groups are all `train`.
+  Each split has at least one group, but one or two groups are all `train`.
   """
   count = max(1, round(share * len(groups))) if len(groups) >= 3 else 0
   end = len(groups) - count
@@ -103,7 +103,7 @@ def held_out(groups: Sequence[T], share: float = 0.1) -> dict[str, list[T]]:
 
 
 def source_folder(source_dir: str, name: str, wanted: str) -> Path:
-  """`data.source_dir` as a path.
+  """Returns `data.source_dir` as a path.
 
   Raises:
     UsageError: it is not set or does not exist; the message says what it should hold.

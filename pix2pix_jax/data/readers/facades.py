@@ -2,7 +2,7 @@
 Objects with Regular Structure", GCPR 2013), in either of two raw layouts:
 
 * the pix2pix archive: `train|val|test/N.jpg`, 512×256, photograph on the left (target), labels on the right (input);
-  400, 100 and 106 pairs. It is downloaded from its own server if no directory is given.
+  400, 100 and 106 pairs. It is downloaded from its server if no folder is given.
 * CMP's own base set: `base/cmp_bNNNN.jpg` with `base/cmp_bNNNN.png`, an indexed label map 1..12; 378 pairs of
   varying size. It has no splits: numbers ending in 8 are `val`, in 9 `test`, the rest `train`.
 """
@@ -70,7 +70,7 @@ def download(dl_manager: Any) -> Path:
     "façades."
   )
   try:
-    with urllib.request.urlopen(URL, timeout=20):  # TFDS would try an unreachable server again for minutes
+    with urllib.request.urlopen(URL, timeout=20):  # TFDS would keep retrying an unreachable server for minutes
       pass
     folder = Path(dl_manager.download_and_extract(URL)) / "facades"
   except Exception as error:  # the network, a proxy or the disk may raise anything
@@ -84,7 +84,7 @@ def download(dl_manager: Any) -> Path:
 
 
 def find_splits(source: Path) -> dict[str, list[Path]]:
-  """The raw files of each split that is there, in natural order.
+  """The raw files of each split that exists, in natural order.
 
   Raises:
     UsageError: no façades, or photographs without label maps.

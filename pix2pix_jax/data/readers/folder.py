@@ -7,21 +7,20 @@
   right half the target, or the other way round (`data.side_by_side`).
 * side-by-side files directly in the folder.
 
-Names of splits and sides are understood in any case; `valid` and `validation` mean `val`. The folders of a split are
-read recursively, through links, and the path below them without its suffix is a pair's id and what inputs and targets
-are matched by: after Unicode normalisation, and where that leaves files over, without regard to case and to a final
-`_A` or `_B`.
+Names of splits and sides may be in any case; `valid` and `validation` mean `val`. The folders of a split are read
+recursively, following links. A pair's id is the path below them, without its suffix. Inputs and targets are matched by
+their ids after Unicode normalisation; remaining files are matched ignoring case and a final `_A` or `_B`.
 
-Without split folders each pair belongs to `val` with a probability of 10 %, else to `train`, as its id and the seed
-alone decide: adding or removing pairs does not move others.
+Without split folders, each pair belongs to `val` with a probability of 10 %, else to `train`. That depends only on its
+id and the seed, so adding or removing pairs does not move others.
 
-Two files whose names differ in their suffix alone, a.png and a.jpg, have the ids a_png and a_jpg, and partners with the
+Two files whose names differ only in their suffix, a.png and a.jpg, have the ids a_png and a_jpg, and partners with the
 same suffix.
 
 Every format that `data/files.py` reads is accepted, with any number of channels. `data.input_kind` and
-`data.target_kind` say what the numbers mean (`pix2pix_jax/signals.py`). All inputs must agree in channels and number
-type, and so must all targets, unless `model.input_channels` or `model.output_channels` asks for a number of channels:
-images are then converted to it.
+`data.target_kind` declare what the numbers mean (`pix2pix_jax/signals.py`). All inputs must agree in channels and
+number type, and so must all targets, unless `model.input_channels` or `model.output_channels` asks for a number of
+channels: images are then converted to it.
 """
 
 from collections.abc import Iterator
@@ -50,7 +49,7 @@ WANTED = (
 )
 WHOLE = "whole"  # the split of all pairs, where there are no split folders and `whole` is set
 VAL_SHARE = 0.1
-MAX_PROBLEMS = 100  # preparation stops after so many files that cannot be used
+MAX_PROBLEMS = 100  # preparation stops after this many files that cannot be used
 
 _SPLIT_NAMES = {
   "train": "train",
@@ -67,16 +66,16 @@ _SPLIT_AND_SIDE = re.compile(rf"({'|'.join(_SPLIT_NAMES)})[ _-]?([ab])", re.IGNO
 
 
 class Side(NamedTuple):
-  """What all files of one side have in common.
+  """The properties that all files of one side share.
 
   Attributes:
-    kind: of the signal, resolved.
-    asked: the kind that the config asks for, which may be `auto`.
-    scale: divisor that turns integer depth into metres.
-    convert_to: channels to which images are converted; 0: they stay as they are.
+    kind: resolved kind of the signal.
+    asked: kind in the config, which may be `auto`.
+    scale: divisor that converts integer depth to metres.
+    convert_to: number of channels to which images are converted; 0: they stay as they are.
     channels: number of channels as stored.
     dtype: number type as stored.
-    first: the file that this was read from.
+    first: the file from which these were read.
   """
 
   kind: str = "image"
@@ -122,17 +121,18 @@ def make_config(
   channels: tuple[int, int] = (0, 0),
   whole: bool = False,
 ) -> FolderConfig:
-  """The config of the builder.
+  """Makes the builder's config.
 
   Args:
-    name: of the builder's config; it is extended where `channels` or `whole` change what is stored.
+    name: name of the config; it is extended if `channels` or `whole` change the stored data.
     source_dir: the folder of pairs.
-    side_by_side: `input_target` or `target_input`: what is on the left and what on the right.
-    seed: decides the split where there are no split folders.
+    side_by_side: order of the halves, left first: `input_target` or `target_input`.
+    seed: seed of the split if there are no split folders.
     input_kind, target_kind: `image`, `depth`, or `auto` for images of unsigned integers.
-    input_scale, target_scale: divisors that turn integer depth into metres; 0 if depth is float.
-    channels: of input and target, to which images are converted; 0: as the files have them, which must then agree.
-    whole: if there are no split folders, all pairs are one split, `whole`.
+    input_scale, target_scale: divisors that convert integer depth to metres; 0 if depth is float.
+    channels: numbers of channels to which images of input and target are converted; 0: as in the files, which must
+      then agree.
+    whole: whether all pairs form one split, `whole`, if there are no split folders.
 
   Raises:
     UsageError: no pairs, or a first pair that cannot be used.
@@ -178,7 +178,7 @@ def _first_readable(pairs: list["Pair"], side_by_side: str) -> tuple["Pair", tup
 
 
 def _stored(array: np.ndarray, side: Side, name: str, path: Path) -> np.ndarray:
-  """A file's array as data sets keep it; `name` is input or target."""
+  """A file's array as data sets store it; `name` is input or target."""
   signals.choose_kind(side.asked, array.dtype, f"data.{name}_kind", str(path))
   signal = signals.make(side.kind, channels=array.shape[-1], dtype=array.dtype, scale=side.scale)
   accepted = signal.accept(array, str(path))
@@ -251,7 +251,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
 
 
 class Findings:
-  """What becomes apparent while files are read, collected so that one message lists all files that cannot be used.
+  """Collects findings while files are read, so that one message lists all files that cannot be used.
 
   Attributes:
     notes: lines for the user, complete after `finish`.
@@ -325,7 +325,7 @@ class Findings:
       raise UsageError("\n".join(parts))
 
   def _conversion(self, name: str) -> str:
-    """A sentence about the setting that would convert the channels of a side, if that solves its problem."""
+    """A sentence about the setting that would convert a side's channels, if that solves the problem."""
     side: Side = getattr(self._config, name)
     channels = {side.channels, *self._channels[name]}
     if not channels <= {1, 2, 3, 4}:
@@ -365,12 +365,12 @@ class Layout(NamedTuple):
 
 
 def find_splits(source: Path, seed: int = 0, whole: bool = False) -> tuple[dict[str, list[Pair]], list[str]]:
-  """(the pairs of each split that is there, lines about files and folders that were left out).
+  """Returns the pairs of each split that exists, and lines about files and folders that were left out.
 
   Args:
     source: the folder of pairs.
-    seed: decides the split where there are no split folders.
-    whole: all pairs are one split, `whole`, where there are no split folders.
+    seed: seed of the split if there are no split folders.
+    whole: whether all pairs form one split, `whole`, if there are no split folders.
 
   Raises:
     UsageError: no pairs, or an ambiguous layout.
@@ -405,7 +405,7 @@ def report(source: Path, seed: int = 0, whole: bool = False) -> list[str]:
 
 
 def raw_folders(source: Path) -> list[Path]:
-  """The folders that the reader reads: a workdir or notes beside them are no reason to prepare the data again."""
+  """The folders that the reader reads. Changes beside them, such as in a workdir, do not cause another preparation."""
   return _read_folders(_layout(source))
 
 
@@ -488,7 +488,7 @@ def _layout(source: Path) -> Layout:
 
 
 def _unread(source: Path, layout: Layout) -> list[str]:
-  """A line about images beside the folders that are read, which someone may believe to be used."""
+  """A line about images beside the folders that are read, because users may expect them to be used."""
   read = _read_folders(layout)
   if source in read:  # side-by-side files directly in the source
     beside = _subfolders(source)
@@ -590,7 +590,7 @@ def _by_loose_name(names: list[str], side: str) -> dict[str, str]:
 
 
 def _cut(members: list[Pair], seed: int) -> dict[str, list[Pair]]:
-  """Into train and val by a hash of seed and id. Of two pairs or more, each split gets at least one."""
+  """Divides pairs into train and val by a hash of seed and id. From two pairs on, each split gets at least one."""
 
   def place(pair: Pair) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}/{pair.id}".encode()).digest()[:8], "big") / 2**64

@@ -7,14 +7,14 @@ two raw layouts:
   `image` in a photograph's name is `groundtruth_depth` in the name of its depth.
 
 Depth has 16 bits in units of 1/256 metre, 0 where nothing was measured; it is read exactly and never resampled.
-Photograph and depth are cropped to the bottom 352 rows and the middle 1216 columns, as the selection is: no LiDAR beam
-reaches above.
+Photograph and depth are cropped to the bottom 352 rows and the middle 1216 columns, like the selection: no LiDAR beam
+reaches the rows above.
 
-Splits. If the depth set's own train and val folders are there, they are `train` and `val` (its test set has no public
-depth). Else, of three drives or more, the last tenth by date is `test` and the tenth before it `val`. Fewer drives are
-cut by time: the first 70 % of each drive's frames are `train`, the next 15 % `val`, the rest `test`. Both cameras of a
-frame are in one split. Where two such blocks meet, frames are a tenth of a second apart: good for a trial, not for a
-published result.
+Splits. If the depth set's own train and val folders exist, they are `train` and `val` (its test set has no public
+depth). Otherwise, of three or more drives, the last tenth by date is `test` and the tenth before it `val`. Fewer drives
+are divided by time: the first 70 % of each drive's frames are `train`, the next 15 % `val`, the rest `test`. Both
+cameras of a frame are in one split. Where two such blocks meet, frames are a tenth of a second apart, which is good
+enough for a trial but not for a published result.
 """
 
 from collections.abc import Iterator
@@ -102,7 +102,7 @@ class Frame(NamedTuple):
 
 
 def find_splits(source: Path, layout: str = "auto") -> tuple[dict[str, list[Frame]], list[str]]:
-  """(the frames of each split that is there, in order; lines about what was found and skipped).
+  """Returns the frames of each split that exists, in order, and lines about files that were found or skipped.
 
   Args:
     source: the folder of either layout, or one above it.
@@ -135,7 +135,7 @@ def find_splits(source: Path, layout: str = "auto") -> tuple[dict[str, list[Fram
 
 
 def report(source: Path, layout: str = "auto") -> list[str]:
-  """Lines for the user: what was found, and what was skipped."""
+  """Lines for the user about files that were found or skipped."""
   return find_splits(source, layout)[1]
 
 
@@ -245,7 +245,7 @@ def read_depth(path: Path) -> np.ndarray:
   if depth.shape[-1] != 1 or depth.dtype != np.uint16:
     raise UsageError(
       f"{path} should be a depth map of one 16-bit channel; it is {depth.dtype} {depth.shape}. "
-      "It may have been converted, which loses the depth: take the original."
+      "It may have been converted, which loses the depth; use the original."
     )
   return depth.astype(np.float32) / np.float32(files.KITTI_SCALE)
 

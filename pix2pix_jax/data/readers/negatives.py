@@ -1,4 +1,4 @@
-"""Negative numbers in what is declared as depth: a marker of missing measurements, or a sign of another quantity."""
+"""Negative numbers in depth: a marker of missing measurements, or a sign that the numbers are something else."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ class Negatives:
   """Counts the negative values of raw depth.
 
   Negative depth counts as not measured. One negative value, such as -1, is a common marker of that. Several different
-  ones are rather Hounsfield units, elevations or differences, which would be lost.
+  ones are more likely to be Hounsfield units, elevations or differences, which would be lost.
   """
 
   def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Negatives:
 
   @property
   def _share(self) -> float:
-    """Of negative values among all that are finite and not zero; 0 if they are one marker."""
+    """The share of negative values among all that are finite and not zero; 0 if they are a single marker."""
     return self._negative / self._values if self._lowest < self._highest else 0.0
 
   def check(self, name: str, field: str) -> None:

@@ -3,12 +3,12 @@ Support Inference from RGBD Images", ECCV 2012), 1,449 frames of 464 rooms.
 
 Raw file: `nyu_depth_v2_labeled.mat` (MATLAB 7.3, which is HDF5), of which `rawDepths` and `depths` are read, both
 (1449, 640, 480) float32 metres, each frame transposed; a raw depth of 0 is a hole. The two differ by some millimetres
-even where the raw depth was measured. They are read frame by frame: the file's 2.8 GB are never in memory.
+even where the raw depth was measured. They are read frame by frame, so the file's 2.8 GB are never in memory at once.
 
 Splits. With the official `splits.mat` beside it (trainNdxs, testNdxs, counted from 1), its test frames are `test`;
 every tenth of its train frames is `val`, the rest `train`. That val shares rooms with train; test shares none. Without
 splits.mat, the first 80 % are `train`, the next 10 % `val`, the rest `test`. Neighbouring frames show the same room, so
-such blocks leak least.
+contiguous blocks leak least.
 """
 
 from collections.abc import Iterator
@@ -90,7 +90,7 @@ def raw_files(source: Path) -> list[Path]:
 
 
 def find_splits(path: Path) -> dict[str, list[int]]:
-  """The frames, counted from 0, of each split that is there."""
+  """The frames, counted from 0, of each split that exists."""
   with open_frames(path) as (raw, _):
     count = len(raw)
   official = path.with_name("splits.mat")
@@ -109,7 +109,7 @@ def find_splits(path: Path) -> dict[str, list[int]]:
 
 def _indices(path: Path, name: str, count: int) -> list[int]:
   """A list of frames of splits.mat, counted from 0."""
-  import scipy.io  # 0.3 seconds that only this needs
+  import scipy.io  # takes 0.3 seconds, and only this needs it
 
   try:
     indices = np.unique(scipy.io.loadmat(path, variable_names=[name])[name].astype(int)) - 1
@@ -128,7 +128,7 @@ def _indices(path: Path, name: str, count: int) -> list[int]:
 
 @contextlib.contextmanager
 def open_frames(path: Path) -> Iterator[tuple[h5py.Dataset, h5py.Dataset]]:
-  """(rawDepths, depths) of the file, to be read frame by frame.
+  """Returns (rawDepths, depths) of the file, to be read frame by frame.
 
   Raises:
     UsageError: damaged, or without both of them in metres.

@@ -1,4 +1,4 @@
-"""Built-in data: scenes drawn by code, seeded, at any size. They stand in for each experiment without a download."""
+"""Built-in data: scenes drawn by code from a seed, at any size, to try each experiment without a download."""
 
 from collections.abc import Iterator
 import dataclasses

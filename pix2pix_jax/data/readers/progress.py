@@ -14,13 +14,13 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def track(items: Iterable[T], total: int, label: str, say: Callable[[str], None] = output.say) -> Iterator[T]:
-  """The items, unchanged, while their number, the rate and the time left are shown on standard error or with `say`.
+  """Yields the items and shows their number, the rate and the time left, on standard error or with `say`.
 
   Args:
     items: anything to loop over.
     total: the number of items.
     label: a verb and its object, such as "Preparing train".
-    say: prints a line; used where standard error is no terminal, at most every ten seconds.
+    say: function that prints a line; called if standard error is not a terminal, at most every ten seconds.
   """
   if sys.stderr.isatty():
     yield from tqdm(items, total=total, desc=label, unit=" pairs", leave=False, dynamic_ncols=True)

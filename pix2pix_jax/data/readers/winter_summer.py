@@ -6,8 +6,8 @@ Raw files: `annotations/annotations.tsv` (no header; `camera/file`, then 40 time
 `annotations/attributes.txt` (the attributes' names in that order) and the photographs, `imageAlignedLD/camera/file`.
 
 A photograph is winter if any of the winter attributes scores above the threshold, and summer likewise; one that is
-both is not used. Pairs are drawn at random within one camera, each photograph in at most one pair. Splits are by
-camera, so that no scene is seen in training and in test: about 80/10/10 of the cameras.
+both is skipped. Pairs are drawn at random within one camera, each photograph in at most one pair. Splits are by
+camera (about 80, 10 and 10 % of them), so that no scene is in more than one split.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ WANTED = (
 
 @dataclasses.dataclass(eq=False)
 class WinterSummerConfig(examples.ReaderConfig):
-  """The fields decide which photographs pair up; see `pairs`."""
+  """The fields determine which photographs are paired; see `pairs`."""
 
   seed: int = 0
   threshold: float = THRESHOLD
@@ -92,7 +92,7 @@ def find_splits(
   winter: tuple[str, ...] = WINTER,
   summer: tuple[str, ...] = SUMMER,
 ) -> dict[str, list[Pair]]:
-  """The pairs of each split that is there, after a check that all photographs exist.
+  """The pairs of each split that exists, after a check that all photographs exist.
 
   Raises:
     UsageError: annotations or photographs are missing or damaged.
@@ -126,7 +126,7 @@ def pairs(
 
   Args:
     annotations: the folder of annotations.tsv and attributes.txt; no photograph is read.
-    seed: decides which photographs pair up.
+    seed: determines which photographs are paired.
     threshold: a photograph is winter if any of `winter` scores above it, in [0, 1].
     winter, summer: names of attributes.
   """
@@ -156,7 +156,7 @@ def pairs(
     chosen = [
       [names[i] for i in generator.permutation(len(names))] for names in map(files.natural_order, cameras[camera])
     ]
-    found += [Pair(camera, str(one), str(other)) for one, other in zip(*chosen)]  # the longer list is cut
+    found += [Pair(camera, str(one), str(other)) for one, other in zip(*chosen)]  # the longer list is truncated
   if not found:
     raise UsageError(
       f"{annotations} gives no pair of winter (any of {', '.join(winter)} above {threshold}) and summer (any of "
