@@ -310,7 +310,7 @@ def translate_files(
   resize_to: tuple[int, int | None] | None = None,
   sizes: dict[Path, tuple[int, int]] | None = None,
 ) -> dict[Path, str]:
-  """Translates files; reading, computing and writing overlap, and memory holds a few batches at most.
+  """Translates files, with a few batches in memory at a time; returns the error message of each file that failed.
 
   Args:
     translator: the trained generator.
@@ -318,13 +318,9 @@ def translate_files(
     outputs: the files to write for each, the same number for all, as `name_outputs` returns them.
     seed, tile, dropout, norm_stats: as for `Translator.__call__`.
     side_by_side: write input and output beside each other, in the colours of the samples.
-    batch_size: number of images of equal shape that are computed together; tiles and `norm_stats="batch"`, which would
-      mix the images, imply 1.
+    batch_size: number of images of equal shape computed together; 1 with `tile` and with `norm_stats="batch"`.
     resize_to: (height, width) as for `resize`; None: images keep their size.
     sizes: filled with the (height, width) of each file that was read, before any resize.
-
-  Returns:
-    The error message of each file that could not be translated.
   """
   failed: dict[Path, str] = {}
   filled: set[Any] = set()

@@ -273,7 +273,9 @@ def test_the_best_metric_decides(tmp_path):
     with checkpoint.Checkpointer(tmp_path / metric, config=config, read_only=True) as reader:
       assert reader.best() == best and reader.resolve_step("best") == best[0]
       assert reader.is_better(*((0.1, 0.2) if metric == "l1" else (20.0, 10.0)))
-  with pytest.raises(UsageError, match="train.best_metric is 'rmse', but the target .* has l1, psnr, ssim"):
+  with pytest.raises(
+    UsageError, match="train.best_metric is 'rmse', but the metrics of this target .* are l1, psnr, ssim"
+  ):
     train_and_evaluate(tiny_config(train__best_metric="rmse"), tmp_path / "run")
 
 
