@@ -2,6 +2,11 @@
 
 from pix2pix_jax import cli, errors, launch
 
-if __name__ == "__main__":
+
+def main() -> None:
   launch.keep_memory()  # before anything imports JAX
-  errors.run_command(cli.train)
+  cli.train()
+
+
+if __name__ == "__main__":
+  errors.run_command(main)

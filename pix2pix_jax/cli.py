@@ -8,7 +8,6 @@ import argparse
 from collections.abc import Callable, Iterable
 import difflib
 import importlib
-import io
 from pathlib import Path
 import re
 import shutil
@@ -71,8 +70,6 @@ example:
 def main(argv: list[str] | None = None) -> None:
   """Runs the command that `argv` (default: the program's arguments) names; user errors exit with status 2."""
   arguments = sys.argv[1:] if argv is None else argv
-  if isinstance(sys.stdout, io.TextIOWrapper):
-    sys.stdout.reconfigure(errors="replace")  # help has characters that some Windows code pages lack
   run_command(lambda: _dispatch(arguments, can_restart=argv is None))
 
 

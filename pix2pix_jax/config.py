@@ -772,6 +772,10 @@ def make_workdir(workdir: Path) -> None:
     UsageError: the path cannot be a folder.
   """
   try:
+    str(workdir).encode()
+  except UnicodeEncodeError as error:
+    raise UsageError(f"--workdir {ascii(str(workdir))} is not valid UTF-8; choose another name.") from error
+  try:
     Path(workdir).mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UsageError(f"--workdir {workdir} cannot be created as a folder: {error.strerror}.") from error

@@ -54,7 +54,7 @@ def evaluate(
   from pix2pix_jax.data import pipeline, prepare  # imports TensorFlow: slow
   from pix2pix_jax.run import baselines, checkpoint, distances, evaluation, experiment
 
-  workdir = Path(workdir)
+  workdir = Path(workdir).expanduser()
   trained = experiment.Experiment.read(workdir)
   chosen = baselines.choose(baseline, trained.spec)
   if inception and not has_distances(trained.spec.target):

@@ -170,7 +170,7 @@ def fit(
     settings.train.log_every_steps = steps_per_epoch  # `history` has one value per epoch
   num_steps = settings.train.num_steps or settings.train.num_epochs * steps_per_epoch
   settings.train.num_steps = num_steps
-  workdir = Path(workdir or tempfile.mkdtemp(prefix="pix2pix_jax_"))
+  workdir = Path(workdir or tempfile.mkdtemp(prefix="pix2pix_jax_")).expanduser()
   observer = _KerasObserver(callbacks, steps_per_epoch, -(-num_steps // steps_per_epoch), verbose)
   with contextlib.nullcontext() if verbose else _silence():
     state = train_and_evaluate(settings, workdir, source=pipeline.ArraySource(splits, spec), observer=observer)

@@ -379,7 +379,9 @@ def main(argv: list[str] | None = None) -> None:
   options = parser.parse_args(argv)
   discriminator = None if options.discriminator is None else read_state_dict(options.discriminator)
   print(
-    import_networks(options.workdir, read_state_dict(options.generator), discriminator, dropout=not options.no_dropout)
+    import_networks(
+      options.workdir.expanduser(), read_state_dict(options.generator), discriminator, dropout=not options.no_dropout
+    )
   )
 
 

@@ -71,9 +71,10 @@ class Translator:
     Raises:
       UsageError: there is no config.json, no checkpoint, or no checkpoint of this step.
     """
-    config = config_lib.read(Path(workdir))
+    workdir = Path(workdir).expanduser()
+    config = config_lib.read(workdir)
     experiment.use_compilation_cache(config.train.compilation_cache)
-    with checkpoint.Checkpointer(Path(workdir), config=config, read_only=True) as checkpointer:
+    with checkpoint.Checkpointer(workdir, config=config, read_only=True) as checkpointer:
       number = checkpointer.resolve_step(step)
       variables = checkpointer.restore_variables(number, ["generator"])["generator"]
     return cls(config, variables, step=number)

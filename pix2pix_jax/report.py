@@ -50,7 +50,7 @@ def write(workdir: Path) -> Path:
   Raises:
     UsageError: no workdir, or one without a valid config.json.
   """
-  workdir = Path(workdir)
+  workdir = Path(workdir).expanduser()
   if not workdir.is_dir():
     raise UsageError(f"--workdir {workdir} is not a folder. Give the workdir of a run.")
   data = gather(workdir)

@@ -43,7 +43,7 @@ def train_and_evaluate(
     UsageError: invalid data, sizes or fields, a workdir with another architecture, or a loss that became NaN.
     KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
   """
-  workdir = Path(workdir)
+  workdir = Path(workdir).expanduser()
   config_lib.check(config)
   experiment.use_compilation_cache(config.train.compilation_cache)
   experiment.check_batch_size(config.train.batch_size)
@@ -147,7 +147,7 @@ def _loop(
       progress.state, progress.step, progress.evaluation = state, step, validation
       if stopping:
         break
-    progress.interrupted = stop.by_signal and progress.step < train.num_steps
+    progress.interrupted = stop.asked and progress.step < train.num_steps
   return progress
 
 

@@ -7,6 +7,8 @@ partial checkpoint that could be restored.
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import glob
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,11 @@ class Checkpointer:
       raise UsageError(
         f"{self._folder.parent} has no checkpoints. Give the workdir of a run that has saved at least once."
       )
+    self._descriptor = None if _is_plain(self._folder) else _open(self._folder.parent)
+    self._read_back = False
+    self._path = self._folder  # as Orbax is given it
+    if self._descriptor is not None:
+      self._path = _DESCRIPTORS / str(self._descriptor) / self._folder.name
     with _quiet():
       options = ocp.CheckpointManagerOptions(
         create=not read_only,
@@ -61,7 +68,7 @@ class Checkpointer:
         best_fn=self._rank,  # without it Orbax does not save the metrics
         best_mode="max",
       )
-      self._manager = ocp.CheckpointManager(self._folder, options=options)
+      self._manager = ocp.CheckpointManager(self._path, options=options)
 
   def __enter__(self) -> "Checkpointer":
     return self
@@ -71,6 +78,8 @@ class Checkpointer:
       self._manager.wait_until_finished()
     finally:
       self._manager.close()
+      if self._descriptor is not None:
+        os.close(self._descriptor)
 
   def is_better(self, value: float, other: float) -> bool:
     """Whether one value of the metric is better than another."""
@@ -94,6 +103,10 @@ class Checkpointer:
     stored = None if metrics is None else {**metrics, _DATA: self._data or ""}
     with _quiet():
       self._manager.save(step, args=ocp.args.StandardSave(state), metrics=stored)
+    if not self._read_back:  # a place where checkpoints cannot be read again has to be known now, not at the end
+      self._manager.wait_until_finished()
+      self._require_fit(step, state)
+      self._read_back = True
 
   def best(self) -> tuple[int, float] | None:
     """(step, value) of the checkpoint with the best validation on the current data, or None if there is none."""
@@ -142,7 +155,7 @@ class Checkpointer:
       if stored.keys() == _shapes(like).keys():
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
       with ocp.PyTreeCheckpointer() as checkpointer:  # of version 0.1, with a decaying learning rate
-        leaves = _by_path(checkpointer.restore(self._folder / str(step) / "default"))
+        leaves = _by_path(checkpointer.restore(self._path / str(step) / "default"))
       return jax.tree_util.tree_map_with_path(
         lambda path, leaf: jax.device_put(leaves[_path_name(path)], leaf.sharding), like
       )
@@ -153,7 +166,7 @@ class Checkpointer:
     Raises:
       UsageError: the checkpoint is damaged.
     """
-    path = self._folder / str(step) / "default"
+    path = self._path / str(step) / "default"
     with self._explained(step), _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
       stored = checkpointer.metadata(path).item_metadata.tree
       like = {
@@ -169,7 +182,7 @@ class Checkpointer:
   def _require_fit(self, step: int, like: TrainState) -> dict[str, tuple[int, ...]]:
     """Returns the names and shapes of the arrays in a checkpoint, after comparing them with those of `like`."""
     with self._explained(step), _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
-      stored = _shapes(checkpointer.metadata(self._folder / str(step) / "default").item_metadata.tree)
+      stored = _shapes(checkpointer.metadata(self._path / str(step) / "default").item_metadata.tree)
     wanted = _shapes(like)
     # Version 0.1 stored the position in a decaying learning rate, which now follows from the step.
     differing = [
@@ -212,6 +225,32 @@ def _by_path(tree: Any) -> dict[str, Any]:
   """All arrays in a tree by their paths."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {_path_name(path): leaf for path, leaf in leaves if hasattr(leaf, "shape")}
+
+
+_DESCRIPTORS = Path("/proc/self/fd")  # on Linux, a second name for every folder that this process has open
+
+
+def _is_plain(folder: Path) -> bool:
+  """Whether Orbax takes a path literally: its `glob` reads `[`, `?` and `*` as patterns, and TensorStore reads a
+  backslash as `/`.
+  """
+  name = str(folder)
+  return name == glob.escape(name) and (os.sep == "\\" or "\\" not in name)
+
+
+def _open(folder: Path) -> int:
+  """The descriptor of a folder, which gives it a plain name.
+
+  Raises:
+    UsageError: this system has no such names.
+  """
+  if not _DESCRIPTORS.is_dir():
+    raise UsageError(
+      f"--workdir {str(folder)!r}: this system cannot save checkpoints below a path with [, ?, * or a backslash. "
+      "Choose another name."
+    )
+  folder.mkdir(parents=True, exist_ok=True)
+  return os.open(folder, os.O_RDONLY)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -70,7 +70,7 @@ class Reporter:
     self._config = config
     self._is_main = jax.process_index() == 0
     self._history = history.History(workdir, start) if self._is_main else None
-    self._on_terminal = self._is_main and sys.stderr.isatty()
+    self._on_terminal = self._is_main and sys.stderr is not None and sys.stderr.isatty()
     self._bar = tqdm(
       total=config.num_steps,
       initial=start,

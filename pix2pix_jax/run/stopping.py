@@ -15,13 +15,12 @@ class StopOnSignal:
 
   Attributes:
     asked: whether to stop.
-    by_signal: whether a signal asked for it.
   """
 
   SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
   def __enter__(self) -> StopOnSignal:
-    self.asked = self.by_signal = False
+    self.asked = False
     self._old: dict[int, Any] = {}
     try:
       for number in self.SIGNALS:
@@ -34,7 +33,7 @@ class StopOnSignal:
   def _handle(self, number: int, frame: FrameType | None) -> None:
     if self.asked and number == signal.SIGINT:
       raise KeyboardInterrupt
-    self.asked = self.by_signal = True
+    self.asked = True
 
   def __exit__(self, *unused: object) -> None:
     for number, handler in self._old.items():

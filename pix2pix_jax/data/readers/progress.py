@@ -22,7 +22,7 @@ def track(items: Iterable[T], total: int, label: str, say: Callable[[str], None]
     label: a verb and its object, such as "Preparing train".
     say: function that prints a line; called if standard error is not a terminal, at most every ten seconds.
   """
-  if sys.stderr.isatty():
+  if sys.stderr is not None and sys.stderr.isatty():
     yield from tqdm(items, total=total, desc=label, unit=" pairs", leave=False, dynamic_ncols=True)
     return
   begin = last = time.monotonic()
