@@ -12,6 +12,7 @@ from pathlib import Path
 import sys
 import tempfile
 from typing import Any
+import warnings
 
 import jax
 import ml_collections
@@ -171,6 +172,9 @@ def fit(
   num_steps = settings.train.num_steps or settings.train.num_epochs * steps_per_epoch
   settings.train.num_steps = num_steps
   workdir = Path(workdir or tempfile.mkdtemp(prefix="pix2pix_jax_")).expanduser()
+  old = config_lib.previous(workdir)
+  if old and old.data.fingerprint not in ("", spec.fingerprint):
+    warnings.warn(f"{workdir} was trained on other data; this run continues with the new data.", stacklevel=2)
   observer = _KerasObserver(callbacks, steps_per_epoch, -(-num_steps // steps_per_epoch), verbose)
   with contextlib.nullcontext() if verbose else _silence():
     state = train_and_evaluate(settings, workdir, source=pipeline.ArraySource(splits, spec), observer=observer)

@@ -54,7 +54,9 @@ class Image:
       return array
     if array.dtype.kind != "f":
       raise UsageError(f"{name} is {array.dtype}; images are uint8, uint16, bool, or float in [0, 1].")
-    if not (array.size and array.min() >= 0 and array.max() <= 1):  # also refuses NaN
+    if not np.isfinite(array).all():
+      raise UsageError(f"{name} holds NaN or infinite values; float images lie in [0, 1]. Replace those values first.")
+    if not (array.size and array.min() >= 0 and array.max() <= 1):
       raise UsageError(
         f"{name} is float from {array.min():g} to {array.max():g}; float images lie in [0, 1]. "
         "Rescale it, pass uint8 or uint16, or set its kind to 'depth' if these are metres."

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import jax
 import numpy as np
@@ -251,7 +252,7 @@ def test_depth_metrics_against_numpy():
     ),
     (lambda x, y: (x.astype(np.int32), y), "x is int32; images are uint8"),
     (lambda x, y: (x, y.astype(np.float32)), "y is float from .*lie in .0, 1"),
-    (lambda x, y: (x, np.full(y.shape, np.nan)), "float images lie in"),
+    (lambda x, y: (x, np.full(y.shape, np.nan)), "y holds NaN or infinite values; float images lie in"),
   ],
 )
 def test_arrays_that_do_not_fit_are_explained(change, message):
@@ -385,6 +386,16 @@ def test_the_translator_has_the_weights_of_the_state(fitted):
   np.testing.assert_array_equal(loaded(x), result.translator(x))
 
 
+def test_other_data_in_a_workdir_are_noticed_even_in_silence(tmp_path):
+  x, y = pairs()
+  p2p.fit(x, y, batch_size=5, epochs=1, overrides=TINY, verbose=0, workdir=tmp_path / "run")
+  with warnings.catch_warnings():
+    warnings.simplefilter("error", UserWarning)
+    p2p.fit(x, y, batch_size=5, epochs=2, overrides=TINY, verbose=0, workdir=tmp_path / "run")
+  with pytest.warns(UserWarning, match="was trained on other data"):
+    p2p.fit(x, 255 - y, batch_size=5, epochs=3, overrides=TINY, verbose=0, workdir=tmp_path / "run")
+
+
 def test_the_package_lists_what_it_offers():
   assert {"fit", "Translator", "UsageError"} <= set(dir(p2p))
 
@@ -460,7 +471,7 @@ def test_tiles_blend_to_the_whole_where_the_network_is_local(fitted):
     (np.zeros((16, 16, 3), np.uint8), "expects images of 1 channel; these have 3"),
     (np.zeros((0, 16, 1), np.uint8), "not empty"),
     (np.full((16, 16, 1), 200.0), "float from 200 to 200; float images lie in .0, 1"),
-    (np.full((16, 16, 1), np.nan), "lie in .0, 1"),
+    (np.full((16, 16, 1), np.nan), "The input holds NaN"),
     (np.zeros((16, 16, 1), np.int64), "The input is int64; images are uint8"),
   ],
 )
