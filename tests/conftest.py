@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+import signal
 import tempfile
 
 # Tests and their subprocesses share compiled programs, but not with the user's cache. Parallel test processes prepare
@@ -14,6 +15,12 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE / "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 os.environ.pop("TFDS_DATA_DIR", None)
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compile fast; tests depend on shapes and numbers, not on speed
+
+# A background job of a shell ignores Ctrl-C, and a program under nohup SIGHUP. Tests that send these signals to
+# programs that they start need the defaults, which those programs inherit.
+for _name, _default in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+  if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) == signal.SIG_IGN:
+    signal.signal(getattr(signal, _name), _default)
 
 import pytest  # noqa: E402  (after the environment is set)
 

@@ -536,13 +536,20 @@ def test_without_weights_there_is_no_fid_but_the_reason(workdir):
 @pytest.mark.parametrize(
   "flags, names",
   [
-    (["--baseline=none"], set()),
+    (["--baseline=none", "--norm_stats=running"], set()),
     (["--baseline=mean_target"], {"mean_target"}),
     (["--baseline=all", "--baseline=mean_target"], {"mean_target"}),
   ],
 )
 def test_baselines_can_be_chosen(workdir, flags, names):
-  assert summary(workdir, *flags)["baselines"].keys() == names
+  evaluate.main([f"--workdir={workdir}", *flags])
+  folder = "val@norm_stats=running" if "--norm_stats=running" in flags else "val"
+  assert json.loads((workdir / "eval" / folder / "metrics.json").read_text())["baselines"].keys() == names
+
+
+def test_baselines_of_an_earlier_evaluation_remain(workdir):
+  before = summary(workdir, "--baseline=all")["baselines"]
+  assert before and summary(workdir, "--baseline=none")["baselines"] == before
 
 
 @pytest.mark.parametrize(
