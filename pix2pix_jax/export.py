@@ -97,6 +97,13 @@ def _savedmodel(function, shape, dtype, output):
   module = tf.Module()
   module.translate = concrete
   tf.saved_model.save(module, str(output), signatures={"serving_default": concrete})
+  try:  # TensorFlow reads the programs of older JAX versions only, and notices when it runs one
+    tf.saved_model.load(str(output)).translate(tf.zeros((1, *shape), dtype), tf.constant(0, tf.uint32))
+  except tf.errors.OpError as error:
+    raise UsageError(
+      f"TensorFlow {tf.__version__} cannot run what JAX {jax.__version__} exports ({str(error).splitlines()[0][:200]}). "
+      "Use --format=stablehlo or tflite, or an older JAX or a newer TensorFlow."
+    ) from error
 
 
 def _tflite(function, shape, dtype, output):

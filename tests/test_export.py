@@ -118,7 +118,11 @@ def test_depth_stays_metres(depth_workdir, tmp_path):
 
 def test_savedmodel(workdir, tmp_path):
   tf = pytest.importorskip("tensorflow")
-  export_lib.export(workdir, tmp_path / "saved", form="savedmodel")
+  try:
+    export_lib.export(workdir, tmp_path / "saved", form="savedmodel")
+  except UsageError as error:
+    assert f"JAX {jax.__version__} exports" in str(error)
+    pytest.skip("this TensorFlow is too old for the programs of this JAX, which export says")
   loaded = tf.saved_model.load(str(tmp_path / "saved"))
   assert_same(loaded.translate(images(), tf.constant(3, tf.uint32)).numpy(), workdir, images(), seed=3)
 
