@@ -101,7 +101,8 @@ def _savedmodel(function, shape, dtype, output):
     tf.saved_model.load(str(output)).translate(tf.zeros((1, *shape), dtype), tf.constant(0, tf.uint32))
   except tf.errors.OpError as error:
     raise UsageError(
-      f"TensorFlow {tf.__version__} cannot run what JAX {jax.__version__} exports ({str(error).splitlines()[0][:200]}). "
+      f"TensorFlow {tf.__version__} cannot run what JAX {jax.__version__} exports "
+      f"({str(error).splitlines()[0][:200]}). "
       "Use --format=stablehlo or tflite, or an older JAX or a newer TensorFlow."
     ) from error
 
