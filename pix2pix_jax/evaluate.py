@@ -101,7 +101,8 @@ def evaluate(
     compared = {**stored.get("baselines", {}), **compared}
   notes = {"fid": _about_distances(trained.spec.target, len(data), measured)}
   evaluation.write(folder, result, data.ids, number, config, compared, distances=measured, notes=notes)
-  print(f"{split}: {len(data)} images, step {number}, {_describe_protocol(config)}")
+  chosen_by = f" (best {trained.config.train.best_metric})" if step in (None, "best") else ""
+  print(f"{split}: {len(data)} images, step {number}{chosen_by}, {_describe_protocol(config)}")
   print(evaluation.table({"model": {**result.means, **measured}, **compared}))
   if measured:
     print("  fid is biased for few images: only compare FIDs computed from equally many images. kid is unbiased.")

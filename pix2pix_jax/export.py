@@ -199,7 +199,7 @@ def export(
 def main(argv: list[str] | None = None) -> None:
   """Runs the command; see the top of this file."""
   parser = argparse.ArgumentParser(
-    prog="python -m pix2pix_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    prog="pix2pix_jax export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--workdir", type=Path, required=True, help="workdir of a trained model")
   parser.add_argument("--output", required=True, help="file (savedmodel: folder) to write")

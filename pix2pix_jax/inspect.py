@@ -80,7 +80,7 @@ def _write_sheet(path: Path, batch: Mapping[str, np.ndarray], spec: DataSpec) ->
 
 def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
-    prog="python -m pix2pix_jax.inspect",
+    prog="pix2pix_jax inspect",
     description=__doc__.split("\n")[0],
     epilog="--config.FIELD=VALUE overrides a field, as in training.",
     allow_abbrev=False,

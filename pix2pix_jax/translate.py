@@ -410,7 +410,7 @@ def _beside(translator: "Translator", image: np.ndarray, result: np.ndarray) -> 
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog="python -m pix2pix_jax.translate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    prog="pix2pix_jax translate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--workdir", type=Path, required=True, help="workdir of a trained model")
   parser.add_argument("--input", required=True, help="a file, a folder (with its subfolders), or a pattern in quotes")

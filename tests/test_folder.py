@@ -411,7 +411,7 @@ def test_images_are_converted_to_the_channels_of_the_model(tmp_path, capsys, fir
   for name, array in whole.items():
     write(tmp_path / f"raw/A/train/{name}.png", array)
     write(tmp_path / f"raw/B/train/{name}.png", draw(9, 3))
-  with pytest.raises(UsageError, match=r"A/train/2.png is uint8 of .* Or set model.input_channels=3 to have them conv"):
+  with pytest.raises(UsageError, match=r"A/train/2.png is uint8 of .* Or set --config.model.input_channels=3 to"):
     prepare.prepare(make_data(tmp_path))
   model = config_lib.default().model
   model.input_channels = 3

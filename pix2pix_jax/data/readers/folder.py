@@ -331,7 +331,8 @@ class Findings:
     if not channels <= {1, 2, 3, 4}:
       return ""
     field = {"input": "model.input_channels", "target": "model.output_channels"}[name]
-    return f" Or set {field}={3 if max(channels) > 2 else 1} to have them converted (grey to RGB, alpha over white)."
+    flag = f"--config.{field}={3 if max(channels) > 2 else 1}"
+    return f" Or set {flag} to have them converted (grey to RGB, alpha over white)."
 
 
 def _form(channels: int, dtype: Any) -> str:
