@@ -65,6 +65,7 @@ _RANGE = Limit(
   lambda value: len(value) == 2 and 0 <= value[0] < value[1] < np.inf, "two numbers, 0 ≤ nearest < farthest"
 )
 _KIND = _one_of("auto", *signals.KINDS, *signals.ALIASES)
+_RESAMPLING = _one_of("auto", "bicubic", "nearest")
 _DTYPE = _one_of("", "uint8", "uint16", "float32")
 
 FIELDS: dict[str, dict[str, Field]] = {
@@ -101,12 +102,12 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "target_scale": Field(0.0, "Divisor that converts integer target depth to metres; see input_scale.", _NOT_NEGATIVE),
     "input_resampling": Field(
-      "bicubic",
-      "How input images are resized: bicubic (anti-aliased), or nearest for label maps, whose colours must not mix. "
-      "Depth always uses nearest.",
-      _one_of("bicubic", "nearest"),
+      "auto",
+      "How input images are resized: bicubic (anti-aliased), nearest for label maps, whose colours must not mix, or "
+      "auto: nearest if the files have palettes, like most label maps, else bicubic. Depth always uses nearest.",
+      _RESAMPLING,
     ),
-    "target_resampling": Field("bicubic", "How target images are resized.", _one_of("bicubic", "nearest")),
+    "target_resampling": Field("auto", "How target images are resized, with the same choices.", _RESAMPLING),
     "depth_range": Field(
       (0.0, 80.0),
       "Nearest and farthest depth in metres, encoded as -1 and 1. Target pixels outside this range count as not "
@@ -134,7 +135,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "shuffle": Field(True, "Visit the training pairs in a new order every epoch."),
     "fingerprint": Field(
       "",
-      "Number of pairs and a hash of the raw data. Training fills it in to detect changed data; leave it empty.",
+      "Number of pairs and a checksum of their content. Training fills it in to detect changed data; leave it empty.",
     ),
     "validity_channel": Field(
       False, "Add an output channel that predicts where the target has measurements; only for targets with holes."
@@ -286,6 +287,16 @@ FIELDS: dict[str, dict[str, Field]] = {
       "",
       "Logger that receives scalars and sample grids besides TensorBoard: wandb, MODULE:FUNCTION, or an entry point "
       "(pix2pix_jax/run/loggers.py). Empty: none.",
+    ),
+    "init_from": Field(
+      "",
+      "Workdir of a trained model (append @STEP to choose a checkpoint; default: the best) whose networks a new run "
+      "starts from, where the shapes fit. Empty: random weights.",
+    ),
+    "init_networks": Field(
+      ("generator", "discriminator"),
+      "Networks taken from init_from: generator, discriminator or both.",
+      Limit(lambda value: value and set(value) <= {"generator", "discriminator"}, "generator, discriminator or both"),
     ),
     "dtype": Field(
       "float32",
@@ -549,6 +560,8 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
       ("auto", *[a for a, k in signals.ALIASES.items() if k == signal.kind]),
     )
     _agree(data, f"data.{side}_dtype", f"{side}_dtype", signal.dtype, ("",))
+    if data[f"{side}_resampling"] == "auto":
+      data[f"{side}_resampling"] = signal.resampling
   if data.validity_channel and not spec.target.has_holes:
     raise UsageError(
       f"data.validity_channel is for targets with holes (depth), but the target is: {spec.target.describe()}."
@@ -702,7 +715,7 @@ Changes = dict[str, tuple[Any, Any]]  # dotted name → (old, new)
 def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> Changes:
   """Every field that differs."""
   pairs = {name: (get(old, name), get(new, name)) for name, _ in each_field()}
-  if not old.data.fingerprint:  # version 0.1 recorded none
+  if signals.same_data(*pairs["data.fingerprint"]):
     del pairs["data.fingerprint"]
   return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 

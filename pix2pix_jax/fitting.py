@@ -173,7 +173,7 @@ def fit(
   settings.train.num_steps = num_steps
   workdir = Path(workdir or tempfile.mkdtemp(prefix="pix2pix_jax_")).expanduser()
   old = config_lib.previous(workdir)
-  if old and old.data.fingerprint not in ("", spec.fingerprint):
+  if old and not signals.same_data(old.data.fingerprint, spec.fingerprint):
     warnings.warn(f"{workdir} was trained on other data; this run continues with the new data.", stacklevel=2)
   observer = _KerasObserver(callbacks, steps_per_epoch, -(-num_steps // steps_per_epoch), verbose)
   with contextlib.nullcontext() if verbose else _silence():

@@ -248,12 +248,13 @@ def make(
   dtype: Any = "uint8",
   depth_range: tuple[float, float] = (0.0, 80.0),
   scale: float = 0.0,
-  resampling: str = "bicubic",
+  resampling: str = "auto",
 ) -> Signal:
-  """A signal of `kind` for raw data of `dtype`; images are 8-bit if the data is, else 16-bit."""
+  """A signal of `kind` for raw data of `dtype`; images are 8-bit if the data is, else 16-bit, and bicubic if `auto`."""
   if kind == "depth":
     return Depth(channels, (float(depth_range[0]), float(depth_range[1])), float(scale))
-  return Image(channels, "uint8" if np.dtype(dtype) in (np.uint8, np.bool_) else "uint16", resampling)
+  dtype = "uint8" if np.dtype(dtype) in (np.uint8, np.bool_) else "uint16"
+  return Image(channels, dtype, "nearest" if resampling == "nearest" else "bicubic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,6 +268,14 @@ class DataSpec:
 
   @classmethod
   def of(cls, x: Signal, y: Signal, counts: dict[str, int], content: str) -> "DataSpec":
-    """A spec whose fingerprint combines the counts, for human readers, with `content`, a hash of the data."""
+    """A spec whose fingerprint combines the counts, for human readers, with `content`, a checksum of the data."""
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-    return cls(x, y, counts, f"{listed}; {content}")
+    return cls(x, y, counts, f"{listed}; {_CHECKSUM}{content}")
+
+
+_CHECKSUM = "checksum "  # marks fingerprints that do not depend on the files' names and times
+
+
+def same_data(fingerprint: str, other: str) -> bool:
+  """Whether two fingerprints may belong to the same data; those of versions before 0.3 cannot be compared."""
+  return fingerprint == other or not (_CHECKSUM in fingerprint and _CHECKSUM in other)

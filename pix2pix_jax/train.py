@@ -13,7 +13,7 @@ from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
 from pix2pix_jax.data import pipeline, prepare, summary
 from pix2pix_jax.model.state import TrainState
-from pix2pix_jax.run import baselines, checkpoint, evaluation, experiment, loggers
+from pix2pix_jax.run import baselines, checkpoint, evaluation, experiment, fine_tuning, loggers
 from pix2pix_jax.run.evaluation import Evaluation
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.run.finite import require_finite_state
@@ -47,7 +47,7 @@ def train_and_evaluate(
   config_lib.check(config)
   experiment.use_compilation_cache(config.train.compilation_cache)
   experiment.check_batch_size(config.train.batch_size)
-
+  fine_tuning.check(config.train.init_from)
   source = source or prepare.prepare(config.data, config.model)
   config = config_lib.resolve(config, source.spec)
   old = config_lib.previous(workdir)
@@ -65,7 +65,7 @@ def train_and_evaluate(
   run = Experiment(config, source.spec)
   with checkpoint.Checkpointer(workdir, config=config) as checkpointer:
     start = checkpointer.latest_step()
-    state = run.init() if start is None else checkpointer.restore(start, run.abstract())
+    state = fine_tuning.initial_state(run) if start is None else checkpointer.restore(start, run.abstract())
     config_lib.write(workdir, config)  # only now, so that a failed start leaves the old file
     if changes:
       config_lib.record_changes(workdir, start or 0, changes)

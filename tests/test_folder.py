@@ -1,6 +1,8 @@
 """The reader of a user's own pairs: every layout and kind of number, and preparation in bounded memory."""
 
+import os
 import re
+import shutil
 import unicodedata
 
 import numpy as np
@@ -224,6 +226,46 @@ def test_a_change_behind_a_link_is_noticed(tmp_path):
   split = pipeline.load_split(after, "train", SIZE, cache_gib=1)
   assert split.ids == ["0", "1", "new"]
   np.testing.assert_array_equal(split.arrays["target"][0], label)
+
+
+def test_copied_data_are_the_same_data(tmp_path):
+  """Names of folders and times of files do not count; the numbers in the images do."""
+  for side in "AB":
+    put(tmp_path / "raw" / side, ["0.png", "1.png", "2.png"])
+  first = prepare.prepare(make_data(tmp_path)).spec.fingerprint
+  shutil.copytree(tmp_path / "raw", tmp_path / "moved/raw")
+  for path in (tmp_path / "moved/raw").rglob("*.png"):
+    os.utime(path, (1, 1))
+  assert prepare.prepare(make_data(tmp_path / "moved")).spec.fingerprint == first
+  array = files.read(tmp_path / "moved/raw/B/0.png").copy()
+  array[0, 0, 0] ^= 1
+  write(tmp_path / "moved/raw/B/0.png", array)
+  assert prepare.prepare(make_data(tmp_path / "moved")).spec.fingerprint != first
+
+
+def test_label_maps_with_palettes_keep_their_colours(tmp_path):
+  """A side whose files have palettes with few colours is resized by nearest neighbour, unless the config differs."""
+  palette = np.random.default_rng(1).integers(0, 256, (5, 3), np.uint8)
+  indices = np.kron(np.random.default_rng(0).integers(0, 5, (8, 8)), np.ones((4, 4))).astype(np.uint8)
+  image = Image.fromarray(indices, "P")
+  image.putpalette(palette.ravel().tolist())
+  photo = draw(7, size=(32, 32))
+  for suffix in ("png", "gif", "tif", "bmp"):
+    for side in "AB":
+      (tmp_path / suffix / "raw" / side).mkdir(parents=True)
+    image.save(tmp_path / suffix / f"raw/A/0.{suffix}")
+    write(tmp_path / suffix / "raw/B/0.png", photo)
+    data = make_data(tmp_path / suffix)
+    source = prepare.prepare(data)
+    assert (source.spec.input.resampling, source.spec.target.resampling) == ("nearest", "bicubic")
+    (resized,) = pipeline.load_split(source, "train", (20, 12), cache_gib=1).arrays["input"]
+    assert {tuple(color) for color in resized.reshape(-1, 3)} <= {tuple(color) for color in palette}
+    data.input_resampling = "bicubic"
+    assert prepare.prepare(data).spec.input.resampling == "bicubic"
+  noise = np.random.default_rng(2).integers(0, 256, (32, 32, 3), np.uint8)
+  photo_in_palette = Image.fromarray(noise).quantize(256)
+  photo_in_palette.save(tmp_path / "png/raw/A/0.png")
+  assert prepare.prepare(make_data(tmp_path / "png")).spec.input.resampling == "bicubic"
 
 
 def test_names_match_across_unicode_forms_case_and_side_suffixes(tmp_path):

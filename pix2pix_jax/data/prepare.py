@@ -67,7 +67,9 @@ def _source(data: Any) -> str:
 
 
 def _facades(data, fingerprint, _):
-  return facades.Facades, facades.FacadesConfig(name=fingerprint, source_dir=_source(data))
+  source = _source(data)
+  label_maps = (bool(source) and facades.is_cmp_base(Path(source)), False)
+  return facades.Facades, facades.FacadesConfig(name=fingerprint, source_dir=source, label_maps=label_maps)
 
 
 def _folder(data, fingerprint, options):
@@ -166,11 +168,10 @@ def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSou
     raise UsageError(f"data.name is {data.name!r}; the readers are {', '.join(READERS)}.")
   reader = READERS[data.name]
   options = Options(_channels(data, model) if model else (0, 0), whole)
-  content = _content(reader, data)
-  builder_class, builder_config = reader.make(data, _key(reader, data, content), options)
+  builder_class, builder_config = reader.make(data, _key(reader, data), options)
   builder_config.say = functools.partial(_say_to, sys.stdout)
   builder = builder_class(config=builder_config, data_dir=str(prepared_dir(data)))
-  source = None if not builder.info.splits else _source_of(builder, reader, data, content)
+  source = None if not builder.info.splits else _source_of(builder, reader, data)
   known = source and summary.read(source)
   if known:
     notes = known.notes
@@ -186,9 +187,10 @@ def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSou
     for note in (more := getattr(builder, "notes", [])):
       output.say(note)
     notes = [*notes, *more]
-    source = _source_of(builder, reader, data, content)
+    source = _source_of(builder, reader, data)
   known = known or summary.make(source, notes)
   summary.check(known, source.spec)
+  source.spec = DataSpec.of(source.spec.input, source.spec.target, source.spec.counts, known.checksum)
   return source
 
 
@@ -202,41 +204,34 @@ def _channels(data: Any, model: Any) -> tuple[int, int]:
   return model.input_channels, max(0, model.output_channels - data.validity_channel)
 
 
-def _source_of(builder: tfds.core.DatasetBuilder, reader: Reader, data: Any, content: str) -> PreparedSource:
-  return PreparedSource(builder, _spec(builder, reader.kinds(builder.builder_config), data, content))
+def _source_of(builder: tfds.core.DatasetBuilder, reader: Reader, data: Any) -> PreparedSource:
+  return PreparedSource(builder, _spec(builder, reader.kinds(builder.builder_config), data))
 
 
-def _content(reader: Reader, data: Any) -> str:
-  """A hash of the raw data and the settings that select from them, independent of their location."""
+def _key(reader: Reader, data: Any) -> str:
+  """A hash of everything that the prepared files depend on."""
   key = {name: data[name] for name in reader.settings if name != "source_dir"}
+  key |= {"reader": data.name, "revision": REVISION}
   if "source_dir" in reader.settings and data.source_dir:
     source = Path(_source(data))
     raw = reader.raw_files(source, data) if reader.raw_files else [source]
+    key["source_dir"] = str(source.resolve())
     key["files"] = [_listing(path) for path in raw]
   if data.name == "procedural":  # the drawings depend on the code
     key["code"] = [path.read_text() for path in sorted((Path(__file__).parent / "synthesis").glob("*.py"))]
-  return _hash(key)
-
-
-def _key(reader: Reader, data: Any, content: str) -> str:
-  """A hash of everything that the prepared files depend on."""
-  source = str(Path(_source(data)).resolve()) if "source_dir" in reader.settings and data.source_dir else ""
-  return _hash({"reader": data.name, "revision": REVISION, "source_dir": source, "content": content})
-
-
-def _hash(key: dict[str, Any]) -> str:
   return hashlib.sha256(json.dumps(key, sort_keys=True, default=list).encode()).hexdigest()[:16]
 
 
-def _spec(builder: tfds.core.DatasetBuilder, kinds: tuple[str, str], data: Any, content: str) -> DataSpec:
-  """Signals and counts of a prepared builder.
+def _spec(builder: tfds.core.DatasetBuilder, kinds: tuple[str, str], data: Any) -> DataSpec:
+  """Signals and counts of a prepared builder, without a fingerprint.
 
   Raises:
     UsageError: the config sets another kind than the reader's.
   """
   made = []
-  for side, kind in zip(("input", "target"), kinds, strict=True):
-    asked = data[f"{side}_kind"]
+  label_maps = builder.builder_config.label_maps
+  for side, kind, is_label_map in zip(("input", "target"), kinds, label_maps, strict=True):
+    asked, resampling = data[f"{side}_kind"], data[f"{side}_resampling"]
     if asked != "auto" and signals.check_kind(asked, f"data.{side}_kind") != kind:
       raise UsageError(f"data.{side}_kind is {asked!r}, but the {side} of {data.name} is {kind}; set it to 'auto'.")
     feature = builder.info.features[side]
@@ -247,10 +242,10 @@ def _spec(builder: tfds.core.DatasetBuilder, kinds: tuple[str, str], data: Any, 
         dtype=feature.np_dtype,
         depth_range=data.depth_range,
         scale=data[f"{side}_scale"],
-        resampling=data[f"{side}_resampling"],
+        resampling="nearest" if resampling == "auto" and is_label_map else resampling,
       )
     )
-  return DataSpec.of(made[0], made[1], {name: info.num_examples for name, info in builder.info.splits.items()}, content)
+  return DataSpec(made[0], made[1], {name: info.num_examples for name, info in builder.info.splits.items()})
 
 
 def prepared_dir(data: Any) -> Path:

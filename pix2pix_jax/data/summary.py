@@ -6,6 +6,7 @@ It is computed once, in a pass over the examples, and stored as JSON beside the 
 import collections
 from collections.abc import Iterable, Iterator
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -23,7 +24,7 @@ from pix2pix_jax.errors import UsageError
 from pix2pix_jax.signals import DataSpec, Depth, Signal
 
 FILE = "summary.json"
-REVISION = 1  # of its content
+REVISION = 2  # of its content
 QUANTILES = 1000  # kept of the values of depth: 0.1 % apart
 MAX_VALUES = 10**6  # from which the quantiles of a split are computed
 MAX_PIXELS = 4096  # of an image, whose colours are counted
@@ -73,10 +74,17 @@ class SplitSummary:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """A data set: its splits by name, and lines about what was found and what was left out."""
+  """A data set.
+
+  Attributes:
+    splits: its splits by name.
+    notes: lines about what was found and what was left out.
+    checksum: of the images of all splits in order; it depends on no file name or time.
+  """
 
   splits: dict[str, SplitSummary]
   notes: list[str]
+  checksum: str
 
 
 def read(source: Source) -> Summary | None:
@@ -91,7 +99,7 @@ def read(source: Source) -> Summary | None:
       name: SplitSummary(split["count"], split["same"], _side(split["input"]), _side(split["target"]))
       for name, split in content["splits"].items()
     }
-    return Summary(splits, content["notes"])
+    return Summary(splits, content["notes"], content["checksum"])
   except (OSError, ValueError, KeyError, TypeError):
     return None
 
@@ -103,7 +111,9 @@ def _side(fields: dict[str, Any]) -> Side:
 def make(source: Source, notes: Iterable[str] = ()) -> Summary:
   """Summarises the examples of a source and, if the source has shards, stores the summary beside them."""
   spec = source.spec
-  found = Summary({name: _summarize(source, name, count) for name, count in spec.counts.items()}, list(notes))
+  digest = hashlib.sha256()
+  splits = {name: _summarize(source, name, count, digest) for name, count in spec.counts.items()}
+  found = Summary(splits, list(notes), digest.hexdigest()[:16])
   if source.folder is not None:
     path = source.folder / FILE
     part = path.with_name(f".{uuid.uuid4().hex}.part")
@@ -115,13 +125,15 @@ def make(source: Source, notes: Iterable[str] = ()) -> Summary:
   return found
 
 
-def _summarize(source: Source, split: str, count: int) -> SplitSummary:
+def _summarize(source: Source, split: str, count: int, digest: Any) -> SplitSummary:
+  """Summarises a split and adds its images to a digest of `hashlib`."""
+  digest.update(split.encode())
   sides = [_Collector(signal, count) for signal in (source.spec.input, source.spec.target)]
   same = 0
   for images in track(source.pairs(split), count, f"Checking {split}"):
     same += np.array_equal(*images)
     for side, image in zip(sides, images, strict=True):
-      side.add(image)
+      digest.update(side.add(image).to_bytes(4))
   return SplitSummary(count, same, sides[0].finish(), sides[1].finish())
 
 
@@ -138,9 +150,11 @@ class _Collector:
     self._colors: set[bytes] | None = None if self._is_depth else set()
     self._checksums: set[int] = set()
 
-  def add(self, image: np.ndarray) -> None:
+  def add(self, image: np.ndarray) -> int:
+    """Returns the image's checksum."""
+    checksum = zlib.crc32(np.ascontiguousarray(image).data)
     self._sizes[image.shape[:2]] += 1
-    self._checksums.add(zlib.crc32(np.ascontiguousarray(image).data))
+    self._checksums.add(checksum)
     self._values += image.size
     self._zeros += image.size - int(np.count_nonzero(image))
     may_be_depth = image.dtype == np.uint16 and image.shape[-1] == 1
@@ -158,6 +172,7 @@ class _Collector:
       self._pixels += len(pixels)
       self._colors |= {pixel.tobytes() for pixel in np.unique(pixels, axis=0)[: MAX_COLORS + 1]}
       self._colors = self._colors if len(self._colors) <= MAX_COLORS else None
+    return checksum
 
   def finish(self) -> Side:
     sampled = np.concatenate(self._sampled) if self._sampled else np.empty(0)

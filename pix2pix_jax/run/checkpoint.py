@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from pix2pix_jax import signals
 from pix2pix_jax.errors import UsageError, few
 from pix2pix_jax.model.metrics import HIGHER_IS_BETTER
 from pix2pix_jax.model.state import TrainState
@@ -87,7 +88,7 @@ class Checkpointer:
 
   def _rank(self, metrics: dict[str, Any]) -> float:
     """Returns a number that is larger for better validations; -inf if they lack the metric or used other data."""
-    other_data = self._data is not None and metrics.get(_DATA, self._data) != self._data
+    other_data = self._data is not None and not signals.same_data(metrics.get(_DATA, ""), self._data)
     if self._metric not in metrics or other_data:
       return -np.inf
     return metrics[self._metric] if self._metric in HIGHER_IS_BETTER else -metrics[self._metric]

@@ -25,10 +25,12 @@ class ReaderConfig(tfds.core.BuilderConfig):
 
   Attributes:
     source_dir: folder of the raw files.
+    label_maps: whether input and target are files with palettes, whose colours must not mix when they are resized.
     say: function that prints a line of progress.
   """
 
   source_dir: str = ""
+  label_maps: tuple[bool, bool] = (False, False)
   say: Callable[[str], None] = output.say
 
 

@@ -115,6 +115,11 @@ def find_splits(source: Path) -> dict[str, list[Path]]:
   return splits
 
 
+def is_cmp_base(source: Path) -> bool:
+  """Whether a folder of façades holds CMP's base set, whose label maps are files with palettes."""
+  return not any((source / split).is_dir() for split in ARCHIVE_COUNTS)
+
+
 def _cmp_split(path: Path) -> str:
   return {8: "val", 9: "test"}.get(int(path.stem.removeprefix("cmp_b")) % 10, "train")
 

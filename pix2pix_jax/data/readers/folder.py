@@ -49,6 +49,7 @@ WANTED = (
 )
 WHOLE = "whole"  # the split of all pairs, where there are no split folders and `whole` is set
 VAL_SHARE = 0.1
+MAX_LABELS = 64  # a palette image with more colours is a photograph or a drawing
 MAX_PROBLEMS = 100  # preparation stops after this many files that cannot be used
 
 _SPLIT_NAMES = {
@@ -76,6 +77,7 @@ class Side(NamedTuple):
     channels: number of channels as stored.
     dtype: number type as stored.
     first: the file from which these were read.
+    label_map: whether that file has a palette of which it uses few colours.
   """
 
   kind: str = "image"
@@ -85,6 +87,7 @@ class Side(NamedTuple):
   channels: int = 3
   dtype: str = "uint8"
   first: Path = Path()
+  label_map: bool = False
 
   @property
   def signal(self) -> Signal:
@@ -150,7 +153,9 @@ def make_config(
         f"{path} has the shape {stored.shape}: {stored.shape[-1]} channels. If the channels are its first axis, save "
         "it as (height, width, channels)."
       )
-    sides[side] = unchecked._replace(channels=stored.shape[-1], dtype=str(stored.dtype))
+    sides[side] = unchecked._replace(
+      channels=stored.shape[-1], dtype=str(stored.dtype), label_map=_is_label_map(path, array)
+    )
     if stored.shape[-1] != array.shape[-1]:
       name += f"_{side}_of_{stored.shape[-1]}"
   if WHOLE in splits:
@@ -163,7 +168,16 @@ def make_config(
     whole=whole,
     input=sides["input"],
     target=sides["target"],
+    label_maps=(sides["input"].label_map, sides["target"].label_map),
   )
+
+
+def _is_label_map(path: Path, colors: np.ndarray) -> bool:
+  """Whether a file, whose colours were read, has a palette and uses few of its entries; photographs use most."""
+  if colors.shape[-1] == 1:
+    return False
+  indices = files.read(path, colors=False)
+  return indices.shape[-1] == 1 and np.unique(indices).size <= MAX_LABELS
 
 
 def _first_readable(pairs: list["Pair"], side_by_side: str) -> tuple["Pair", tuple[np.ndarray, np.ndarray]]:
