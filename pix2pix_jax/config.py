@@ -17,7 +17,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from pix2pix_jax import signals
+from pix2pix_jax import palettes, signals
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.signals import DataSpec, Signal
 
@@ -65,8 +65,36 @@ _RANGE = Limit(
   lambda value: len(value) == 2 and 0 <= value[0] < value[1] < np.inf, "two numbers, 0 ≤ nearest < farthest"
 )
 _KIND = _one_of("auto", *signals.KINDS, *signals.ALIASES)
-_RESAMPLING = _one_of("auto", "bicubic", "nearest")
-_DTYPE = _one_of("", "uint8", "uint16", "float32")
+_RESAMPLING = _one_of("auto", "bicubic", "area", "nearest")
+_DTYPE = _one_of("", "uint8", "uint16", "int8", "int16", "int32", "int64", "uint32", "uint64", "float32")
+_CLASSES = _between(0, 256)
+_IGNORE = _between(-1, 255)
+
+
+def _is_value_range(value: Any) -> bool:
+  pairs = list(zip(value[::2], value[1::2]))
+  ordered = all(np.isfinite(pair).all() and pair[0] < pair[1] for pair in pairs)
+  return len(value) % 2 == 0 and (ordered or tuple(value) == (0, 0))
+
+
+def _is_accepted_by(parse: Callable[[str], Any]) -> Callable[[str], bool]:
+  def holds(value: str) -> bool:
+    try:
+      parse(value)
+    except (UsageError, ValueError):
+      return False
+    return True
+
+  return holds
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+  return tuple(float(part) for part in text.split(",") if part.strip())
+
+
+_VALUE_RANGE = Limit(_is_value_range, "pairs of numbers, each lowest < highest")
+_NUMBERS = Limit(_is_accepted_by(_numbers), "numbers joined by commas")
+_PALETTE = Limit(_is_accepted_by(palettes.parse), f"{', '.join(palettes.NAMED)}, or colours such as #0000aa,#ff5500")
 
 FIELDS: dict[str, dict[str, Field]] = {
   "": {
@@ -89,8 +117,9 @@ FIELDS: dict[str, dict[str, Field]] = {
     "prepared_dir": Field("", "Folder for prepared data. Empty: $TFDS_DATA_DIR, or the user's cache directory."),
     "input_kind": Field(
       "auto",
-      "Meaning of the input's numbers: image, depth (metres, 0 where nothing was measured) or auto. With auto, "
-      "unsigned integers are images; any other number type needs an explicit kind.",
+      "Meaning of the input's numbers: image, depth (metres, 0 where nothing was measured), quantity (any real numbers "
+      "with a unit), classes (a label map) or auto. With auto, unsigned integers are images; any other number type "
+      "needs an explicit kind.",
       _KIND,
     ),
     "target_kind": Field("auto", "Meaning of the target's numbers, with the same choices.", _KIND),
@@ -101,10 +130,39 @@ FIELDS: dict[str, dict[str, Field]] = {
       _NOT_NEGATIVE,
     ),
     "target_scale": Field(0.0, "Divisor that converts integer target depth to metres; see input_scale.", _NOT_NEGATIVE),
+    "input_range": Field(
+      (0.0, 0.0),
+      "Lowest and highest value of an input quantity, encoded as -1 and 1; values beyond it are clipped. One pair for "
+      "all channels, or one for each. (0, 0): the 0.1 and 99.9 percentiles of each channel of the training split.",
+      _VALUE_RANGE,
+    ),
+    "target_range": Field((0.0, 0.0), "The same for a target quantity.", _VALUE_RANGE),
+    "input_unit": Field("", "Unit of an input quantity, for display, such as HU or dB."),
+    "target_unit": Field("", "Unit of a target quantity."),
+    "input_nodata": Field(
+      "", "Numbers that mark pixels of an input quantity without a value, joined by commas; NaN always does.", _NUMBERS
+    ),
+    "target_nodata": Field("", "The same for a target quantity.", _NUMBERS),
+    "input_classes": Field(
+      0, "Number of classes of an input label map. 0: that of its palette, or the largest index plus one.", _CLASSES
+    ),
+    "target_classes": Field(0, "The same for a target label map.", _CLASSES),
+    "input_palette": Field(
+      "",
+      "Colours of the classes of an input label map, in order: cmp, cityscapes, or a list such as #0000aa,#ff5500. "
+      "Needed if the files hold colours; files of class indices may leave it empty.",
+      _PALETTE,
+    ),
+    "target_palette": Field("", "The same for a target label map.", _PALETTE),
+    "input_ignore": Field(
+      -1, "Class index that marks pixels of an input label map without a label, such as 255. -1: none.", _IGNORE
+    ),
+    "target_ignore": Field(-1, "The same for a target label map; such pixels do not count.", _IGNORE),
     "input_resampling": Field(
       "auto",
       "How input images are resized: bicubic (anti-aliased), nearest for label maps, whose colours must not mix, or "
-      "auto: nearest if the files have palettes, like most label maps, else bicubic. Depth always uses nearest.",
+      "auto: nearest if the files have palettes, like most label maps, else bicubic. Quantities: area (the mean of the "
+      "valid pixels, also chosen by auto) or nearest. Depth and classes always use nearest.",
       _RESAMPLING,
     ),
     "target_resampling": Field("auto", "How target images are resized, with the same choices.", _RESAMPLING),
@@ -237,10 +295,16 @@ FIELDS: dict[str, dict[str, Field]] = {
       "vanilla (cross-entropy), lsgan (least squares) or none (L1 alone).",
       _one_of("vanilla", "lsgan", "none"),
     ),
+    "pixel": Field(
+      "auto",
+      "Loss of each pixel: l1 (absolute difference on [-1, 1]), cross_entropy for classes, or auto, which chooses "
+      "between the two.",
+      _one_of("auto", "l1", "cross_entropy"),
+    ),
     "l1_weight": Field(
       -1.0,
-      "Weight of the mean absolute difference on [-1, 1]. Negative: 300 / target channels, which is the paper's 100 "
-      "for RGB.",
+      "Weight of the pixel loss. Negative: 300 / target channels, which is the paper's 100 for RGB; 100 for "
+      "cross-entropy.",
       Limit(np.isfinite, "finite"),
     ),
     "validity_weight": Field(
@@ -278,10 +342,11 @@ FIELDS: dict[str, dict[str, Field]] = {
       0, "Save a permanent checkpoint at every multiple of this step. 0: keep only the newest and the best.", _COUNT
     ),
     "best_metric": Field(
-      "l1",
+      "auto",
       "Validation metric that chooses the best checkpoint: l1, psnr or ssim; for depth l1, psnr, rmse, mae, abs_rel, "
-      "delta1, delta2, delta3 or silog.",
-      _one_of(*sorted({*signals.Image.metrics, *signals.Depth.metrics})),
+      "delta1, delta2, delta3 or silog; for a quantity mae, rmse, l1, psnr or ssim; for classes mean_iou, "
+      "pixel_accuracy or class_accuracy. auto: l1, or mean_iou for classes.",
+      _one_of("auto", *sorted({metric for kind in signals.TYPES.values() for metric in kind.metrics})),
     ),
     "logger": Field(
       "",
@@ -448,6 +513,16 @@ def procedural_data(task: str) -> Callable[[ml_collections.ConfigDict], None]:
   return apply
 
 
+def label_map(side: str, palette: str) -> Callable[[ml_collections.ConfigDict], None]:
+  """A variant in which a side, `input` or `target`, is a label map in the colours of a palette."""
+
+  def apply(config: ml_collections.ConfigDict) -> None:
+    config.data[f"{side}_kind"] = "classes"
+    config.data[f"{side}_palette"] = palette
+
+  return apply
+
+
 def names() -> list[str]:
   """The named configurations, which are the files of pix2pix_jax/configs."""
   folder = Path(__file__).parent / "configs"
@@ -542,6 +617,8 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
   check(config)
   data, model, loss, train = config.data, config.model, config.loss, config.train
   data.fingerprint = spec.fingerprint
+  if train.best_metric == "auto":
+    train.best_metric = "mean_iou" if spec.target.kind == "classes" else "l1"
   if train.best_metric not in spec.target.metrics:
     raise UsageError(
       f"train.best_metric is {train.best_metric!r}, but the metrics of this target ({spec.target.describe()}) are "
@@ -560,8 +637,7 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
       ("auto", *[a for a, k in signals.ALIASES.items() if k == signal.kind]),
     )
     _agree(data, f"data.{side}_dtype", f"{side}_dtype", signal.dtype, ("",))
-    if data[f"{side}_resampling"] == "auto":
-      data[f"{side}_resampling"] = signal.resampling
+    _record(data, side, signal)
   if data.validity_channel and not spec.target.has_holes:
     raise UsageError(
       f"data.validity_channel is for targets with holes (depth), but the target is: {spec.target.describe()}."
@@ -575,8 +651,11 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
       f"{spec.input.describe()}, and the target: {spec.target.describe()}."
     )
   _resolve_levels(data, model)
+  loss.pixel = loss.pixel.replace("auto", "cross_entropy" if spec.target.kind == "classes" else "l1")
+  if loss.pixel == "cross_entropy" and spec.target.kind != "classes":
+    raise UsageError(f"loss.pixel=cross_entropy is for classes, but the target is: {spec.target.describe()}.")
   if loss.l1_weight < 0:
-    loss.l1_weight = 300.0 / spec.target.channels
+    loss.l1_weight = 100.0 if loss.pixel == "cross_entropy" else 300.0 / spec.target.channels
   train.num_steps = train.num_steps or train.num_epochs * count // train.batch_size
   if train.num_steps < 1:
     raise UsageError(
@@ -587,6 +666,16 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
   train.eval_every_steps = train.eval_every_steps or epoch
   train.checkpoint_every_steps = train.checkpoint_every_steps or epoch
   return config
+
+
+def _record(data: ml_collections.ConfigDict, side: str, signal: Signal) -> None:
+  """Fills in what the data determined, so that a workdir describes its signals completely."""
+  if data[f"{side}_resampling"] == "auto":
+    data[f"{side}_resampling"] = signal.resampling
+  if isinstance(signal, signals.Quantity):
+    data[f"{side}_range"] = tuple(value for pair in signal.range for value in pair)
+  if isinstance(signal, signals.Classes):
+    data[f"{side}_classes"] = signal.count
 
 
 def _agree(
@@ -632,18 +721,47 @@ def signals_of(config: ml_collections.ConfigDict) -> tuple[Signal, Signal]:
   """The input and target signals of a resolved config."""
   data, model = config.data, config.model
   channels = {"input": model.input_channels, "target": model.output_channels - data.validity_channel}
-  made = [
-    signals.make(
-      signals.check_kind(data[f"{side}_kind"], f"data.{side}_kind"),
-      channels=channels[side],
-      dtype=data[f"{side}_dtype"] or "uint8",
-      depth_range=data.depth_range,
-      scale=data[f"{side}_scale"],
-      resampling=data[f"{side}_resampling"],
-    )
-    for side in ("input", "target")
-  ]
+  made = [settings_of(data, side).make(channels[side], data[f"{side}_dtype"] or "uint8") for side in channels]
   return made[0], made[1]
+
+
+def settings_of(data: ml_collections.ConfigDict, side: str) -> signals.Settings:
+  """What the `data` section declares about a side, `input` or `target`.
+
+  Raises:
+    UsageError: an unknown kind.
+  """
+  kind, values = data[f"{side}_kind"], tuple(data[f"{side}_range"])
+  return signals.Settings(
+    kind=kind if kind == "auto" else signals.check_kind(kind, f"data.{side}_kind"),
+    depth_range=(float(data.depth_range[0]), float(data.depth_range[1])),
+    scale=float(data[f"{side}_scale"]),
+    range=() if values == (0, 0) else tuple(zip(map(float, values[::2]), map(float, values[1::2]))),
+    unit=data[f"{side}_unit"],
+    nodata=_numbers(data[f"{side}_nodata"]),
+    count=data[f"{side}_classes"],
+    palette=palettes.parse(data[f"{side}_palette"], f"data.{side}_palette"),
+    ignore=data[f"{side}_ignore"],
+    resampling=data[f"{side}_resampling"],
+  )
+
+
+def keep_recorded(
+  config: ml_collections.ConfigDict, workdir: Path
+) -> tuple[ml_collections.ConfigDict, ml_collections.ConfigDict | None]:
+  """The configuration of a start, and of the workdir's previous start if something was trained there.
+
+  Ranges and numbers of classes that are left to the data keep their earlier values: other data must not change the
+  meaning of the networks' numbers.
+  """
+  config, old = config.copy_and_resolve_references(), previous(workdir)
+  if old is None:
+    return config, None
+  for side in ("input", "target"):
+    for name, is_open in ((f"{side}_range", (0, 0)), (f"{side}_classes", 0)):
+      if config.data[name] == is_open:
+        config.data[name] = old.data[name]
+  return config, old
 
 
 # --- Workdirs
@@ -735,7 +853,10 @@ def require_same_model(workdir: Path, changes: Changes) -> None:
   Raises:
     UsageError: the fields that differ.
   """
-  fixed = ("data.input_kind", "data.target_kind", "data.validity_channel")
+  fixed = (
+    *("data.input_kind", "data.target_kind", "data.input_range", "data.target_range", "data.input_classes"),
+    *("data.target_classes", "data.validity_channel"),
+  )
   changed = {name: pair for name, pair in changes.items() if name.startswith("model.") or name in fixed}
   if changed:
     raise UsageError(

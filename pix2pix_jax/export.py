@@ -178,7 +178,7 @@ def export(
   config = config_lib.read(workdir)
   input_signal, target_signal = config_lib.signals_of(config)
   default = config_lib.eval_shape(config.data)
-  shape = (height or default[0], width or default[1], input_signal.channels)
+  shape = (height or default[0], width or default[1], input_signal.raw_channels)
   if min(shape) < 1:
     raise UsageError(f"--height={height} --width={width}: sizes in pixels have to be at least 1.")
   write, takes_seed, batch_size = FORMATS[form]

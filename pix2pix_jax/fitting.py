@@ -20,7 +20,7 @@ import numpy as np
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import signals
-from pix2pix_jax.data import pipeline
+from pix2pix_jax.data import pipeline, summary
 from pix2pix_jax.errors import UsageError, require_integer
 from pix2pix_jax.inference import Translator
 from pix2pix_jax.model.state import TrainState
@@ -69,10 +69,10 @@ class FitResult:
     spec = self._experiment.spec
     pairs = _store(("x", "y"), (x, y), spec)
     _require_pairs("the data to evaluate", pairs)
-    if (pairs[0].shape[-1], pairs[1].shape[-1]) != (spec.input.channels, spec.target.channels):
+    if (pairs[0].shape[-1], pairs[1].shape[-1]) != (spec.input.raw_channels, spec.target.raw_channels):
       raise UsageError(
-        f"This model was trained on {spec.input.channels} → {spec.target.channels} channels; x is {pairs[0].shape}, "
-        f"y {pairs[1].shape}."
+        f"This model was trained on {spec.input.raw_channels} → {spec.target.raw_channels} channels; x is "
+        f"{pairs[0].shape}, y {pairs[1].shape}."
       )
     run = self._experiment
     if batch_size is not None:
@@ -107,8 +107,11 @@ def fit(
   workdir: str | Path | None = None,
   input_kind: str | None = None,
   target_kind: str | None = None,
-  input_range: tuple[float, float] | None = None,
-  target_range: tuple[float, float] | None = None,
+  input_range: tuple[float, ...] | None = None,
+  target_range: tuple[float, ...] | None = None,
+  input_unit: str | None = None,
+  target_unit: str | None = None,
+  num_classes: int | None = None,
   seed: int | None = None,
   config: ml_collections.ConfigDict | None = None,
   overrides: dict[str, Any] | None = None,
@@ -129,10 +132,14 @@ def fit(
       the device until they are read. Setting `stop_training` on the object given to `set_model` ends the run after the
       epoch.
     workdir: for checkpoints and logs; a run found there is resumed. None: a new temporary folder.
-    input_kind, target_kind: `"image"` (`"picture"` is accepted too) or `"depth"`; None: as `config` says, by default
-      image.
-    input_range, target_range: nearest and farthest metres of depth; None: `data.depth_range` of `config`. Both sides
-      share one range.
+    input_kind, target_kind: `"image"` (`"picture"` is accepted too), `"depth"`, `"quantity"` or `"classes"`; None: as
+      `config` says, by default image.
+    input_range, target_range: nearest and farthest metres of depth, one range for both sides; lowest and highest value
+      of a quantity, one pair or one for each channel (lowest, highest, lowest, …). None: as `config` says, by default
+      0 to 80 m, and for a quantity the 0.1 and 99.9 percentiles of the training pairs.
+    input_unit, target_unit: unit of a quantity, for display.
+    num_classes: number of classes of the sides that are label maps; None: as `config` says, by default the largest
+      index plus one.
     seed: seed of the weights, data order and noise; None: `seed` of `config` if that is given, else 0.
     config: configuration to start from, as `config.load("facades")` returns it. If all its sizes are at their defaults,
       they follow the arrays. None: the paper's model, without crops or mirroring.
@@ -144,22 +151,15 @@ def fit(
     UsageError: invalid shapes, dtypes, values or fields; the message says what is accepted.
   """
   settings = _settings(x, config, overrides, seed=seed, batch_size=batch_size, epochs=epochs)
-  for side, kind in (("input", input_kind), ("target", target_kind)):
-    if kind is not None:
-      settings.data[f"{side}_kind"] = signals.check_kind(kind, f"{side}_kind")
-    elif settings.data[f"{side}_kind"] == "auto":
-      settings.data[f"{side}_kind"] = "image"
-  ranges = {tuple(values) for values in (input_range, target_range) if values is not None}
-  if len(ranges) > 1:
-    raise UsageError(
-      f"input_range {input_range} and target_range {target_range} differ; depth has one range for both sides."
-    )
-  for values in ranges:
-    settings.data.depth_range = values
+  _declare(
+    settings.data, (input_kind, target_kind), (input_range, target_range), (input_unit, target_unit), num_classes
+  )
   config_lib.check(settings)
+  settings, _ = config_lib.keep_recorded(settings, Path(workdir or os.devnull))
   x, y = np.asarray(x), np.asarray(y)
   spec = _spec(x, y, settings)
   splits = _splits((x, y), spec, validation_split, validation_data)
+  spec = _complete(spec, splits["train"])
   count = len(splits["train"][0])
   if settings.train.batch_size > count:
     raise UsageError(f"batch_size is {settings.train.batch_size}, but there are {count} training pairs.")
@@ -240,19 +240,63 @@ def _content(splits: dict[str, Pairs]) -> str:
 
 
 def _spec(x: np.ndarray, y: np.ndarray, settings: ml_collections.ConfigDict) -> DataSpec:
-  made = []
-  for side, array in (("input", x), ("target", y)):
-    made.append(
-      signals.make(
-        settings.data[f"{side}_kind"],
-        channels=array.shape[-1] if array.ndim == 4 else 1,
-        dtype=array.dtype,
-        depth_range=settings.data.depth_range,
-        scale=settings.data[f"{side}_scale"],
-        resampling=settings.data[f"{side}_resampling"],
-      )
-    )
+  made = [
+    config_lib.settings_of(settings.data, side).make(array.shape[-1] if array.ndim == 4 else 1, array.dtype)
+    for side, array in (("input", x), ("target", y))
+  ]
   return DataSpec(made[0], made[1], {})
+
+
+def _declare(
+  data: ml_collections.ConfigDict,
+  kinds: tuple[str | None, str | None],
+  ranges: tuple[tuple[float, ...] | None, tuple[float, ...] | None],
+  units: tuple[str | None, str | None],
+  num_classes: int | None,
+) -> None:
+  """Sets the fields that declare the input and the target from the arguments of `fit`.
+
+  Raises:
+    UsageError: an unknown kind, or an argument that does not belong to the kind.
+  """
+  sides = ("input", "target")
+  for side, kind in zip(sides, kinds, strict=True):
+    if kind is not None:
+      data[f"{side}_kind"] = signals.check_kind(kind, f"{side}_kind")
+    elif data[f"{side}_kind"] == "auto":
+      data[f"{side}_kind"] = "image"
+  for side, limits, unit in zip(sides, ranges, units, strict=True):
+    kind = data[f"{side}_kind"]
+    for name, value, takers in (
+      (f"{side}_range", limits, ("depth", "quantity")),
+      (f"{side}_unit", unit, ("quantity",)),
+    ):
+      if value is None:
+        continue
+      if kind not in takers:
+        raise UsageError(f"{name} is {value!r}, but the {side}'s kind is {kind}; it belongs to {' and '.join(takers)}.")
+      is_depth_range = kind == "depth"
+      if is_depth_range and side == "target" and data.input_kind == "depth" and ranges[0] not in (None, limits):
+        raise UsageError(
+          f"input_range {ranges[0]} and target_range {limits} differ; depth has one range for both sides."
+        )
+      data["depth_range" if is_depth_range else name] = tuple(value) if isinstance(value, tuple | list) else value
+  if num_classes is not None:
+    labelled = [side for side in sides if data[f"{side}_kind"] == "classes"]
+    if not labelled:
+      raise UsageError(f"num_classes is {num_classes}, but neither side's kind is classes.")
+    for side in labelled:
+      data[f"{side}_classes"] = require_integer("num_classes", num_classes, 2, 256)
+
+
+def _complete(spec: DataSpec, train: Pairs) -> DataSpec:
+  """A spec whose open ranges and numbers of classes follow from the training pairs."""
+  completed = []
+  for side, signal, stored in zip(("input", "target"), (spec.input, spec.target), train, strict=True):
+    ranges = summary.percentiles(stored.reshape(-1, stored.shape[-1])) if signal.kind == "quantity" else []
+    values = np.unique(stored).tolist() if signal.kind == "classes" else []
+    completed.append(summary.complete_signal(signal, ranges, values, side))
+  return dataclasses.replace(spec, input=completed[0], target=completed[1])
 
 
 def _splits(pairs: Pairs, spec: DataSpec, validation_split: float, validation_data: Pairs | None) -> dict[str, Pairs]:

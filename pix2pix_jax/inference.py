@@ -94,7 +94,9 @@ class Translator:
 
     Args:
       images: (H, W), (H, W, C) or (N, H, W, C) of any height and width. Images are uint8 or uint16 over their full
-        range, bool, or float in [0, 1]; depth is float metres, where zero, negative, NaN and infinite values are holes.
+        range, bool, or float in [0, 1]; depth is float metres, where zero, negative, NaN and infinite values are holes;
+        quantities are in the unit of the training data, where NaN is a hole; classes are indices, or colours of the
+        palette.
       num_samples: number of results to draw per image; None: one, without the leading axis.
       seed: seed of the dropout noise, in [0, 2**32); the same seed gives the same result.
       dropout: whether the noise is on; None: as in the run (`evaluation.dropout`, on by default).
@@ -105,7 +107,8 @@ class Translator:
 
     Returns:
       The translations, in the shape of `images` but with the target's channels; `num_samples` adds a leading axis.
-      Depth is float32 metres (0 where a model with a validity channel expects no measurement). Images are
+      Depth is float32 metres (0 where a model with a validity channel expects no measurement). Quantities are in their
+      unit, float32 or the integer type of the training data; classes are indices, uint8 with one channel. Images are
       float32 in [0, 1] if `images` were float images, else integers of the type that the model was trained on.
 
     Raises:
@@ -143,10 +146,11 @@ class Translator:
     return config_lib.multiple(self.config.model)
 
   def _accept(self, batch: np.ndarray) -> np.ndarray:
-    channels = self.input_signal.channels
+    channels = self.input_signal.raw_channels
     if batch.ndim != 4 or 0 in batch.shape:
       raise UsageError(f"Images are (H, W), (H, W, C) or (N, H, W, C) and not empty; these have shape {batch.shape}.")
-    if batch.shape[-1] != channels:
+    is_color_map = self.input_signal.kind == "classes" and batch.shape[-1] == 3
+    if batch.shape[-1] != channels and not is_color_map:
       hint = " Are the channels first? They belong last." if batch.shape[1] == channels else ""
       raise UsageError(
         f"This model expects images of {channels} channel{'s' * (channels != 1)}; these have {batch.shape[-1]} "

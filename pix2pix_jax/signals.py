@@ -9,16 +9,16 @@ pipeline, the compiled programs and exported files all run the same code. Arrays
 """
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pix2pix_jax import depth
+from pix2pix_jax import depth, palettes
 from pix2pix_jax.errors import UsageError
 
-KINDS = ("image", "depth")
 ALIASES = {"picture": "image"}
 
 
@@ -38,8 +38,13 @@ class Image:
   resampling: str = "bicubic"
 
   kind: ClassVar[str] = "image"
+  unit: ClassVar[str] = ""
   has_holes: ClassVar[bool] = False
   metrics: ClassVar[tuple[str, ...]] = ("l1", "psnr", "ssim")
+
+  @property
+  def raw_channels(self) -> int:
+    return self.channels
 
   def accept(self, array: np.ndarray, name: str) -> np.ndarray:
     """Checks raw values and returns uint8, uint16, or float32 in [0, 1]; a bool array becomes 0 and 255.
@@ -96,6 +101,14 @@ class Image:
     """The same for encoded arrays."""
     return None
 
+  def activate(self, output):
+    """The generator's output, which is the encoded answer."""
+    return output
+
+  def error(self, output: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """|output − target| of encoded arrays on [0, 1], averaged over channels: float32 (..., H, W)."""
+    return np.abs(self.decode_float(output) - self.decode_float(target)).mean(-1, dtype=np.float32)
+
   def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     """[-1, 1] (H, W, C) → uint8 (H, W, 3). RGB as it is, one channel as grey; otherwise the first channel."""
     del valid
@@ -124,10 +137,15 @@ class Depth:
   scale: float = 0.0
 
   kind: ClassVar[str] = "depth"
+  unit: ClassVar[str] = "m"
   dtype: ClassVar[str] = "float32"
   has_holes: ClassVar[bool] = True
   resampling: ClassVar[str] = "nearest"
   metrics: ClassVar[tuple[str, ...]] = ("rmse", "mae", "abs_rel", "delta1", "delta2", "delta3", "silog", "l1", "psnr")
+
+  @property
+  def raw_channels(self) -> int:
+    return self.channels
 
   def accept(self, array: np.ndarray, name: str) -> np.ndarray:
     """Checks raw values and returns float32 metres in which every pixel without a measurement is 0.
@@ -194,6 +212,14 @@ class Depth:
     """bool (..., H, W, 1): pixels of an encoded array above -1, the near end of the range and the code of holes."""
     return (encoded > -1).all(-1, keepdims=True)
 
+  def activate(self, output):
+    """The generator's output, which is the encoded answer."""
+    return output
+
+  def error(self, output: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """|output − target| of encoded arrays in metres, averaged over channels: float32 (..., H, W)."""
+    return np.abs(self.decode_float(output) - self.decode_float(target)).mean(-1, dtype=np.float32)
+
   def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     """[-1, 1] (H, W, C) → uint8 (H, W, 3): the colours of the first channel's metres; pixels that are not `valid` in
     black.
@@ -206,7 +232,265 @@ class Depth:
     return f"depth, {self.range[0]:g} to {self.range[1]:g} m, {_channels(self.channels)}"
 
 
-Signal = Image | Depth
+@dataclasses.dataclass(frozen=True)
+class Quantity:
+  """Real numbers with a unit, in which zero and negative numbers are values: Hounsfield units, decibels, elevation,
+  reflectance. NaN, infinite numbers and the declared `nodata` mark pixels without a value.
+
+  Attributes:
+    channels: number of channels, at least 1.
+    dtype: raw number type of the data set; `decode` returns it if it is an integer type, else float32.
+    range: (lowest, highest) encoded as -1 and 1: one pair for all channels, or one for each. Values beyond it are
+      clipped. Empty: not known yet (`prepare` determines it from the training split).
+    unit: such as "HU"; for display.
+    nodata: further numbers that mark pixels without a value.
+    resampling: `"area"`, the anti-aliased mean of the valid pixels, or `"nearest"`.
+  """
+
+  channels: int = 1
+  dtype: str = "float32"
+  range: tuple[tuple[float, float], ...] = ()
+  unit: str = ""
+  nodata: tuple[float, ...] = ()
+  resampling: str = "area"
+
+  kind: ClassVar[str] = "quantity"
+  has_holes: ClassVar[bool] = True
+  metrics: ClassVar[tuple[str, ...]] = ("mae", "rmse", "l1", "psnr", "ssim")
+
+  @property
+  def raw_channels(self) -> int:
+    return self.channels
+
+  def accept(self, array: np.ndarray, name: str) -> np.ndarray:
+    """Checks raw values and returns float32 in which every pixel without a value is NaN.
+
+    Raises:
+      UsageError: other than real numbers, integers that float32 cannot hold, or not a single value.
+    """
+    if array.dtype.kind not in "uif":
+      raise UsageError(f"{name} holds {array.dtype}; a quantity holds integers or floats. Convert it.")
+    if (
+      array.dtype.kind in "ui" and array.dtype.itemsize > 2 and array.size and np.abs(array.astype(float)).max() > 2**24
+    ):
+      raise UsageError(
+        f"{name} holds integers beyond ±{2**24:,}, which float32 cannot hold exactly. Subtract an offset or rescale it."
+      )
+    values = self.canonical(array)
+    if not np.isfinite(values).any():
+      raise UsageError(f"{name} holds no value at all: every number is NaN, infinite or {self.nodata or 'nodata'}.")
+    return values
+
+  def canonical(self, raw):
+    """float32 in which every pixel without a value is NaN."""
+    xp = jnp if isinstance(raw, jax.Array) else np
+    missing = ~xp.isfinite(raw)
+    for value in self.nodata:
+      missing |= xp.isnan(raw) if math.isnan(value) else raw == np.asarray(value, raw.dtype)
+    return xp.where(missing, np.float32(np.nan), raw.astype(np.float32))
+
+  def store(self, array: np.ndarray) -> np.ndarray:
+    """Accepted values as data sets store them: unchanged."""
+    return array
+
+  def check_range(self, accepted: np.ndarray, name: str) -> None:
+    """Refuses values most of which a declared range would clip.
+
+    Raises:
+      UsageError: with the range found, the range expected and what to do.
+    """
+    if not self.range:
+      return
+    share = self.clipped(accepted)
+    if share > 0.5:
+      values = accepted[np.isfinite(accepted)]
+      raise UsageError(
+        f"{name} lies between {values.min():g} and {values.max():g}, but the declared range is "
+        f"{self.describe_range()}: {share:.0%} of the values would be clipped. Check the unit, or leave the range open "
+        "to take it from the data."
+      )
+
+  def clipped(self, raw: np.ndarray) -> float:
+    """The share of the values (..., C) that the range clips."""
+    low, high = self._limits()
+    finite = np.isfinite(raw)
+    return float(np.sum(finite & ((raw < low) | (raw > high))) / max(1, finite.sum()))
+
+  def _limits(self) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest values, float32 (1,) or (C,)."""
+    limits = np.asarray(self.range, np.float32)
+    return limits[:, 0], limits[:, 1]
+
+  def encode(self, raw):
+    """Values in their unit → float32 in [-1, 1], clipped to the range; a pixel without a value becomes -1."""
+    xp = jnp if isinstance(raw, jax.Array) else np
+    low, high = self._limits()
+    scaled = (self.canonical(raw) - low) * (2 / (high - low)) - 1
+    return xp.where(xp.isnan(scaled), np.float32(-1), scaled).clip(-1, 1)
+
+  def decode(self, encoded):
+    """[-1, 1] → values in their unit, float32 or rounded to the integers of `dtype`."""
+    values = self.decode_float(encoded)
+    if np.dtype(self.dtype).kind == "f":
+      return values
+    limits = np.iinfo(self.dtype)
+    return values.round().clip(limits.min, limits.max).astype(self.dtype)
+
+  def decode_float(self, encoded):
+    """[-1, 1] → float32 in the unit."""
+    low, high = self._limits()
+    return (encoded.clip(-1, 1) + 1) * ((high - low) / 2) + low
+
+  def valid(self, raw):
+    """bool (..., H, W, 1): pixels whose channels all have a value."""
+    xp = jnp if isinstance(raw, jax.Array) else np
+    return xp.isfinite(self.canonical(raw)).all(-1, keepdims=True)
+
+  def measured(self, encoded) -> None:
+    """None: -1 is a value as well as the code of pixels without one."""
+    return None
+
+  def activate(self, output):
+    """The generator's output, which is the encoded answer."""
+    return output
+
+  def error(self, output: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """|output − target| of encoded arrays in the unit, averaged over channels: float32 (..., H, W)."""
+    return np.abs(self.decode_float(output) - self.decode_float(target)).mean(-1, dtype=np.float32)
+
+  def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """[-1, 1] (H, W, C) → uint8 (H, W, 3): colours of the first channel; pixels that are not `valid` in black."""
+    colors = depth.colors(-np.asarray(encoded[..., 0], np.float32))
+    return colors if valid is None else np.where(np.asarray(valid) > 0, colors, np.array(depth.HOLE_COLOR, np.uint8))
+
+  def describe_range(self) -> str:
+    """For example "-1000 to 3000 HU"."""
+    if not self.range:
+      return "range not set"
+    unit = f" {self.unit}" if self.unit else ""
+    return ", ".join(f"{low:g} to {high:g}" for low, high in self.range) + unit
+
+  def describe(self) -> str:
+    """For example "quantity, -1000 to 3000 HU, 1 channel"."""
+    return f"quantity, {self.describe_range()}, {_channels(self.channels)}"
+
+
+SHARPNESS = 5.0  # of the softmax over a generator's outputs in [-1, 1]: the surest answer has a probability of 0.9995
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+  """Label maps: every pixel belongs to one of a few classes, which the networks see as one-hot channels of ±1.
+
+  Attributes:
+    count: number of classes; 0: not known yet (`prepare` determines it from the training split).
+    palette: (red, green, blue) of each class for display and for files of colours; empty: distinct colours.
+    ignore: index that marks pixels without a label; -1: none.
+  """
+
+  count: int = 0
+  palette: tuple[tuple[int, int, int], ...] = ()
+  ignore: int = -1
+
+  kind: ClassVar[str] = "classes"
+  unit: ClassVar[str] = ""
+  dtype: ClassVar[str] = "uint8"
+  raw_channels: ClassVar[int] = 1
+  resampling: ClassVar[str] = "nearest"
+  metrics: ClassVar[tuple[str, ...]] = ("mean_iou", "pixel_accuracy", "class_accuracy")
+
+  @property
+  def channels(self) -> int:
+    """Channels that the networks see: one for each class."""
+    return self.count
+
+  @property
+  def has_holes(self) -> bool:
+    return self.ignore >= 0
+
+  def accept(self, array: np.ndarray, name: str) -> np.ndarray:
+    """Checks raw values and returns class indices, uint8 (..., H, W, 1). Colours (..., H, W, 3) of a palette become
+    indices (`palettes.match`).
+
+    Raises:
+      UsageError: indices beyond the classes, other than integers, or colours that are not in the palette.
+    """
+    if array.dtype == np.bool_:
+      array = array.astype(np.uint8)
+    if array.shape[-1] in (3, 4) and array.dtype == np.uint8:
+      return palettes.match(array[..., :3], self.palette, name)[0]
+    if array.shape[-1] != 1 or array.dtype.kind not in "ui":
+      raise UsageError(
+        f"{name} holds {array.dtype} of {_channels(array.shape[-1])}; label maps hold class indices in one channel of "
+        "integers, or 8-bit colours of a palette."
+      )
+    limit = self.count or 256
+    wrong = np.unique(array[(array != self.ignore) & ((array < 0) | (array >= limit))])
+    if wrong.size:
+      raise UsageError(
+        f"{name} holds the class {wrong[0]}, but classes are numbered 0 to {limit - 1}. If it marks pixels without a "
+        f"label, declare it (data.input_ignore or data.target_ignore = {wrong[0]}); else raise the number of classes."
+      )
+    return array.astype(np.uint8)
+
+  def canonical(self, raw):
+    """Class indices, unchanged."""
+    return raw
+
+  def store(self, array: np.ndarray) -> np.ndarray:
+    """Accepted values as data sets store them: unchanged."""
+    return array
+
+  def check_range(self, accepted: np.ndarray, name: str) -> None:
+    """Does nothing: `accept` checks the indices."""
+
+  def encode(self, raw):
+    """Class indices (..., 1) → float32 one-hot (..., count) of ±1; a pixel without a label is -1 in every channel."""
+    return (raw == np.arange(self.count, dtype=np.uint8)).astype(np.float32) * 2 - 1
+
+  def decode(self, encoded):
+    """[-1, 1] (..., count) → the index of the largest channel, uint8 (..., 1)."""
+    return encoded.argmax(-1)[..., None].astype(np.uint8)
+
+  decode_float = decode
+
+  def valid(self, raw):
+    """bool (..., H, W, 1): pixels with a label; None if every pixel has one."""
+    return raw != self.ignore if self.has_holes else None
+
+  def measured(self, encoded) -> None:
+    """None: `valid` of the raw labels says which pixels have one."""
+    return None
+
+  def activate(self, output):
+    """The generator's output in [-1, 1] as class probabilities p, which are shown to the discriminator as 2p − 1."""
+    return jax.nn.softmax(SHARPNESS * output) * 2 - 1
+
+  def error(self, output: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """1 where the classes of encoded arrays differ, else 0: float32 (..., H, W)."""
+    return (self.decode(output) != self.decode(target))[..., 0].astype(np.float32)
+
+  def colors(self, indices: np.ndarray) -> np.ndarray:
+    """Class indices (..., 1) → uint8 (..., 3); pixels without a label in black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: self.count] = self.palette or palettes.distinct(self.count)
+    if self.has_holes:
+      table[self.ignore] = 0
+    return table[indices[..., 0]]
+
+  def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """[-1, 1] (H, W, count) → uint8 (H, W, 3): the palette's colours; pixels that are not `valid` in black."""
+    shown = self.colors(self.decode(np.asarray(encoded)))
+    return shown if valid is None else np.where(np.asarray(valid) > 0, shown, np.array(depth.HOLE_COLOR, np.uint8))
+
+  def describe(self) -> str:
+    """For example "12 classes"."""
+    return f"{self.count or 'unknown number of'} classes"
+
+
+Signal = Image | Depth | Quantity | Classes
+TYPES: dict[str, type[Signal]] = {"image": Image, "depth": Depth, "quantity": Quantity, "classes": Classes}
+KINDS = tuple(TYPES)
 
 
 def _channels(count: int) -> str:
@@ -221,7 +505,7 @@ def check_kind(kind: str, field: str) -> str:
   """
   kind = ALIASES.get(kind, kind)
   if kind not in KINDS:
-    raise UsageError(f"{field} is {kind!r}; the kinds are {' and '.join(KINDS)}.")
+    raise UsageError(f"{field} is {kind!r}; the kinds are {', '.join(KINDS)}.")
   return kind
 
 
@@ -237,24 +521,51 @@ def choose_kind(kind: str, dtype: np.dtype, field: str, name: str) -> str:
     return "image"
   raise UsageError(
     f"{name} holds {dtype} numbers, which could mean several things. Set {field}: 'image' for intensities in [0, 1], "
-    "'depth' for metres with 0 where nothing was measured."
+    "'depth' for metres with 0 where nothing was measured, 'quantity' for other real numbers, 'classes' for labels."
   )
 
 
-def make(
-  kind: str,
-  *,
-  channels: int,
-  dtype: Any = "uint8",
-  depth_range: tuple[float, float] = (0.0, 80.0),
-  scale: float = 0.0,
-  resampling: str = "auto",
-) -> Signal:
-  """A signal of `kind` for raw data of `dtype`; images are 8-bit if the data is, else 16-bit, and bicubic if `auto`."""
-  if kind == "depth":
-    return Depth(channels, (float(depth_range[0]), float(depth_range[1])), float(scale))
-  dtype = "uint8" if np.dtype(dtype) in (np.uint8, np.bool_) else "uint16"
-  return Image(channels, dtype, "nearest" if resampling == "nearest" else "bicubic")
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Everything that a configuration declares about one side, before its data are known.
+
+  Attributes:
+    kind: `"auto"` or one of `KINDS`.
+    depth_range, scale: of depth.
+    range, unit, nodata: of a quantity.
+    count, palette, ignore: of classes.
+    resampling: `"auto"`, or how images (`"bicubic"`, `"nearest"`) or quantities (`"area"`, `"nearest"`) are resized.
+  """
+
+  kind: str = "auto"
+  depth_range: tuple[float, float] = (0.0, 80.0)
+  scale: float = 0.0
+  range: tuple[tuple[float, float], ...] = ()
+  unit: str = ""
+  nodata: tuple[float, ...] = ()
+  count: int = 0
+  palette: tuple[tuple[int, int, int], ...] = ()
+  ignore: int = -1
+  resampling: str = "auto"
+
+  def make(self, channels: int, dtype: Any) -> Signal:
+    """The signal of raw data; images are 8-bit if `dtype` is, else 16-bit. The kind must not be `"auto"`.
+
+    Args:
+      channels: number of channels of the raw data; classes ignore it.
+      dtype: their number type.
+    """
+    if self.kind == "depth":
+      return Depth(channels, self.depth_range, self.scale)
+    if self.kind == "classes":
+      return Classes(self.count or len(self.palette), self.palette, self.ignore)
+    if self.kind == "quantity":
+      dtype = np.dtype(dtype)
+      resampling = "nearest" if self.resampling == "nearest" else "area"
+      name = "float32" if dtype.kind == "f" else str(dtype.newbyteorder("="))
+      return Quantity(channels, name, self.range, self.unit, self.nodata, resampling)
+    bits = "uint8" if np.dtype(dtype) in (np.uint8, np.bool_) else "uint16"
+    return Image(channels, bits, "nearest" if self.resampling == "nearest" else "bicubic")
 
 
 @dataclasses.dataclass(frozen=True)

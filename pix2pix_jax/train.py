@@ -48,13 +48,13 @@ def train_and_evaluate(
   experiment.use_compilation_cache(config.train.compilation_cache)
   experiment.check_batch_size(config.train.batch_size)
   fine_tuning.check(config.train.init_from)
+  config, old = config_lib.keep_recorded(config, workdir)
   source = source or prepare.prepare(config.data, config.model)
   config = config_lib.resolve(config, source.spec)
-  old = config_lib.previous(workdir)
   changes = config_lib.differences(old, config) if old else {}
   config_lib.require_same_model(workdir, changes)
   config_lib.make_workdir(workdir)
-  cache_gib, data = config.data.cache_gib, config.data
+  data, cache_gib = config.data, config.data.cache_gib
   train_split = pipeline.load_split(source, "train", config_lib.load_shape(data), cache_gib=cache_gib)
   val_split = None
   if "val" in source.spec.counts:

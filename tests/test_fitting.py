@@ -281,8 +281,12 @@ def test_arrays_that_do_not_fit_are_explained(change, message):
     ({"validation_data": np.zeros((2, 16, 16, 1), np.uint8)}, "validation_data is a ndarray; it has to be a pair"),
     ({"validation_split": "0.1"}, "validation_split is '0.1'"),
     ({"config": {"seed": 1}}, "config is a dict; give a ConfigDict"),
-    ({"input_kind": "heat"}, "input_kind is 'heat'; the kinds are image and depth"),
-    ({"target_range": (9.0, 1.0)}, "data.depth_range is .9.0, 1.0.; it has to be two numbers"),
+    ({"input_kind": "heat"}, "input_kind is 'heat'; the kinds are image, depth, quantity, classes"),
+    ({"target_range": (9.0, 1.0)}, "target_range is .9.0, 1.0., but the target's kind is image"),
+    ({"input_kind": "depth", "input_range": (9.0, 1.0)}, "data.depth_range is .9.0, 1.0.; it has to be two numbers"),
+    ({"target_kind": "quantity", "target_range": (9.0, 1.0)}, "data.target_range is .9.0, 1.0.; it has to be pairs"),
+    ({"target_unit": "HU"}, "target_unit is 'HU', but the target's kind is image"),
+    ({"num_classes": 5}, "num_classes is 5, but neither side's kind is classes"),
   ],
 )
 def test_arguments_that_do_not_fit_are_explained(arguments, message):

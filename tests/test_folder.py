@@ -378,7 +378,7 @@ def test_files_without_a_partner_are_reported_once(tmp_path, capsys):
       {"side_by_side": "left_right"},
       "data.side_by_side is 'left_right'; it is input_target or target_input",
     ),
-    (["1.png"], {"input_kind": "metres"}, "data.input_kind is 'metres'; the kinds are image and depth"),
+    (["1.png"], {"input_kind": "metres"}, "data.input_kind is 'metres'; the kinds are image, depth, quantity, classes"),
   ],
 )
 def test_wrong_folders_say_what_is_wrong(tmp_path, names, fields, message):

@@ -245,7 +245,8 @@ def test_best_belongs_to_its_data(tmp_path, capsys):
     source = pipeline.ArraySource({"train": (x, target), "val": (x, target)}, spec(content))
     train_and_evaluate(tiny_config(**QUICK | settings | {"train__num_steps": steps}), tmp_path / "run", source=source)
   output = capsys.readouterr().out
-  assert "data.fingerprint 'train 4, val 4; checksum easy' → 'train 4, val 4; checksum hard'" in output and "starts over" in output
+  change = "data.fingerprint 'train 4, val 4; checksum easy' → 'train 4, val 4; checksum hard'"
+  assert change in output and "starts over" in output
   rows = {row["step"]: row["val/l1"] for row in history.read(tmp_path / "run") if "val/l1" in row}
   assert max(rows[1], rows[2]) < min(rows[3], rows[4])
   with checkpoint.Checkpointer(tmp_path / "run", config=config_lib.read(tmp_path / "run"), read_only=True) as reader:

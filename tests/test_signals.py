@@ -92,7 +92,7 @@ def test_auto_takes_unsigned_integers_as_images_and_nothing_else():
     with pytest.raises(UsageError, match="x holds .* numbers.* Set data.input_kind: 'image' .*'depth'"):
       signals.choose_kind("auto", np.dtype(dtype), "data.input_kind", "x")
   assert signals.choose_kind("picture", np.dtype(np.float32), "f", "x") == "image"
-  with pytest.raises(UsageError, match="f is 'heat'; the kinds are image and depth"):
+  with pytest.raises(UsageError, match="f is 'heat'; the kinds are image, depth, quantity, classes"):
     signals.choose_kind("heat", np.dtype(np.uint8), "f", "x")
 
 

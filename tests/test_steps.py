@@ -47,6 +47,7 @@ def make_step(seed=0, **fields):
       seed=seed,
       optimizer=run.optimizer,
       learning_rate=run.learning_rate,
+      target_signal=run.spec.target,
     )
   )
 

@@ -23,7 +23,7 @@ def noise(count, height, width, channels=3, dtype=np.uint8, low=0, high=None):
 def arrays(x, y, *, target_kind="image", depth_range=(0.0, 80.0), split="train"):
   """A source of arrays in one split, which are stored as `fit` does."""
   made = [
-    signals.make(kind, channels=array.shape[-1], dtype=array.dtype, depth_range=depth_range)
+    signals.Settings(kind, depth_range=depth_range).make(array.shape[-1], array.dtype)
     for kind, array in (("image", x), (target_kind, y))
   ]
   stored = tuple(signal.store(signal.accept(array, "x")) for signal, array in zip(made, (x, y)))

@@ -61,7 +61,7 @@ def require_whole(texts, shape, images=()):
 )
 def test_the_scale_and_its_legend_are_whole_on_any_sheet(columns, width, texts):
   picture = sheet(columns, width=width, depth_range=(0.0, 655.35))
-  assert {"no measurement", "0 m", "655.35 m"} <= {string for string, _ in texts}
+  assert {"no value", "0 m", "655.35 m"} <= {string for string, _ in texts}
   require_whole(texts, picture.shape)
   assert (picture[-1] == WHITE).all() and (picture[:, -1] == WHITE).all()
 
@@ -196,9 +196,9 @@ def test_sheets_of_an_evaluation_rank_by_the_metric_of_the_run(metric, best, wor
 
 def test_captions_give_metres_for_depth():
   values = {"l1": np.array([0.05]), "rmse": np.array([4.0]), "abs_rel": np.array([np.nan])}
-  assert evaluation.describe_image(values, 0, "l1") == "l1 0.05000, rmse 4.000 m"
-  assert evaluation.describe_image(values, 0, "rmse") == "rmse 4.000 m"
-  assert evaluation.describe_image(values, 0, "abs_rel") == "rmse 4.000 m"
+  assert evaluation.describe_image(values, 0, "l1", "m") == "l1 0.05000, rmse 4.000 m"
+  assert evaluation.describe_image(values, 0, "rmse", "m") == "rmse 4.000 m"
+  assert evaluation.describe_image(values, 0, "abs_rel", "m") == "rmse 4.000 m"
 
 
 def test_pictures_and_names_stand_where_they_belong():

@@ -18,6 +18,9 @@ L1 0.171, PSNR 13.7 and SSIM 0.19:
 
 Variants (`--config=configs/facades.py:VARIANT`, several joined by commas):
   report      the student report's architecture: wide decoder, PatchGAN 286, discriminator loss not halved.
+  classes     labels as twelve one-hot channels instead of RGB colours.
+  labels      the other direction: photograph → twelve classes, with cross-entropy as the pixel loss (Isola et al. 2017,
+              section 4.3, does this with Cityscapes).
   procedural  the same experiment on built-in façades; no download.
 """
 
@@ -32,5 +35,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   config.train.batch_size = 10
   config.train.num_epochs = 200
   return config_lib.apply_variants(
-    config, variant, report=config_lib.report_architecture(patch=286), procedural=config_lib.procedural_data("facades")
+    config,
+    variant,
+    report=config_lib.report_architecture(patch=286),
+    classes=config_lib.label_map("input", "cmp"),
+    labels=config_lib.label_map("target", "cmp"),
+    procedural=config_lib.procedural_data("facades"),
   )

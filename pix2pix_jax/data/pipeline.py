@@ -52,6 +52,10 @@ class Split:
   def __len__(self) -> int:
     return len(self.ids)
 
+  def channels(self, name: str) -> int:
+    """The number of channels of an encoded array."""
+    return 1 if name == "mask" else (self.spec.input if name == "input" else self.spec.target).channels
+
   def encode(self, name: str, raw: np.ndarray) -> np.ndarray:
     """Raw values of `input` or `target` → [-1, 1]; a `mask` → 0 and 1. float32."""
     if name == "mask":
@@ -142,7 +146,14 @@ def _fill(arrays: Mapping[str, np.ndarray], dataset: tf.data.Dataset, spec: Data
 
 
 def _resize(image: tf.Tensor, shape: tuple[int, int], resampling: str) -> tf.Tensor:
-  """Anti-aliased bicubic with rounding, or nearest neighbour for values that must not be blended."""
+  """Anti-aliased bicubic with rounding; nearest neighbour for values that must not be blended; or the anti-aliased mean
+  of the values that are not NaN, which stays NaN where less than half of the area has one.
+  """
+  if resampling == "area":
+    valid = tf.math.is_finite(image)
+    weight = tf.image.resize(tf.cast(valid, tf.float32), shape, "bilinear", antialias=True)
+    total = tf.image.resize(tf.where(valid, image, 0), shape, "bilinear", antialias=True)
+    return tf.where(weight >= 0.5, total / tf.maximum(weight, 0.5), np.nan)
   if resampling == "nearest":
     return tf.cast(tf.image.resize(tf.cast(image, tf.float32), shape, "nearest"), image.dtype)
   resized = tf.image.resize(image, shape, "bicubic", antialias=True)
@@ -185,8 +196,7 @@ def train_batches(
   def make_example(i):
     images = tf.numpy_function(read, draw(i), [tf.float32] * len(names), stateful=False)
     return {
-      name: tf.ensure_shape(image, (*crop, split.arrays[name].shape[-1]))
-      for name, image in zip(names, images, strict=True)
+      name: tf.ensure_shape(image, (*crop, split.channels(name))) for name, image in zip(names, images, strict=True)
     }
 
   steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)

@@ -8,6 +8,7 @@ behind.
 
 from collections.abc import Callable
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import io
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax import output, signals
+from pix2pix_jax import output
 from pix2pix_jax.data import files, summary
 from pix2pix_jax.data.readers import facades, folder, kitti_depth, nyu_depth, procedural, winter_summer
 from pix2pix_jax.data.readers.examples import ReaderConfig
@@ -68,8 +69,15 @@ def _source(data: Any) -> str:
 
 def _facades(data, fingerprint, _):
   source = _source(data)
+  of_input, of_target = ("classes" if data[f"{side}_kind"] == "classes" else "image" for side in ("input", "target"))
+  if of_input == of_target == "classes":
+    raise UsageError(
+      "data.input_kind and data.target_kind are both classes; façades have one label map per photograph."
+    )
   label_maps = (bool(source) and facades.is_cmp_base(Path(source)), False)
-  return facades.Facades, facades.FacadesConfig(name=fingerprint, source_dir=source, label_maps=label_maps)
+  return facades.Facades, facades.FacadesConfig(
+    name=fingerprint, source_dir=source, label_maps=label_maps, kinds=(of_input, of_target)
+  )
 
 
 def _folder(data, fingerprint, options):
@@ -78,10 +86,8 @@ def _folder(data, fingerprint, options):
     _source(data),
     side_by_side=data.side_by_side,
     seed=data.pair_seed,
-    input_kind=data.input_kind,
-    target_kind=data.target_kind,
-    input_scale=data.input_scale,
-    target_scale=data.target_scale,
+    input_settings=config_lib.settings_of(data, "input"),
+    target_settings=config_lib.settings_of(data, "target"),
     channels=options.channels,
     whole=options.whole,
   )
@@ -119,10 +125,13 @@ def _procedural(data, fingerprint, _):
 
 
 READERS = {
-  "facades": Reader(_facades, ("source_dir",), lambda config: facades.KINDS),
+  "facades": Reader(_facades, ("source_dir", "input_kind", "target_kind"), lambda config: config.kinds),
   "folder": Reader(
     _folder,
-    ("source_dir", "side_by_side", "pair_seed", "input_kind", "target_kind", "input_scale", "target_scale"),
+    (
+      *("source_dir", "side_by_side", "pair_seed"),
+      *(f"{side}_{name}" for side in ("input", "target") for name in ("kind", "scale", "nodata", "palette", "ignore")),
+    ),
     lambda config: (config.input.kind, config.target.kind),
     lambda source, data: folder.raw_folders(source),
     lambda source, data, options: folder.report(source, data.pair_seed, options.whole),
@@ -190,7 +199,7 @@ def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSou
     source = _source_of(builder, reader, data)
   known = known or summary.make(source, notes)
   summary.check(known, source.spec)
-  source.spec = DataSpec.of(source.spec.input, source.spec.target, source.spec.counts, known.checksum)
+  source.spec = DataSpec.of(*summary.complete(known, source.spec), source.spec.counts, known.checksum)
   return source
 
 
@@ -211,6 +220,7 @@ def _source_of(builder: tfds.core.DatasetBuilder, reader: Reader, data: Any) -> 
 def _key(reader: Reader, data: Any) -> str:
   """A hash of everything that the prepared files depend on."""
   key = {name: data[name] for name in reader.settings if name != "source_dir"}
+  key = {name: "image" if value == "auto" else value for name, value in key.items()}  # what auto stands for, if allowed
   key |= {"reader": data.name, "revision": REVISION}
   if "source_dir" in reader.settings and data.source_dir:
     source = Path(_source(data))
@@ -229,22 +239,16 @@ def _spec(builder: tfds.core.DatasetBuilder, kinds: tuple[str, str], data: Any) 
     UsageError: the config sets another kind than the reader's.
   """
   made = []
-  label_maps = builder.builder_config.label_maps
-  for side, kind, is_label_map in zip(("input", "target"), kinds, label_maps, strict=True):
-    asked, resampling = data[f"{side}_kind"], data[f"{side}_resampling"]
-    if asked != "auto" and signals.check_kind(asked, f"data.{side}_kind") != kind:
-      raise UsageError(f"data.{side}_kind is {asked!r}, but the {side} of {data.name} is {kind}; set it to 'auto'.")
-    feature = builder.info.features[side]
-    made.append(
-      signals.make(
-        kind,
-        channels=feature.shape[-1],
-        dtype=feature.np_dtype,
-        depth_range=data.depth_range,
-        scale=data[f"{side}_scale"],
-        resampling="nearest" if resampling == "auto" and is_label_map else resampling,
+  about = builder.builder_config
+  for i, (side, kind) in enumerate(zip(("input", "target"), kinds, strict=True)):
+    settings, feature = config_lib.settings_of(data, side), builder.info.features[side]
+    if settings.kind not in ("auto", kind):
+      raise UsageError(
+        f"data.{side}_kind is {settings.kind!r}, but the {side} of {data.name} is {kind}; set it to 'auto'."
       )
-    )
+    nearest = settings.resampling == "auto" and kind == "image" and about.label_maps[i]
+    settings = dataclasses.replace(settings, kind=kind, resampling="nearest" if nearest else settings.resampling)
+    made.append(settings.make(feature.shape[-1], about.raw_dtypes[i] or feature.np_dtype))
   return DataSpec(made[0], made[1], {name: info.num_examples for name, info in builder.info.splits.items()})
 
 

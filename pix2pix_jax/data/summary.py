@@ -21,11 +21,12 @@ from pix2pix_jax import config as config_lib
 from pix2pix_jax.data.readers.progress import track
 from pix2pix_jax.data.source import Source
 from pix2pix_jax.errors import UsageError
-from pix2pix_jax.signals import DataSpec, Depth, Signal
+from pix2pix_jax.signals import Classes, DataSpec, Depth, Image, Quantity, Signal
 
 FILE = "summary.json"
-REVISION = 2  # of its content
-QUANTILES = 1000  # kept of the values of depth: 0.1 % apart
+REVISION = 3  # of its content
+QUANTILES = 1000  # kept of the values of depth and quantities: 0.1 % apart
+CLIPPED = 0.001  # share of a quantity's values below a range that is left to the data, and above it
 MAX_VALUES = 10**6  # from which the quantiles of a split are computed
 MAX_PIXELS = 4096  # of an image, whose colours are counted
 MAX_COLORS = 64  # more are not counted: images with more are not label maps
@@ -38,10 +39,13 @@ class Side:
 
   Attributes:
     sizes: (height, width, number of images), the most common first.
-    low, high: smallest and largest value (for depth, of the measurements, in metres); 0 if there are none.
-    zeros: share of zeros among all values; in depth, these are the holes.
+    low, high: smallest and largest value (of depth and quantities, of the pixels that have one); 0 if there are none.
+    zeros: share of zeros among all values; of depth and quantities, of the pixels without a value.
     low_above_zero: smallest value above zero, for depth and images of one 16-bit channel; 0 if there is none.
-    quantiles: quantiles of the depth measurements, from 0.05 to 99.95 %, 0.1 % apart; empty for images.
+    quantiles: quantiles of depth measurements or a quantity's first channel, from 0.05 to 99.95 %, 0.1 % apart; empty
+      for other kinds.
+    ranges: of a quantity, for each channel, the 0.1 and 99.9 percentiles.
+    values: of classes, the indices that occur.
     colors: number of different colours if it is small for the number of pixels, else 0.
     identical: whether there are several images and all are the same.
   """
@@ -52,6 +56,8 @@ class Side:
   zeros: float
   low_above_zero: float
   quantiles: list[float]
+  ranges: list[tuple[float, float]]
+  values: list[int]
   colors: int
   identical: bool
 
@@ -105,7 +111,8 @@ def read(source: Source) -> Summary | None:
 
 
 def _side(fields: dict[str, Any]) -> Side:
-  return Side(**{**fields, "sizes": [(height, width, count) for height, width, count in fields["sizes"]]})
+  tuples = {name: [tuple(row) for row in fields[name]] for name in ("sizes", "ranges")}
+  return Side(**{**fields, **tuples})
 
 
 def make(source: Source, notes: Iterable[str] = ()) -> Summary:
@@ -141,13 +148,15 @@ class _Collector:
   """Computes a `Side`, image by image."""
 
   def __init__(self, signal: Signal, count: int):
-    self._is_depth = isinstance(signal, Depth)
+    self._signal = signal
+    self._has_numbers = isinstance(signal, Depth | Quantity)
     self._samples = max(16, MAX_VALUES // count)
     self._sizes: collections.Counter[tuple[int, int]] = collections.Counter()
     self._low, self._high, self._low_above_zero = math.inf, -math.inf, math.inf
     self._zeros = self._values = self._pixels = 0
-    self._sampled: list[np.ndarray] = []
-    self._colors: set[bytes] | None = None if self._is_depth else set()
+    self._sampled: list[np.ndarray] = []  # (n, 1), or of quantities (n, channels)
+    self._classes: set[int] = set()
+    self._colors: set[bytes] | None = None if self._has_numbers else set()
     self._checksums: set[int] = set()
 
   def add(self, image: np.ndarray) -> int:
@@ -156,16 +165,25 @@ class _Collector:
     self._sizes[image.shape[:2]] += 1
     self._checksums.add(checksum)
     self._values += image.size
-    self._zeros += image.size - int(np.count_nonzero(image))
     may_be_depth = image.dtype == np.uint16 and image.shape[-1] == 1
-    above = image[image > 0] if self._is_depth or may_be_depth else image[:0]
-    if above.size:
-      self._low_above_zero = min(self._low_above_zero, float(above.min()))
-    values = above if self._is_depth else image
+    values = image
+    if isinstance(self._signal, Quantity):
+      pixels = image.reshape(-1, image.shape[-1])
+      self._sampled.append(pixels[:: max(1, len(pixels) // self._samples)])
+      values = image[np.isfinite(image)]
+      self._zeros += image.size - values.size
+    else:
+      self._zeros += image.size - int(np.count_nonzero(image))
+    if isinstance(self._signal, Depth) or may_be_depth:
+      above = image[image > 0]
+      self._low_above_zero = min(self._low_above_zero, float(above.min())) if above.size else self._low_above_zero
+      if isinstance(self._signal, Depth):
+        values = above
+        self._sampled.append(values[:: max(1, values.size // self._samples), None])
+    if isinstance(self._signal, Classes):
+      self._classes |= {int(value) for value in np.unique(image)}
     if values.size:
       self._low, self._high = min(self._low, float(values.min())), max(self._high, float(values.max()))
-    if self._is_depth:
-      self._sampled.append(values[:: max(1, values.size // self._samples)])
     if self._colors is not None:
       pixels = image.reshape(-1, image.shape[-1])
       pixels = pixels[:: max(1, len(pixels) // MAX_PIXELS)]
@@ -175,9 +193,10 @@ class _Collector:
     return checksum
 
   def finish(self) -> Side:
-    sampled = np.concatenate(self._sampled) if self._sampled else np.empty(0)
+    sampled = np.concatenate(self._sampled) if self._sampled else np.empty((0, 1))
     probabilities = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    values = np.quantile(sampled, probabilities, method="inverted_cdf") if sampled.size else np.empty(0)
+    first = sampled[np.isfinite(sampled[:, 0]), 0]
+    values = np.quantile(first, probabilities, method="inverted_cdf") if first.size else np.empty(0)
     colors = len(self._colors or ())
     count = self._sizes.total()
     return Side(
@@ -187,9 +206,52 @@ class _Collector:
       zeros=self._zeros / max(1, self._values),
       low_above_zero=self._low_above_zero if self._low_above_zero < math.inf else 0.0,
       quantiles=[float(f"{value:.6g}") for value in values],
+      ranges=percentiles(sampled) if isinstance(self._signal, Quantity) else [],
+      values=sorted(self._classes),
       colors=colors if 16 * colors <= self._pixels else 0,
       identical=count > 1 and len(self._checksums) == 1,
     )
+
+
+def percentiles(values: np.ndarray) -> list[tuple[float, float]]:
+  """The 0.1 and 99.9 percentiles of each channel of (n, channels), without NaN, to 4 digits outwards; never equal."""
+  ranges = []
+  for channel in values.T:
+    finite = channel[np.isfinite(channel)]
+    low, high = np.quantile(finite, (CLIPPED, 1 - CLIPPED)) if finite.size else (0.0, 1.0)
+    unit = 10.0 ** (math.floor(math.log10(max(abs(low), abs(high), 1e-30))) - 3)
+    low, high = math.floor(low / unit) * unit, math.ceil(high / unit) * unit
+    ranges.append((float(f"{low:.6g}"), float(f"{high if high > low else low + 1:.6g}")))
+  return ranges
+
+
+def complete(summary: Summary, spec: DataSpec) -> tuple[Signal, Signal]:
+  """Input and target signals with the ranges and numbers of classes that the configuration leaves to the data.
+
+  Raises:
+    UsageError: fewer than two classes.
+  """
+  split = summary.splits.get("train") or next(iter(summary.splits.values()))
+  return (
+    complete_signal(spec.input, split.input.ranges, split.input.values, "input"),
+    complete_signal(spec.target, split.target.ranges, split.target.values, "target"),
+  )
+
+
+def complete_signal(signal: Signal, ranges: list[tuple[float, float]], values: list[int], side: str) -> Signal:
+  """A signal with the `ranges` of a quantity's channels, or the class indices `values`, if it has none of its own.
+
+  Raises:
+    UsageError: fewer than two classes.
+  """
+  if isinstance(signal, Quantity) and not signal.range:
+    return dataclasses.replace(signal, range=tuple(ranges))
+  if isinstance(signal, Classes):
+    count = signal.count or max((value for value in values if value != signal.ignore), default=0) + 1
+    if count < 2:
+      raise UsageError(f"The {side} has a single class, 0, so there is nothing to tell apart. Check its label maps.")
+    return dataclasses.replace(signal, count=count)
+  return signal
 
 
 def check(summary: Summary, spec: DataSpec) -> None:
@@ -201,6 +263,9 @@ def check(summary: Summary, spec: DataSpec) -> None:
   for name, split in summary.splits.items():
     for side, signal in (("input", spec.input), ("target", spec.target)):
       found: Side = getattr(split, side)
+      if isinstance(signal, Quantity):
+        values = np.array([*found.quantiles, found.low, found.high])
+        Quantity(1, range=signal.range[:1]).check_range(values, f"The {side} of the split {name}")
       if not isinstance(signal, Depth):
         continue
       try:
@@ -241,6 +306,13 @@ def lines(summary: Summary, spec: DataSpec) -> list[str]:
 
 def _describe_side(side: Side, signal: Signal) -> str:
   parts = [_describe_sizes(side.sizes), signal.describe()]
+  if isinstance(signal, Classes):
+    return "; ".join([*parts, f"{len(side.values)} occur"])
+  if isinstance(signal, Quantity):
+    unit = f" {signal.unit}" if signal.unit else ""
+    values = f"{_short(side.low)} to {_short(side.high)}{unit}"
+    clipped = f", {_outside(side, signal.range[0]):.1%} of the first channel clipped" if signal.range else ""
+    return "; ".join([*parts, values + clipped, f"{side.zeros:.1%} without a value"])
   if not isinstance(signal, Depth):
     return "; ".join([*parts, f"{side.low:g} to {side.high:g}"])
   holes = f"{side.zeros:.1%} holes"
@@ -260,7 +332,7 @@ def _describe_sizes(sizes: list[tuple[int, int, int]]) -> str:
 
 
 def _short(value: float) -> str:
-  return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+  return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _outside(side: Side, limits: tuple[float, float]) -> float:
@@ -287,8 +359,13 @@ def warnings(summary: Summary, config: ml_collections.ConfigDict, spec: DataSpec
     side: Side = getattr(split, name)
     if isinstance(signal, Depth):
       depths[name] = side
-    else:
+    elif isinstance(signal, Image):
       found += _about_image(name, side, signal)
+    elif isinstance(signal, Quantity) and (share := _outside(side, signal.range[0])) > 0.01:
+      found.append(
+        f"The range {signal.describe_range()} clips {share:.1%} of the {name}'s values (first channel). To cover them, "
+        f"widen data.{name}_range."
+      )
   return [*found, *_about_label_maps(split, config), *_about_depths(depths, config)]
 
 
@@ -371,7 +448,7 @@ def _keep_proportions(height: int, width: int, config: ml_collections.ConfigDict
   return " ".join(f"data.{name}={value}" for name, value in fields.items())
 
 
-def _about_image(name: str, side: Side, signal: Signal) -> Iterator[str]:
+def _about_image(name: str, side: Side, signal: Image) -> Iterator[str]:
   largest = np.iinfo(signal.dtype).max
   if side.low == side.high:
     return
@@ -400,7 +477,7 @@ def _about_label_maps(split: SplitSummary, config: ml_collections.ConfigDict) ->
   found = {
     name: side
     for name, side in (("input", split.input), ("target", split.target))
-    if side.colors > 1 and config.data[f"{name}_resampling"] == "bicubic"
+    if side.colors > 1 and config.data[f"{name}_kind"] == "image" and config.data[f"{name}_resampling"] == "bicubic"
   }
   if found and (height, width) != config_lib.load_shape(config.data):
     colors = " and ".join(str(side.colors) for side in found.values())

@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.signals import SHARPNESS
+
+PIXEL = {"l1": "l1_loss", "cross_entropy": "cross_entropy"}  # kinds of pixel losses, and their names among the metrics
 
 
 def adversarial(logits: jax.Array, is_real: bool, kind: str) -> jax.Array:
@@ -61,6 +64,30 @@ def l1(prediction: jax.Array, target: jax.Array, mask: jax.Array | None = None) 
   if mask.shape != target.shape[:-1] + (1,):
     raise ValueError(f"A mask for targets {target.shape} has shape {target.shape[:-1] + (1,)}, not {mask.shape}.")
   return (difference * mask).sum((1, 2, 3)) / jnp.maximum(mask.sum((1, 2, 3)) * target.shape[-1], 1)
+
+
+def cross_entropy(output: jax.Array, target: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+  """(N,) mean cross-entropy of the classes of each pixel, over the pixels where `mask` (N, H, W, 1) is 1 if given.
+
+  The class probabilities are a softmax over the generator's outputs (`signals.Classes.activate`), which lie in [-1, 1].
+  The result is 0 for an image without a valid pixel.
+
+  Args:
+    output: (N, H, W, classes) in [-1, 1].
+    target: one-hot, ±1.
+    mask: pixels that have a label.
+  """
+  if output.shape != target.shape:
+    raise ValueError(f"Output {output.shape} and target {target.shape} differ in shape.")
+  values = -(jax.nn.log_softmax(SHARPNESS * output) * (target > 0)).sum(-1)
+  if mask is None:
+    return values.mean((1, 2))
+  return (values * mask[..., 0]).sum((1, 2)) / jnp.maximum(mask.sum((1, 2, 3)), 1)
+
+
+def pixel(output: jax.Array, target: jax.Array, mask: jax.Array | None, kind: str) -> jax.Array:
+  """(N,) pixel loss of a kind in `PIXEL`."""
+  return {"l1": l1, "cross_entropy": cross_entropy}[kind](output, target, mask)
 
 
 def apply_holes(candidate: jax.Array, mask: jax.Array | None) -> jax.Array:

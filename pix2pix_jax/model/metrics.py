@@ -1,13 +1,17 @@
 """Metrics of images on [0, 1] (from `dm_pix`) and of depth in metres: one value per image; the caller averages."""
 
+from typing import Any
+
 import dm_pix
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from pix2pix_jax.signals import Signal
+from pix2pix_jax.signals import Quantity, Signal
 
-HIGHER_IS_BETTER = ("psnr", "ssim", "delta1", "delta2", "delta3")  # for all others, lower is better
-
+CONFUSION = "confusion"  # not a metric, but the counts from which those of classes are computed
+CLASS_METRICS = ("mean_iou", "pixel_accuracy", "class_accuracy")
+HIGHER_IS_BETTER = ("psnr", "ssim", "delta1", "delta2", "delta3", *CLASS_METRICS)  # for all others, lower is better
 
 MAX_PSNR = 120.0  # dB; that of identical images would be infinite
 
@@ -71,6 +75,63 @@ def depth_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> 
   }
 
 
+def quantity_metrics(
+  prediction: jax.Array, target: jax.Array, mask: jax.Array, signal: Quantity
+) -> dict[str, jax.Array]:
+  """Errors of a quantity (N, H, W, C) in [-1, 1] over the pixels where `mask` (N, H, W, 1) is 1, each (N,); NaN for an
+  image without any.
+
+  `mae` and `rmse` in the unit, over all channels; `ssim` over the range, as for images. Its windows see no difference
+  at pixels without a value, and those that are centred at such a pixel do not count.
+  """
+  valid = mask > 0
+  error = jnp.where(valid, signal.decode_float(prediction) - signal.decode_float(target), 0)
+  count = valid.sum((1, 2, 3)) * target.shape[-1]
+  shown = [jnp.where(valid, to_unit(image), 0) for image in (prediction, target)]
+  window = min(11, *target.shape[1:3])
+  ssim = dm_pix.ssim(*shown, filter_size=window, return_map=True)
+  top, left = ((size - inner) // 2 for size, inner in zip(target.shape[1:3], ssim.shape[1:3]))
+  weight = mask[:, top : top + ssim.shape[1], left : left + ssim.shape[2]]
+  return {
+    "mae": jnp.abs(error).sum((1, 2, 3)) / count,
+    "rmse": jnp.sqrt(jnp.square(error).sum((1, 2, 3)) / count),
+    "ssim": (ssim.mean(-1, keepdims=True) * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)),
+  }
+
+
+def confusion(prediction: jax.Array, target: jax.Array, mask: jax.Array | None) -> jax.Array:
+  """Numbers of pixels by class, (N, target class, predicted class), of one-hot targets and scores (N, H, W, classes).
+
+  Only pixels where `mask` (N, H, W, 1) is 1 count.
+  """
+  count = target.shape[-1]
+  predicted = (prediction.argmax(-1)[..., None] == jnp.arange(count)).astype(jnp.float32)
+  labels = (target > 0).astype(jnp.float32) * (1 if mask is None else mask)
+  return jnp.einsum("nhwt,nhwp->ntp", labels, predicted, precision="highest")
+
+
+def class_metrics(counts: Any) -> dict[str, Any]:
+  """Metrics of confusion matrices (..., target class, predicted class), NumPy or JAX; NaN if no pixel has a label.
+
+  `pixel_accuracy`: share of the pixels classified correctly. `class_accuracy`: its mean over the classes that occur in
+  the targets. `mean_iou`: intersection over union, averaged over the classes that occur in targets or predictions
+  (Long et al. 2015, arXiv 1411.4038, section 5, where only the classes of the targets count).
+  """
+  xp = jnp if isinstance(counts, jax.Array) else np
+  correct = xp.diagonal(counts, axis1=-2, axis2=-1)
+  of_target, of_prediction = counts.sum(-1), counts.sum(-2)
+  union = of_target + of_prediction - correct
+
+  def mean_over(values, occurs):
+    return xp.where(occurs, values, 0).sum(-1) / xp.where(of_target.sum(-1) > 0, occurs.sum(-1), np.nan)
+
+  return {
+    "mean_iou": mean_over(correct / xp.maximum(union, 1), union > 0),
+    "pixel_accuracy": correct.sum(-1) / xp.where(of_target.sum(-1) > 0, of_target.sum(-1), np.nan),
+    "class_accuracy": mean_over(correct / xp.maximum(of_target, 1), of_target > 0),
+  }
+
+
 def measure(
   prediction: jax.Array,
   x: jax.Array,
@@ -81,11 +142,19 @@ def measure(
 ) -> dict[str, jax.Array]:
   """Every metric that applies to the target's signal, each (N,), for arrays in [-1, 1].
 
-  These are the image metrics; for one-channel depth also the depth metrics; and if the input is depth too, `hole_rmse`
+  For classes, these are the class metrics of each image and its `confusion` (N, classes, classes), from which those of
+  a split are computed; for a quantity the image metrics and those of `quantity_metrics`. Otherwise they are the image
+  metrics; for one-channel depth also the depth metrics; and if the input is depth too, `hole_rmse`
   and `hole_mae`, over the pixels where the input has no measurement. A metric is NaN for an image without a pixel to
   count.
   """
+  if target_signal.kind == "classes":
+    counts = confusion(prediction, target, mask)
+    return {**class_metrics(counts), CONFUSION: counts}
   values = image_metrics(prediction, target, mask)
+  if isinstance(target_signal, Quantity):
+    assert mask is not None
+    values |= quantity_metrics(prediction, target, mask, target_signal)
   if target_signal.kind == "depth" and target.shape[-1] == 1:
     assert mask is not None
     metres = target_signal.decode(prediction), target_signal.decode(target)

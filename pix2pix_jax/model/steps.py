@@ -40,6 +40,7 @@ def train_step(
   learning_rate: Callable[[jax.Array], jax.Array],
   loss: Any,
   seed: int,
+  target_signal: Signal,
 ) -> tuple[TrainState, Metrics]:
   """Updates the discriminator, then the generator through the *updated* discriminator (arXiv 1611.07004, section 3.3).
 
@@ -49,12 +50,13 @@ def train_step(
     generator, discriminator: the modules whose parameters the state holds.
     optimizer: optimizer of both networks, without a learning rate.
     learning_rate: function from the number of updates made to the learning rate of the next one.
-    loss: config section with `gan`, `l1_weight`, `halve_discriminator`, `validity_weight`.
+    loss: config section with `gan`, `pixel`, `l1_weight`, `halve_discriminator`, `validity_weight`.
     seed: seed of the dropout noise. Its key at step n is that of the "dropout" stream folded with n.
+    target_signal: signal of the target, which determines what the discriminator sees of the generator's output.
 
   Returns:
-    The next state, and scalars: the losses, `l1` on [0, 1], the fraction of patches that the discriminator classified
-      correctly before its update, and the learning rate.
+    The next state, and scalars: the losses, `l1` on [0, 1] if the pixel loss is L1, the fraction of patches that the
+      discriminator classified correctly before its update, and the learning rate.
   """
   x, target, mask = batch["input"], batch["target"], batch.get("mask")
   key = jax.random.fold_in(prng.key(seed, "dropout"), state.step)
@@ -86,7 +88,7 @@ def train_step(
 
   def discriminator_loss(params):
     real_logits, batch_stats = classify(params, state.discriminator.batch_stats, target)
-    fake_logits, batch_stats = classify(params, batch_stats, fake[..., :channels])
+    fake_logits, batch_stats = classify(params, batch_stats, target_signal.activate(fake[..., :channels]))
     value = losses.discriminator(real_logits, fake_logits, loss.gan, loss.halve_discriminator).mean()
     return value, (batch_stats, jax.tree.map(jnp.mean, losses.accuracy(real_logits, fake_logits, loss.gan)))
 
@@ -101,10 +103,12 @@ def train_step(
 
   def generator_loss(output):
     candidate, validity = output[..., :channels], output[..., channels:]
-    l1 = losses.l1(candidate, target, mask).mean()
-    total, parts = loss.l1_weight * l1, {"l1_loss": l1, "l1": l1 / 2}
+    pixel_loss = losses.pixel(candidate, target, mask, loss.pixel).mean()
+    total, parts = loss.l1_weight * pixel_loss, {losses.PIXEL[loss.pixel]: pixel_loss}
+    if loss.pixel == "l1":
+      parts["l1"] = pixel_loss / 2
     if loss.gan != "none":
-      logits, _ = classify(next_discriminator.params, next_discriminator.batch_stats, candidate)
+      logits, _ = classify(next_discriminator.params, next_discriminator.batch_stats, target_signal.activate(candidate))
       parts["gan_loss"] = losses.adversarial(logits, True, loss.gan).mean()
       total += parts["gan_loss"]
     if mask is not None and validity.shape[-1]:
@@ -147,8 +151,8 @@ def eval_step(
     input_signal, target_signal: signals of the two sides, which determine the metrics.
 
   Returns:
-    The translations in [-1, 1], validity channel included, and per-image metrics, each (N,). A metric of an image
-    without any valid pixel is NaN.
+    The translations in [-1, 1], validity channel included, and per-image metrics, each (N,), with `confusion`
+    (N, classes, classes) for classes. A metric of an image without any valid pixel is NaN.
   """
   x, target, mask = batch["input"], batch["target"], batch.get("mask")
   rows = batch["is_real"] if norm_stats == "batch" else None
@@ -169,14 +173,17 @@ def eval_step(
   )
   fake, validity = output[..., : target.shape[-1]], output[..., target.shape[-1] :]
   values = metrics_lib.measure(fake, x, target, mask, input_signal, target_signal)
-  values["l1_loss"] = jnp.where(jnp.isnan(values["l1"]), jnp.nan, losses.l1(fake, target, mask))
-  values["generator_loss"] = loss.l1_weight * values["l1_loss"]
+  pixel_loss = losses.pixel(fake, target, mask, loss.pixel)
+  if mask is not None:
+    pixel_loss = jnp.where(mask.any((1, 2, 3)), pixel_loss, jnp.nan)
+  values[losses.PIXEL[loss.pixel]] = pixel_loss
+  values["generator_loss"] = loss.l1_weight * pixel_loss
   if mask is not None and validity.shape[-1]:
     values["validity_loss"] = losses.l1(validity, 2 * mask - 1)
     values["generator_loss"] += loss.validity_weight * values["validity_loss"]
     values["validity_accuracy"] = ((validity > 0) == (mask > 0)).mean((1, 2, 3))
   if loss.gan != "none":
-    real_logits, fake_logits = classify(target), classify(fake)
+    real_logits, fake_logits = classify(target), classify(target_signal.activate(fake))
     values["gan_loss"] = losses.adversarial(fake_logits, True, loss.gan)
     values["generator_loss"] += values["gan_loss"]
     values["discriminator_loss"] = losses.discriminator(real_logits, fake_logits, loss.gan, loss.halve_discriminator)

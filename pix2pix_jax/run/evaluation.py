@@ -24,7 +24,6 @@ Batch = dict[str, np.ndarray]
 
 SHEET_ROWS = 16  # of grid.png
 RANKED_ROWS = 8  # of best.png and worst.png, at most
-UNITS = {"psnr": " dB", "rmse": " m", "mae": " m"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Evaluation:
   """The results of a split.
 
   Attributes:
-    per_image: metrics, each (n,).
+    per_image: metrics, each (n,); for classes also `confusion` (n, target class, predicted class).
     rows: the images to draw, by their number in the split.
     best: numbers of the images with the best `train.best_metric`, best first.
     worst: numbers of the images with the worst, worst first.
@@ -62,12 +61,20 @@ def sums(per_image: dict[str, np.ndarray]) -> dict[str, tuple[float, int]]:
   return {
     name: (float(np.nansum(values, dtype=np.float64)), int(np.count_nonzero(~np.isnan(values))))
     for name, values in per_image.items()
+    if name != metrics_lib.CONFUSION
   }
 
 
 def means(per_image: dict[str, np.ndarray]) -> dict[str, float]:
-  """The mean of each metric over the images that have it; a metric that no image has is left out."""
-  return {name: total / count for name, (total, count) in sums(per_image).items() if count}
+  """The mean of each metric over the images that have it; a metric that no image has is left out.
+
+  Metrics of classes are those of one confusion matrix over all images.
+  """
+  found = {name: total / count for name, (total, count) in sums(per_image).items() if count}
+  if metrics_lib.CONFUSION in per_image:
+    counts = per_image[metrics_lib.CONFUSION].sum(0, dtype=np.float64)
+    found |= {name: float(value) for name, value in metrics_lib.class_metrics(counts).items() if np.isfinite(value)}
+  return found
 
 
 def evaluate_split(
@@ -186,11 +193,16 @@ def write(
   }
   with (folder / "per_image.csv").open("w", newline="", encoding="utf-8") as file:
     writer = csv.writer(file)
-    writer.writerow(["id", *evaluation.per_image])
+    columns = {name: values for name, values in evaluation.per_image.items() if name != metrics_lib.CONFUSION}
+    writer.writerow(["id", *columns])
     for i, name in enumerate(ids):
-      values = (column[i] for column in evaluation.per_image.values())
+      values = (column[i] for column in columns.values())
       writer.writerow([name, *("" if np.isnan(value) else f"{value:.6g}" for value in values)])
   _save_sheets(folder, evaluation, ids, config.train.best_metric)
+  if metrics_lib.CONFUSION in evaluation.per_image:
+    counts = evaluation.per_image[metrics_lib.CONFUSION].sum(0, dtype=np.float64)
+    summary["confusion"] = counts.astype(int).tolist()
+    viz.save_confusion(folder / "confusion.png", counts, evaluation.spec.target)
   part = folder / "metrics.json.part"  # last, and atomically: it marks a complete folder
   part.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
   part.replace(folder / "metrics.json")
@@ -202,15 +214,19 @@ def _save_sheets(folder: Path, evaluation: Evaluation, ids: list[str], metric: s
   scale = viz.scale_errors(evaluation.rows.values(), evaluation.spec.target)
   for name, numbers in (("grid", first), ("best", evaluation.best), ("worst", evaluation.worst)):
     numbers = numbers or first  # nothing could be ranked
-    captions = [(ids[i], describe_image(evaluation.per_image, i, metric)) for i in numbers]
+    captions = [(ids[i], describe_image(evaluation.per_image, i, metric, evaluation.spec.target.unit)) for i in numbers]
     viz.save_sheet(folder / f"{name}.png", [evaluation.rows[i] for i in numbers], captions, evaluation.spec, scale)
 
 
-def describe_image(per_image: dict[str, np.ndarray], i: int, metric: str) -> str:
-  """The metric that ranks the images, for example "l1 0.0978"; for depth, also the RMSE unless metres are shown."""
+def describe_image(per_image: dict[str, np.ndarray], i: int, metric: str, unit: str) -> str:
+  """The metric that ranks the images, for example "l1 0.0978".
+
+  For depth and quantities, also the RMSE, unless a value in their `unit` is shown already.
+  """
+  units = {"psnr": " dB", "rmse": f" {unit}".rstrip(), "mae": f" {unit}".rstrip()}
   names = [metric, *(["rmse"] if "rmse" in per_image and metric not in ("rmse", "mae") else [])]
   shown = [
-    f"{name} {per_image[name][i]:#.4g}{UNITS.get(name, '')}" for name in names if not np.isnan(per_image[name][i])
+    f"{name} {per_image[name][i]:#.4g}{units.get(name, '')}" for name in names if not np.isnan(per_image[name][i])
   ]
   return ", ".join(shown) or "nothing to compare with"
 

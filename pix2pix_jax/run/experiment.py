@@ -131,6 +131,7 @@ class Experiment:
       learning_rate=self.learning_rate,
       loss=self.config.loss,
       seed=self.config.seed,
+      target_signal=self.spec.target,
     )
     return jax.jit(
       step,

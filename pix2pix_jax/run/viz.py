@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from pix2pix_jax import depth
-from pix2pix_jax.signals import DataSpec, Depth, Signal
+from pix2pix_jax.signals import Classes, DataSpec, Depth, Quantity, Signal
 
 MARGIN = 4
 SMALLEST = 128  # pixels; smaller images are upscaled by an integer factor for visibility
@@ -35,8 +35,7 @@ class Row:
 
   Attributes:
     images: `input`, `output` and `target`, each uint8 (h, w, 3).
-    error: |output − target|, float32 (h, w), the mean over channels: on [0, 1] for images, in metres for depth, NaN
-      where the target has no measurement.
+    error: |output − target|, float32 (h, w), as `Signal.error` returns it; NaN where the target has no value.
   """
 
   images: dict[str, np.ndarray]
@@ -51,7 +50,7 @@ def draw_row(example: Mapping[str, np.ndarray], spec: DataSpec) -> Row:
   channels = spec.target.channels
   output, validity = example["output"][..., :channels], example["output"][..., channels:]
   target, mask = example["target"], example.get("mask")
-  error = np.abs(spec.target.decode_float(output) - spec.target.decode_float(target)).mean(-1, dtype=np.float32)
+  error = spec.target.error(output, target)
   images = {
     "input": (spec.input, spec.input.display(example["input"], spec.input.measured(example["input"]))),
     "output": (spec.target, spec.target.display(output, validity > 0 if validity.shape[-1] else None)),
@@ -67,7 +66,7 @@ def draw_row(example: Mapping[str, np.ndarray], spec: DataSpec) -> Row:
 def example_grid(rows: Sequence[Row], spec: DataSpec) -> np.ndarray:
   """Input, output and target of examples as a grid with one row per example, uint8 (H, W, 3)."""
   columns = {name: [row.images[name] for row in rows] for name in rows[0].images}
-  return grid(columns, _depth_range(spec))
+  return _Sheet(columns, _value_scales(spec)).draw()
 
 
 def describe_example_grid(size: tuple[int, int], count: int, spec: DataSpec) -> dict[str, Any]:
@@ -78,8 +77,7 @@ def describe_example_grid(size: tuple[int, int], count: int, spec: DataSpec) -> 
     without labels; `scales`: as `Scale.describe` returns them.
   """
   blank = [np.zeros((*_bounded(*size, columns=4), 3), np.uint8)] * count
-  depth_range = _depth_range(spec)
-  scales = [_depth_scale(depth_range)] if depth_range else []
+  scales = _value_scales(spec)
   sheet = _Sheet(dict.fromkeys(("input", "output", "target"), blank), scales)
   boxes = sheet.boxes()
   return {
@@ -106,8 +104,7 @@ def save_sheet(
   """
   columns = {name: [row.images[name] for row in rows] for name in rows[0].images}
   columns["error"] = [error_scale.paint(row.error) for row in rows]
-  depth_range = _depth_range(spec)
-  scales = [*([_depth_scale(depth_range)] if depth_range else []), error_scale]
+  scales = [*_value_scales(spec), error_scale]
   sheet = _Sheet(columns, scales, captions)
   about = {
     "columns": list(columns),
@@ -118,10 +115,18 @@ def save_sheet(
   save_png(path, sheet.draw(), {LAYOUT_KEY: json.dumps(about)})
 
 
-def _depth_range(spec: DataSpec) -> tuple[float, float] | None:
-  """The range of the depth colours, or None if neither side is depth."""
-  ranges = [signal.range for signal in (spec.input, spec.target) if isinstance(signal, Depth)]
-  return ranges[-1] if ranges else None
+def _value_scales(spec: DataSpec) -> list["Scale"]:
+  """The scales of the colours that stand for numbers; one if both sides share it."""
+  scales: dict[tuple[Any, ...], Scale] = {}
+  for side, signal in (("input", spec.input), ("target", spec.target)):
+    if isinstance(signal, Depth):
+      scales["depth", *signal.range] = _depth_scale(signal.range)
+    elif isinstance(signal, Quantity):
+      low, high = signal.range[0]
+      title = f"{side}: {'first of ' + str(signal.channels) + ' channels' if signal.channels > 1 else 'quantity'}"
+      colors = depth.colors(np.linspace(1, -1, 256, dtype=np.float32)[None])[0]
+      scales[side, low, high] = Scale(title, low, high, signal.unit, colors, holes=True)
+  return list(scales.values())
 
 
 def _bounded(height: int, width: int, *, columns: int) -> tuple[int, int]:
@@ -132,10 +137,11 @@ def _bounded(height: int, width: int, *, columns: int) -> tuple[int, int]:
 
 
 def _shrink(array: np.ndarray, size: tuple[int, int], signal: Signal) -> np.ndarray:
-  """uint8 (H, W, 3) or float32 (H, W) at a smaller size; depth is not averaged, because holes may be near."""
+  """uint8 (H, W, 3) or float32 (H, W) at a smaller size; labels and values near holes are not averaged."""
   if array.shape[:2] == size:
     return array
-  method = Image.Resampling.NEAREST if isinstance(signal, Depth) else Image.Resampling.HAMMING
+  is_exact = signal.has_holes or signal.resampling == "nearest"
+  method = Image.Resampling.NEAREST if is_exact else Image.Resampling.HAMMING
   return np.asarray(Image.fromarray(array).resize(size[::-1], method))
 
 
@@ -195,14 +201,15 @@ def scale_errors(rows: Iterable[Row], target: Signal) -> Scale:
   high = _round_up(float(np.percentile(errors, 99))) if errors.size else 1.0
   # Plasma is perceptually uniform, has no black (the colour of holes) and cannot be mistaken for depth's viridis.
   colors = matplotlib.colormaps["plasma"](np.arange(256), bytes=True)[:, :3]
-  is_depth = isinstance(target, Depth)
+  titles = {"image": "|output − target| on [0, 1]", "depth": "|output − target| in metres", "classes": "wrong class"}
+  quantity = f"|output − target|{f' in {target.unit}' if target.unit else ''}"
   return Scale(
-    f"error: |output − target| {'in metres' if is_depth else 'on [0, 1]'}",
+    f"error: {titles.get(target.kind, quantity)}",
     0.0,
-    high,
-    "m" if is_depth else "",
+    1.0 if target.kind == "classes" else high,
+    target.unit,
     colors,
-    holes=is_depth,
+    holes=target.has_holes,
     is_exceeded=bool(errors.size and errors.max() > high),
   )
 
@@ -228,7 +235,7 @@ def grid(columns: Mapping[str, Sequence[np.ndarray]], depth_range: tuple[float, 
   return _Sheet(columns, [_depth_scale(depth_range)] if depth_range else []).draw()
 
 
-LEGEND = "no measurement"
+LEGEND = "no value"
 
 
 class _Sheet:
@@ -368,6 +375,40 @@ def save_png(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = No
   part.replace(path)
 
 
+def save_confusion(path: Path, counts: np.ndarray, target: Signal) -> None:
+  """Draws a confusion matrix as a PNG: rows are the targets' classes, columns the predicted ones, each row in shares.
+
+  Args:
+    path: path of the PNG.
+    counts: numbers of pixels (target class, predicted class).
+    target: the signal, whose colours mark the classes along both sides.
+  """
+  assert isinstance(target, Classes)
+  shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  count, cell, strip = len(counts), 40, 14
+  font, side = _font(FONT_SIZE), MARGIN * 3 + 2 * 22 + strip
+  image = Image.new("RGB", (side + count * cell + MARGIN, side + count * cell + MARGIN), "white")
+  canvas = ImageDraw.Draw(image)
+  canvas.text((side, MARGIN), "predicted class, %", fill="black", font=font)
+  canvas.text((MARGIN, side - strip - 22), "target", fill="black", font=font)
+  colors = target.colors(np.arange(count, dtype=np.uint8)[:, None])
+  for i in range(count):
+    place, fill = side + i * cell, tuple(int(value) for value in colors[i])
+    canvas.rectangle((place, side - strip - 2, place + cell - 2, side - 3), fill=fill)
+    canvas.rectangle((side - strip - 2, place, side - 3, place + cell - 2), fill=fill)
+    canvas.text((place + cell / 2, side - strip - 4), str(i), fill="black", font=font, anchor="md")
+    canvas.text((side - strip - 6, place + cell / 2), str(i), fill="black", font=font, anchor="rm")
+    for j in range(count):
+      share = float(shares[i, j])
+      shade = round(255 * (1 - share))
+      left = side + j * cell
+      canvas.rectangle((left, place, left + cell - 2, place + cell - 2), fill=(shade, shade, 255 - (255 - shade) // 3))
+      if counts[i].sum() and share >= 0.005:
+        ink = "white" if share > 0.5 else "black"
+        canvas.text((left + cell / 2, place + cell / 2), f"{100 * share:.0f}", fill=ink, font=font, anchor="mm")
+  save_png(path, np.asarray(image))
+
+
 # --- Curves
 
 CURVES = {  # title: the scalars in it
@@ -377,7 +418,10 @@ CURVES = {  # title: the scalars in it
   "GAN loss of the generator": ("gan_loss",),
   "discriminator accuracy, real and fake": ("discriminator_accuracy_real", "discriminator_accuracy_fake"),
   "SSIM": ("ssim",),
-  "RMSE in metres": ("rmse",),  # for depth, instead of SSIM
+  "RMSE in the target's unit": ("rmse",),  # metres for depth
+  "cross-entropy": ("cross_entropy",),
+  "mean IoU": ("mean_iou",),
+  "pixel accuracy": ("pixel_accuracy",),
 }
 _ABOUT_LIMITS = (
   "Vertical axes cover the values after step 0 (2nd to 98th percentile of 50 or more points), and step 0 and baselines "

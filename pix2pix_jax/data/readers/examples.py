@@ -26,11 +26,13 @@ class ReaderConfig(tfds.core.BuilderConfig):
   Attributes:
     source_dir: folder of the raw files.
     label_maps: whether input and target are files with palettes, whose colours must not mix when they are resized.
+    raw_dtypes: number types of input and target in the raw files, where they differ from the stored ones.
     say: function that prints a line of progress.
   """
 
   source_dir: str = ""
   label_maps: tuple[bool, bool] = (False, False)
+  raw_dtypes: tuple[str, str] = ("", "")
   say: Callable[[str], None] = output.say
 
 
@@ -46,8 +48,8 @@ def png(array: np.ndarray) -> bytes | np.ndarray:
   return tf.io.encode_png(array).numpy() if array.shape[-1] in PNG_CHANNELS else array
 
 
-def metres(channels: int = 1) -> tfds.features.FeatureConnector:
-  """Depth in metres, float32 (H, W, channels); 0 is a hole."""
+def real_numbers(channels: int = 1) -> tfds.features.FeatureConnector:
+  """float32 (H, W, channels): depth in metres, in which 0 is a hole, or a quantity, in which NaN is one."""
   return tfds.features.Tensor(shape=(None, None, channels), dtype=np.float32, encoding="zlib")
 
 

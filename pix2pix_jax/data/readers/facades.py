@@ -17,33 +17,50 @@ import urllib.request
 import numpy as np
 import tensorflow_datasets as tfds
 
+from pix2pix_jax import palettes
 from pix2pix_jax.data import files
 from pix2pix_jax.data.readers import examples
 from pix2pix_jax.data.synthesis.facades import LABEL_COLORS
 from pix2pix_jax.errors import UsageError, few
 
-KINDS = ("image", "image")
 URL = "http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/facades.tar.gz"
 ARCHIVE_COUNTS = {"train": 400, "val": 100, "test": 106}
 
 
 @dataclasses.dataclass(eq=False)
 class FacadesConfig(examples.ReaderConfig):
-  """An empty `source_dir` downloads the pix2pix archive."""
+  """An empty `source_dir` downloads the pix2pix archive.
+
+  Attributes:
+    kinds: kinds of input and target. `("classes", "image")` stores the labels as class indices, and `("image",
+      "classes")` makes the photograph the input and the labels the target.
+  """
+
+  kinds: tuple[str, str] = ("image", "image")
+
+  @property
+  def is_reversed(self) -> bool:
+    return self.kinds[1] == "classes"
 
 
 class Facades(tfds.core.GeneratorBasedBuilder):
-  """Façades as `{input: labels, target: photograph, id}`, uint8 (H, W, 3)."""
+  """Façades as `{input: labels, target: photograph, id}`, or the other way round: uint8 (H, W, 3), class indices with
+  one channel.
+  """
 
   VERSION = tfds.core.Version("1.0.0")
 
   def _info(self) -> tfds.core.DatasetInfo:
+    kinds = self.builder_config.kinds
     return tfds.core.DatasetInfo(
       builder=self,
       description=__doc__,
       disable_shuffling=True,
       features=tfds.features.FeaturesDict(
-        {"input": examples.picture(), "target": examples.picture(), "id": tfds.features.Text()}
+        {
+          **{side: examples.picture(1 if kind == "classes" else 3) for side, kind in zip(("input", "target"), kinds)},
+          "id": tfds.features.Text(),
+        }
       ),
     )
 
@@ -55,7 +72,10 @@ class Facades(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, split: str, paths: list[Path]) -> Iterator:
     for key, path in examples.in_order(paths, split, self.builder_config):
       label, photo = read_cmp_pair(path) if path.stem.startswith("cmp_b") else read_archive_pair(path)
-      yield key, {"input": examples.png(label), "target": examples.png(photo), "id": path.stem}
+      if "classes" in self.builder_config.kinds:
+        label = palettes.match(label, palettes.CMP, f"The label map of {path}")[0]
+      sides = (photo, label) if self.builder_config.is_reversed else (label, photo)
+      yield key, {"input": examples.png(sides[0]), "target": examples.png(sides[1]), "id": path.stem}
 
 
 def download(dl_manager: Any) -> Path:

@@ -34,7 +34,7 @@ import unicodedata
 import numpy as np
 import tensorflow_datasets as tfds
 
-from pix2pix_jax import signals
+from pix2pix_jax import palettes, signals
 from pix2pix_jax.data import files
 from pix2pix_jax.data.readers import examples
 from pix2pix_jax.data.readers.negatives import Negatives
@@ -49,6 +49,7 @@ WANTED = (
 )
 WHOLE = "whole"  # the split of all pairs, where there are no split folders and `whole` is set
 VAL_SHARE = 0.1
+UNDECLARED = signals.Settings()
 MAX_LABELS = 64  # a palette image with more colours is a photograph or a drawing
 MAX_PROBLEMS = 100  # preparation stops after this many files that cannot be used
 
@@ -70,33 +71,42 @@ class Side(NamedTuple):
   """The properties that all files of one side share.
 
   Attributes:
-    kind: resolved kind of the signal.
+    settings: what the config declares, with the resolved kind.
     asked: kind in the config, which may be `auto`.
-    scale: divisor that converts integer depth to metres.
     convert_to: number of channels to which images are converted; 0: they stay as they are.
     channels: number of channels as stored.
     dtype: number type as stored.
+    raw_dtype: number type in the files.
     first: the file from which these were read.
     label_map: whether that file has a palette of which it uses few colours.
   """
 
-  kind: str = "image"
+  settings: signals.Settings = signals.Settings("image")
   asked: str = "auto"
-  scale: float = 0.0
   convert_to: int = 0
   channels: int = 3
   dtype: str = "uint8"
+  raw_dtype: str = "uint8"
   first: Path = Path()
   label_map: bool = False
 
   @property
+  def kind(self) -> str:
+    return self.settings.kind
+
+  @property
+  def reads_colors(self) -> bool:
+    """Whether files with palettes are read as colours, not as indices."""
+    return self.kind != "classes" or bool(self.settings.palette)
+
+  @property
   def signal(self) -> Signal:
-    return signals.make(self.kind, channels=self.channels, dtype=self.dtype, scale=self.scale)
+    return self.settings.make(self.channels, self.raw_dtype if self.kind == "quantity" else self.dtype)
 
   @property
   def feature(self) -> tfds.features.FeatureConnector:
-    if self.kind == "depth":
-      return examples.metres(self.channels)
+    if self.kind in ("depth", "quantity"):
+      return examples.real_numbers(self.channels)
     return examples.picture(self.channels, np.dtype(self.dtype))
 
 
@@ -117,10 +127,8 @@ def make_config(
   *,
   side_by_side: str = "input_target",
   seed: int = 0,
-  input_kind: str = "auto",
-  target_kind: str = "auto",
-  input_scale: float = 0.0,
-  target_scale: float = 0.0,
+  input_settings: signals.Settings = UNDECLARED,
+  target_settings: signals.Settings = UNDECLARED,
   channels: tuple[int, int] = (0, 0),
   whole: bool = False,
 ) -> FolderConfig:
@@ -131,8 +139,7 @@ def make_config(
     source_dir: the folder of pairs.
     side_by_side: order of the halves, left first: `input_target` or `target_input`.
     seed: seed of the split if there are no split folders.
-    input_kind, target_kind: `image`, `depth`, or `auto` for images of unsigned integers.
-    input_scale, target_scale: divisors that convert integer depth to metres; 0 if depth is float.
+    input_settings, target_settings: what the config declares about both sides.
     channels: numbers of channels to which images of input and target are converted; 0: as in the files, which must
       then agree.
     whole: whether all pairs form one split, `whole`, if there are no split folders.
@@ -142,11 +149,14 @@ def make_config(
   """
   splits, _ = find_splits(examples.source_folder(source_dir, "folder", WANTED), seed, whole=whole)
   pair, arrays = _first_readable([pair for members in splits.values() for pair in members], side_by_side)
-  asked = {"input": (input_kind, input_scale, channels[0]), "target": (target_kind, target_scale, channels[1])}
+  asked = {"input": (input_settings, channels[0]), "target": (target_settings, channels[1])}
   sides = {}
-  for side, array, path in zip(asked, arrays, pair.files):
-    kind = signals.choose_kind(asked[side][0], array.dtype, f"data.{side}_kind", str(path))
-    unchecked = Side(kind, *asked[side], first=path)
+  for (side, (settings, convert_to)), array, path in zip(asked.items(), arrays, pair.files):
+    kind = signals.choose_kind(settings.kind, array.dtype, f"data.{side}_kind", str(path))
+    if kind == "classes" and array.shape[-1] > 1 and not settings.palette:
+      array = files.read(path, colors=False)
+    settings = dataclasses.replace(settings, kind=kind)
+    unchecked = Side(settings, asked[side][0].kind, convert_to, raw_dtype=str(array.dtype), first=path)
     stored = _stored(array, unchecked, side, path)
     if len(stored.shape) == 3 and stored.shape[-1] > 16 >= stored.shape[0]:
       raise UsageError(
@@ -169,6 +179,7 @@ def make_config(
     input=sides["input"],
     target=sides["target"],
     label_maps=(sides["input"].label_map, sides["target"].label_map),
+    raw_dtypes=(sides["input"].raw_dtype, sides["target"].raw_dtype),
   )
 
 
@@ -194,7 +205,7 @@ def _first_readable(pairs: list["Pair"], side_by_side: str) -> tuple["Pair", tup
 def _stored(array: np.ndarray, side: Side, name: str, path: Path) -> np.ndarray:
   """A file's array as data sets store it; `name` is input or target."""
   signals.choose_kind(side.asked, array.dtype, f"data.{name}_kind", str(path))
-  signal = signals.make(side.kind, channels=array.shape[-1], dtype=array.dtype, scale=side.scale)
+  signal = side.settings.make(array.shape[-1], array.dtype)
   accepted = signal.accept(array, str(path))
   if side.convert_to and signal.kind == "image":
     accepted = files.with_channels(accepted, side.convert_to, str(path))
@@ -214,7 +225,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     config = self.builder_config
     features = {"input": config.input.feature, "target": config.target.feature, "id": tfds.features.Text()}
-    if config.target.signal.has_holes:
+    if config.target.kind == "depth":
       features["mask"] = examples.validity()
     return tfds.core.DatasetInfo(
       builder=self, description=__doc__, disable_shuffling=True, features=tfds.features.FeaturesDict(features)
@@ -236,7 +247,7 @@ class Folder(tfds.core.GeneratorBasedBuilder):
     usable = 0
     for key, pair in examples.in_order(members, split, config):
       try:
-        arrays = read_pair(pair, config.side_by_side)
+        arrays = read_pair(pair, config.side_by_side, (config.input.reads_colors, config.target.reads_colors))
       except UsageError as error:
         findings.add_unusable(error)
         continue
@@ -252,9 +263,9 @@ class Folder(tfds.core.GeneratorBasedBuilder):
           findings.add_different(name, path, stored)
           continue
         findings.add_read(name, path, array)
-        example[name] = stored if side.signal.has_holes else examples.png(stored)
+        example[name] = stored if side.kind in ("depth", "quantity") else examples.png(stored)
       if len(example) == 3:
-        if config.target.signal.has_holes:
+        if config.target.kind == "depth":
           example["mask"] = (example["target"] > 0).all(-1, keepdims=True)
         usable += 1
         yield key, example
@@ -278,14 +289,17 @@ class Findings:
     self._channels: dict[str, set[int]] = {"input": set(), "target": set()}
     self._converted: dict[str, list[Path]] = {"input": [], "target": []}
     self._negatives = {"input": Negatives(), "target": Negatives()}
+    self._distances: dict[str, list[float]] = {"input": [], "target": []}  # of label colours from the palette
     self.notes: list[str] = []
 
   def add_read(self, name: str, path: Path, array: np.ndarray) -> None:
     """A file of the side `name` that is used, as it was read."""
     side: Side = getattr(self._config, name)
-    if array.shape[-1] != side.channels:
+    if side.kind == "image" and array.shape[-1] != side.channels:
       self._converted[name].append(path)
-    if side.signal.has_holes:
+    if side.kind == "classes" and array.shape[-1] >= 3 and len(self._distances[name]) < MAX_PROBLEMS:
+      self._distances[name].append(palettes.match(array[..., :3], side.settings.palette, str(path))[1])
+    if side.kind == "depth":
       self._negatives[name].add(array)
 
   def finish(self) -> None:
@@ -300,6 +314,11 @@ class Findings:
         self.notes.append(
           f"{len(paths)} {side_name if len(paths) > 1 else name} converted to {side.channels} "
           f"channel{'s' * (side.channels != 1)}: {few(path.name for path in paths)}."
+        )
+      if distances := self._distances[name]:
+        self.notes.append(
+          f"The colours of the {name}'s labels lie {np.mean(distances):.1f} grey levels from the palette's on average, "
+          f"at most {max(distances):.1f} in one image; each pixel belongs to the nearest."
         )
       self._negatives[name].check(f"The {name} of {self._config.source_dir}", f"data.{name}_kind")
       if note := self._negatives[name].note(f"the {name}"):
@@ -623,17 +642,19 @@ def _cut(members: list[Pair], seed: int) -> dict[str, list[Pair]]:
 # --- Reading pairs
 
 
-def read_pair(pair: Pair, side_by_side: str = "input_target") -> tuple[np.ndarray, np.ndarray]:
-  """(input, target), each (H, W, C) with the numbers of its file.
+def read_pair(
+  pair: Pair, side_by_side: str = "input_target", colors: tuple[bool, bool] = (True, True)
+) -> tuple[np.ndarray, np.ndarray]:
+  """(input, target), each (H, W, C) with the numbers of its file; `colors` as in `files.read`, for each side.
 
   Raises:
     UsageError: a file that cannot be read, an odd width, or sizes that do not show the same view.
   """
   if side_by_side not in ORDERS:
     raise UsageError(f"data.side_by_side is {side_by_side!r}; it is {' or '.join(ORDERS)}.")
-  first = files.read(pair.input)
+  first = files.read(pair.input, colors=colors[0] or (pair.target is None and colors[1]))
   if pair.target is not None:
-    second = files.read(pair.target)
+    second = files.read(pair.target, colors=colors[1])
     (height, width), (other_height, other_width) = first.shape[:2], second.shape[:2]
     largest = max(height, other_height, width, other_width)
     if abs(height * other_width - other_height * width) > largest:  # more than rounding

@@ -68,7 +68,7 @@ class KittiDepth(tfds.core.GeneratorBasedBuilder):
       features=tfds.features.FeaturesDict(
         {
           "input": examples.picture(),
-          "target": examples.metres(),
+          "target": examples.real_numbers(),
           "mask": examples.validity(),
           "id": tfds.features.Text(),
         }

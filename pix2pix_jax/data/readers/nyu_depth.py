@@ -55,8 +55,8 @@ class NyuDepth(tfds.core.GeneratorBasedBuilder):
       disable_shuffling=True,
       features=tfds.features.FeaturesDict(
         {
-          "input": examples.metres(),
-          "target": examples.metres(),
+          "input": examples.real_numbers(),
+          "target": examples.real_numbers(),
           "mask": examples.validity(),
           "id": tfds.features.Text(),
         }

@@ -28,14 +28,15 @@ import numpy as np
 from numpy import float32
 from PIL import Image
 
+from pix2pix_jax import palettes
 from pix2pix_jax.data.synthesis.paint import mix, resize, rgb
 
 # In the order of CMP's indices 1..12. The archive stores labels as JPEG: these are the most frequent colours, ±1.
-LABEL_COLORS: dict[str, tuple[int, int, int]] = {
-  "background": (0, 0, 222), "facade": (0, 48, 255), "window": (0, 128, 255), "door": (0, 207, 255),
-  "cornice": (32, 255, 223), "sill": (112, 255, 143), "balcony": (192, 255, 63), "blind": (255, 239, 0),
-  "deco": (255, 159, 0), "molding": (255, 80, 0), "pillar": (255, 0, 0), "shop": (175, 0, 0),
-}  # fmt: skip
+LABELS = (
+  *("background", "facade", "window", "door", "cornice", "sill"),
+  *("balcony", "blind", "deco", "molding", "pillar", "shop"),
+)
+LABEL_COLORS: dict[str, tuple[int, int, int]] = dict(zip(LABELS, palettes.CMP, strict=True))
 
 Box = tuple[float, float, float, float]  # (x0, y0, x1, y1), y down
 
