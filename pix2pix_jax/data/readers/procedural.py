@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from pix2pix_jax.data.readers import examples
-from pix2pix_jax.data.synthesis import facades, room, street, village
+from pix2pix_jax.data.synthesis import facades, head, room, street, village
 from pix2pix_jax.errors import UsageError
 
 TASKS = {
@@ -16,6 +16,7 @@ TASKS = {
   "winter_summer": village.draw,
   "kitti_depth": street.draw,
   "nyu_depth": room.draw,
+  "mr_ct": head.draw,
 }
 
 KINDS = {
@@ -23,7 +24,10 @@ KINDS = {
   "winter_summer": ("image", "image"),
   "kitti_depth": ("image", "depth"),
   "nyu_depth": ("depth", "depth"),
+  "mr_ct": ("quantity", "quantity"),
 }
+
+RAW_DTYPES = {"mr_ct": ("float32", "int16")}  # of tasks whose numbers are stored as another type
 
 
 @dataclasses.dataclass(eq=False)
@@ -34,6 +38,9 @@ class ProceduralConfig(examples.ReaderConfig):
   size: tuple[int, int] = (256, 256)
   counts: tuple[int, int, int] = (400, 100, 100)
   seed: int = 0
+
+  def __post_init__(self) -> None:
+    self.raw_dtypes = RAW_DTYPES.get(self.task, self.raw_dtypes)
 
 
 class Procedural(tfds.core.GeneratorBasedBuilder):
@@ -70,12 +77,14 @@ class Procedural(tfds.core.GeneratorBasedBuilder):
 
 
 def _draw(task: str, seed: int, index: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
-  """`input`, `target` and, for depth, `mask`; other arrays of a scene are for inspection only."""
-  return {name: array for name, array in TASKS[task](seed, index, size).items() if name in ("input", "target", "mask")}
+  """`input`, `target` and, for depth, `mask`, as they are stored; other arrays of a scene are for inspection only."""
+  scene = TASKS[task](seed, index, size)
+  arrays = {name: scene[name] for name in ("input", "target", "mask") if name in scene}
+  return {name: array.astype(np.float32) if array.dtype == np.int16 else array for name, array in arrays.items()}
 
 
 def _feature(array: np.ndarray) -> tfds.features.FeatureConnector:
-  """How an array is stored: images as PNG, metres and masks as they are, compressed."""
+  """How an array is stored: images as PNG, real numbers and masks as they are, compressed."""
   if array.dtype == np.uint8:
-    return tfds.features.Image(shape=(None, None, array.shape[-1]), encoding_format="png")
-  return tfds.features.Tensor(shape=(None, None, array.shape[-1]), dtype=array.dtype, encoding="zlib")
+    return examples.picture(array.shape[-1])
+  return examples.validity() if array.dtype == np.bool_ else examples.real_numbers(array.shape[-1])
