@@ -34,21 +34,22 @@ TINY = [
 
 
 @pytest.mark.parametrize(
-  "name, metric, baselines",
+  "config, metric, baselines",
   [
-    ("facades", "ssim", {"mean_target"}),
-    ("winter_summer", "ssim", {"mean_target"}),
-    ("kitti", "rmse", {"mean_target"}),
-    ("nyu", "rmse", {"mean_target", "nearest_valid", "interpolated"}),
+    ("facades.py:procedural", "ssim", {"mean_target"}),
+    ("winter_summer.py:procedural", "ssim", {"mean_target"}),
+    ("kitti.py:procedural", "rmse", {"mean_target"}),
+    ("nyu.py:procedural", "rmse", {"mean_target", "nearest_valid", "interpolated"}),
+    ("ct.py", "mae", {"mean_target"}),
   ],
 )
-def test_experiment_on_built_in_data(tmp_path, name, metric, baselines):
-  extra = ["--config.data.validity_channel=True"] if name == "kitti" else []
+def test_experiment_on_built_in_data(tmp_path, config, metric, baselines):
+  extra = ["--config.data.validity_channel=True"] if "kitti" in config else []
   done = subprocess.run(
     [
       sys.executable,
       str(ROOT / "main.py"),
-      f"--config={ROOT}/configs/{name}.py:procedural",
+      f"--config={ROOT}/configs/{config}",
       f"--workdir={tmp_path / 'run'}",
       *TINY,
       *extra,
