@@ -17,6 +17,7 @@ import ml_collections
 import numpy as np
 
 from pix2pix_jax import config as config_lib
+from pix2pix_jax import output
 from pix2pix_jax.errors import UsageError, run_command
 from pix2pix_jax.signals import Signal
 
@@ -102,7 +103,7 @@ def evaluate(
   notes = {"fid": _about_distances(trained.spec.target, len(data), measured)}
   evaluation.write(folder, result, data.ids, number, config, compared, distances=measured, notes=notes)
   chosen_by = f" (best {trained.config.train.best_metric})" if step in (None, "best") else ""
-  print(f"{split}: {len(data)} images, step {number}{chosen_by}, {_describe_protocol(config)}")
+  print(f"{split}: {output.counted(len(data), 'image')}, step {number}{chosen_by}, {_describe_protocol(config)}")
   print(evaluation.table({"model": {**result.means, **measured}, **compared}))
   if measured:
     print("  fid is biased for few images: only compare FIDs computed from equally many images. kid is unbiased.")

@@ -27,6 +27,21 @@ def say(text: str, *, error: bool = False) -> None:
     silence(stream)
 
 
+def counted(number: int, noun: str) -> str:
+  """For example "1 image" or "2,500 images"."""
+  return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+  """For example "45 s", "2.5 min", "12 min" or "2 h 5 min"."""
+  if seconds < 119.5:
+    return f"{seconds:.0f} s"
+  minutes = round(seconds / 60)
+  if minutes < 10:
+    return f"{seconds / 60:.1f} min"
+  return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def silence(stream: TextIO) -> None:
   """Discards everything that is written to a stream from now on."""
   nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -17,9 +17,9 @@ import numpy as np
 import optax
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax import prng
+from pix2pix_jax import output, prng
 from pix2pix_jax.errors import UsageError
-from pix2pix_jax.model import networks, steps
+from pix2pix_jax.model import losses, networks, steps
 from pix2pix_jax.model import state as state_lib
 from pix2pix_jax.model.state import NetworkState, TrainState
 from pix2pix_jax.signals import DataSpec
@@ -108,16 +108,32 @@ class Experiment:
     }
 
   def describe(self) -> list[str]:
-    """One line each about the generator, the discriminator and the run."""
+    """One line each about the generator, the discriminator, the losses in the log, and the run."""
     model, train, counts = self.config.model, self.config.train, self.count_parameters()
     height, width = config_lib.crop_shape(self.config.data)
-    devices = f"{self.mesh.size} {jax.devices()[0].platform.upper()} device{'s' * (self.mesh.size > 1)}"
+    devices = output.counted(self.mesh.size, f"{jax.devices()[0].platform.upper()} device")
     return [
       f"Generator: {model.generator}, {model.levels} levels, {model.base_features} features, "
       f"{counts['generator']:,} parameters.",
       f"Discriminator: PatchGAN {model.patch}, {counts['discriminator']:,} parameters.",
-      f"Run: {train.num_steps} steps, batch size {train.batch_size}, crops of {height}×{width}, {devices}.",
+      f"Loss: {self.describe_loss()}.",
+      f"Run: {train.num_steps} steps, batch size {train.batch_size}, crops of {width}×{height} (width × height), "
+      f"{devices}.",
     ]
+
+  def describe_loss(self) -> str:
+    """For example "generator_loss = gan_loss + 100 · l1_loss; l1 = l1_loss / 2 is the error on [0, 1]"."""
+    formula = self.loss_formula()
+    return f"generator_loss = {formula}{'; l1 = l1_loss / 2 is the error on [0, 1]' if 'l1_loss' in formula else ''}"
+
+  def loss_formula(self) -> str:
+    """The terms of the generator's loss by their names in the log, for example "gan_loss + 100 · l1_loss"."""
+    loss = self.config.loss
+    terms = [] if loss.gan == "none" else ["gan_loss"]
+    terms.append(f"{loss.l1_weight:g} · {losses.PIXEL[loss.pixel]}")
+    if self.config.data.validity_channel:
+      terms.append(f"{loss.validity_weight:g} · validity_loss")
+    return " + ".join(terms)
 
   @functools.cached_property
   def train_step(self):

@@ -18,7 +18,11 @@ from pix2pix_jax import output
 from pix2pix_jax.run import history, viz
 from pix2pix_jax.run.finite import require_finite
 
-_CHARTS = ("generator_loss", "discriminator_loss", "gan_loss", "l1", "psnr", "ssim", "rmse")
+_CHARTS = (
+  *("generator_loss", "discriminator_loss", "gan_loss", "l1", "psnr", "ssim", "rmse"),
+  *("mae", "cross_entropy", "mean_iou", "pixel_accuracy"),
+)
+_VALIDATION = ("generator_loss", "l1", "psnr", "ssim", "rmse", "mean_iou", "pixel_accuracy")  # shown after each
 STEPS_IN_FLIGHT = 8  # the host runs at most this many steps ahead of the devices
 
 
@@ -122,11 +126,11 @@ class Reporter:
     self._bar.set_description("")
     self._validation_seconds = time.perf_counter() - begin
 
-  def _minutes_left(self, step: int, speed: float) -> float:
+  def _seconds_left(self, step: int, speed: float) -> float:
     """Estimates the time for the remaining steps at this speed, and for the remaining validations."""
     steps = self._config.num_steps - step
     validations = -(-steps // self._config.eval_every_steps) if self._validation_seconds else 0
-    return (steps / speed + validations * self._validation_seconds) / 60
+    return steps / speed + validations * self._validation_seconds
 
   @contextlib.contextmanager
   def data_wait(self) -> Iterator[None]:
@@ -165,12 +169,14 @@ class Reporter:
     self._write(step, scalars)
     shown = {
       name: scalars[f"train/{name}"]
-      for name in ("generator_loss", "discriminator_loss", "l1")
+      for name in ("generator_loss", "discriminator_loss", "l1", "cross_entropy")
       if f"train/{name}" in scalars
     }
     self._bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()})
     if not self._on_terminal:
-      pace = f"  {speed:.2f} steps/s  {_duration(self._minutes_left(step, speed))} left" if self._timed_steps else ""
+      pace = (
+        f"  {speed:.2f} steps/s  {output.duration(self._seconds_left(step, speed))} left" if self._timed_steps else ""
+      )
       losses = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
       self.say(f"step {step}/{self._config.num_steps}  {losses}{pace}")
     self._pending = []
@@ -195,7 +201,7 @@ class Reporter:
       self._logger.log_images(step, {"val/samples": grid})
     if self._is_main:
       viz.save_png(self._workdir / "samples" / f"step_{step:08d}.png", grid)
-    shown = [f"{name} {means[name]:.4f}" for name in ("generator_loss", "l1", "psnr", "ssim") if name in means]
+    shown = [f"{name} {means[name]:.4f}" for name in _VALIDATION if name in means]
     self.say(f"step {step}/{self._config.num_steps}  validation  {'  '.join(shown)}")
 
   def _write(self, step: int, scalars: dict[str, float]) -> None:
@@ -204,11 +210,6 @@ class Reporter:
       self._logger.log(step, scalars)
     if self._history:
       self._history.append(step, scalars)
-
-
-def _duration(minutes: float) -> str:
-  """For example "0.4 min" or "3 h 20 min"."""
-  return f"{minutes:.1f} min" if minutes < 100 else f"{minutes // 60:.0f} h {minutes % 60:.0f} min"
 
 
 _age_reported = False
