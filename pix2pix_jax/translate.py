@@ -25,6 +25,7 @@ import os
 from pathlib import Path
 import re
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from tqdm import tqdm
 from pix2pix_jax import launch
 from pix2pix_jax.data import files
 from pix2pix_jax.errors import UsageError, few, require_integer, run_command
+from pix2pix_jax.output import counted
 
 if TYPE_CHECKING:  # imports JAX: slow
   from pix2pix_jax.inference import Translator
@@ -73,8 +75,8 @@ def find_inputs(pattern: str, output: Path | None = None) -> tuple[dict[Path, Pa
   if not found:
     others = f" It holds {few(left_out)}." if left_out else ""
     raise UsageError(
-      f"--input {pattern!r} is no file, folder or pattern with images to read.{others} The formats are "
-      f"{', '.join(files.SUFFIXES)}."
+      f"--input {pattern!r} is no file, folder or pattern with images to read.{others} Images are PNG, JPEG, TIFF, "
+      '.npy and others; "pix2pix_jax translate --help" lists every suffix.'
     )
   return {each: each.relative_to(base) for each in found}, left_out
 
@@ -88,7 +90,12 @@ def _match(pattern: Path) -> list[Path]:
 
 
 def name_outputs(
-  inputs: dict[Path, Path], output: Path, samples: int = 1, formats: Sequence[str] = files.WRITABLE
+  inputs: dict[Path, Path],
+  output: Path,
+  samples: int = 1,
+  formats: Sequence[str] = files.WRITABLE,
+  *,
+  is_folder: bool = False,
 ) -> dict[Path, list[Path]]:
   """The files to write for each input: `output` itself for a single image, else the same names below that folder.
 
@@ -97,15 +104,16 @@ def name_outputs(
 
   Args:
     inputs: as `find_inputs` returns them.
-    output: a file if its suffix is that of an image format, else a folder.
+    output: a file if its suffix is that of an image format and neither a folder exists nor `is_folder`; else a folder.
     samples: number of files for each input; if there are several, they are numbered, `NAME_0`, `NAME_1`, …
     formats: suffixes that outputs in a folder may have; the outputs of other inputs get the first of them.
+    is_folder: whether `output` is a folder, whatever its suffix.
 
   Raises:
     UsageError: a format that cannot be written, one file for several inputs, a file in place of the folder, or names
       that still collide.
   """
-  to_file = output.suffix.lower() in files.SUFFIXES and not output.is_dir()
+  to_file = output.suffix.lower() in files.SUFFIXES and not (is_folder or output.is_dir())
   if to_file and len(inputs) > 1:
     raise UsageError(f"--output {str(output)!r} is one file, but there are {len(inputs)} inputs. Name a folder.")
   if to_file and output.suffix.lower() not in files.WRITABLE:
@@ -115,7 +123,7 @@ def name_outputs(
     )
   if not to_file and output.is_file():
     raise UsageError(
-      f"--output {str(output)!r} is a file, but no image that can be written. Name a folder, or a file that ends with "
+      f"--output {str(output)!r} is an existing file. Name a folder, or an image to write, which ends with "
       f"{', '.join(files.WRITABLE)}."
     )
 
@@ -165,22 +173,29 @@ def check_outputs(outputs: dict[Path, list[Path]], *, overwrite: bool) -> None:
 
 
 def read_for(signal: "Signal", path: Path) -> np.ndarray:
-  """Reads a file as the model accepts it, (H, W, C): with the model's channels, depth as float32 metres, 0 in holes.
+  """Reads a file as the model accepts it, (H, W, C): with the model's channels, depth as float32 metres, 0 in holes,
+  quantities in their unit, NaN in holes, label maps as class indices.
 
   Raises:
     UsageError: the file cannot be read, or holds another kind of numbers.
   """
-  array = files.read(path)
+  is_index_map = signal.kind == "classes" and not getattr(signal, "palette", ())
+  array = files.read(path, colors=not is_index_map)
   if signal.kind == "image":
     array = files.with_channels(array, signal.channels, str(path))
-  elif array.dtype == np.uint16:
+  elif signal.kind == "depth" and array.dtype == np.uint16:
     array = array.astype(np.float32) / np.float32(_scale(signal))
   return signal.accept(array, str(path))
 
 
 def write_for(signal: "Signal", path: Path, result: np.ndarray) -> None:
-  """Writes a translation; PNG gets integers: depth by the signal's scale, float images in the model's number type."""
-  if path.suffix.lower() != ".png":
+  """Writes a translation; PNG gets integers: depth by the signal's scale, float images in the model's number type, and
+  class indices with the palette of their colours.
+  """
+  colors = getattr(signal, "color_table", None)  # of classes
+  if colors is not None:
+    files.write(path, result, palette=colors)
+  elif path.suffix.lower() != ".png":
     files.write(path, result)
   elif signal.kind == "depth":
     files.write(path, result, depth_scale=_scale(signal))
@@ -203,7 +218,13 @@ def check_formats(signal: "Signal", suffixes: Iterable[str]) -> None:
   """
   for suffix in suffixes:
     in_png = np.uint16 if signal.kind == "depth" else signal.dtype
-    files.check_writable(suffix, signal.channels, in_png if suffix.lower() == ".png" else signal.dtype)
+    files.check_writable(suffix, signal.raw_channels, in_png if suffix.lower() == ".png" else signal.dtype)
+
+
+def _fits_png(signal: "Signal") -> bool:
+  """Whether PNG can hold a signal's values; it holds neither floats nor negative numbers."""
+  in_integers = signal.kind != "quantity" or signal.dtype in ("uint8", "uint16")
+  return in_integers and signal.raw_channels in files.PNG_COLOR_TYPES
 
 
 # --- Sizes
@@ -223,7 +244,8 @@ def parse_size(text: str) -> tuple[int, int | None]:
 
 
 def resize(signal: "Signal", array: np.ndarray, size: tuple[int, int | None]) -> np.ndarray:
-  """An accepted (H, W, C) array, resampled as in training: bicubic and antialiased, or nearest (depth, label maps).
+  """An accepted (H, W, C) array, resampled as in training: bicubic and antialiased, the mean of the pixels that have a
+  value (quantities), or nearest (depth, label maps).
 
   Args:
     signal: signal of the array.
@@ -234,12 +256,20 @@ def resize(signal: "Signal", array: np.ndarray, size: tuple[int, int | None]) ->
   if signal.resampling == "nearest":
     rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip((height, width), array.shape))
     return array[rows[:, None], columns]
-  planes = np.moveaxis(array.astype(np.float32), -1, 0)  # Pillow resizes 8 bits in coarser steps
-  form, kernel = (width, height), Image.Resampling.BICUBIC
-  resized = np.stack([np.asarray(Image.fromarray(plane).resize(form, kernel)) for plane in planes], axis=-1)
+  if signal.resampling == "area":
+    weight = _resample(np.isfinite(array), height, width, Image.Resampling.BILINEAR)
+    total = _resample(np.nan_to_num(array), height, width, Image.Resampling.BILINEAR)
+    return np.where(weight >= 0.5, total / np.maximum(weight, 0.5), np.float32(np.nan))
+  resized = _resample(array, height, width, Image.Resampling.BICUBIC)
   if array.dtype.kind == "f":
     return resized.clip(0, 1)
   return resized.round().clip(0, np.iinfo(array.dtype).max).astype(array.dtype)
+
+
+def _resample(array: np.ndarray, height: int, width: int, kernel: Image.Resampling) -> np.ndarray:
+  """float32 (height, width, C). Pillow filters 8 bits in coarser steps, so they become floats first."""
+  planes = np.moveaxis(array.astype(np.float32), -1, 0)
+  return np.stack([np.asarray(Image.fromarray(plane).resize((width, height), kernel)) for plane in planes], axis=-1)
 
 
 def is_far(size: tuple[int, int], usual: tuple[int, int]) -> bool:
@@ -251,14 +281,14 @@ def is_far(size: tuple[int, int], usual: tuple[int, int]) -> bool:
 
 def _size_hint(sizes: dict[Path, tuple[int, int]], usual: tuple[int, int]) -> str:
   """A line about images whose size is far from the run's; empty if there are none."""
-  far = [f"{path.name} {height}×{width}" for path, (height, width) in sizes.items() if is_far((height, width), usual)]
+  far = [f"{path.name} {width}×{height}" for path, (height, width) in sizes.items() if is_far((height, width), usual)]
   if not far:
     return ""
   height, width = usual
   return (
-    f"Hint: {few(far)} (height×width) {'is' if len(far) == 1 else 'are'} far from the size of validation, "
-    f"{height}×{width}. Results suffer if the scale differs from that in training. --resize={height} keeps the "
-    f"proportions; --resize={height}x{width} resizes as validation does."
+    f"Hint: {few(far)} (width × height) {'is' if len(far) == 1 else 'are'} far from the size of validation, "
+    f"{width}×{height}. Results suffer if the scale differs from that in training. --resize={height} sets the height "
+    f"and keeps the proportions; --resize={height}x{width} (height, width) resizes as validation does."
   )
 
 
@@ -409,12 +439,16 @@ def _beside(translator: "Translator", image: np.ndarray, result: np.ndarray) -> 
 
 
 def _parser() -> argparse.ArgumentParser:
+  suffixes = textwrap.fill(" ".join(files.SUFFIXES), 100, break_on_hyphens=False)
   parser = argparse.ArgumentParser(
-    prog="pix2pix_jax translate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    prog="pix2pix_jax translate",
+    description=__doc__,
+    epilog=f"suffixes of inputs:\n{textwrap.indent(suffixes, '  ')}",
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument("--workdir", type=Path, required=True, help="workdir of a trained model")
   parser.add_argument("--input", required=True, help="a file, a folder (with its subfolders), or a pattern in quotes")
-  parser.add_argument("--output", type=Path, required=True, help="a file for a single image, else a folder")
+  parser.add_argument("--output", required=True, help="a file for a single image, else a folder (end it with /)")
   parser.add_argument("--step", default="best", help="checkpoint: best, latest or a step number (default: best)")
   parser.add_argument(
     "--samples", type=int, default=1, help="results to draw per image, written as NAME_0, NAME_1, … (default: 1)"
@@ -472,13 +506,14 @@ def main(argv: list[str] | None = None) -> None:
       require_integer(f"--{name}", getattr(options, name), 1)
   require_integer("--seed", options.seed, 0, 2**32 - 1)
   resize_to = None if options.resize is None else parse_size(options.resize)
-  output = options.output.expanduser()
+  output = Path(options.output).expanduser()
+  is_folder = options.output.endswith(("/", os.sep))  # which Path drops
   given = Path(options.input).expanduser()
   if given.is_dir() and output.resolve() == given.resolve():
     raise UsageError(f"--output {str(output)!r} is the input folder. Choose another folder, or one inside it.")
   inputs, left_out = find_inputs(options.input, output)
   formats = (".png",) if options.side_by_side else files.WRITABLE
-  outputs = name_outputs(inputs, output, options.samples, formats)
+  outputs = name_outputs(inputs, output, options.samples, formats, is_folder=is_folder)
   check_outputs(outputs, overwrite=options.overwrite)
 
   from pix2pix_jax import config as config_lib  # imports JAX, which help and wrong flags need not wait for
@@ -487,8 +522,9 @@ def main(argv: list[str] | None = None) -> None:
   workdir = options.workdir.expanduser()
   translator = Translator.load(workdir, step=options.step)
   if not options.side_by_side:
-    if translator.target_signal.channels not in files.PNG_COLOR_TYPES:
-      outputs = name_outputs(inputs, output, options.samples, [each for each in formats if each != ".png"])
+    if not _fits_png(translator.target_signal):
+      formats = tuple(each for each in formats if each != ".png")
+      outputs = name_outputs(inputs, output, options.samples, formats, is_folder=is_folder)
       check_outputs(outputs, overwrite=options.overwrite)
     check_formats(translator.target_signal, {path.suffix for names in outputs.values() for path in names})
   if translator.step is not None:
@@ -512,7 +548,7 @@ def main(argv: list[str] | None = None) -> None:
   )
   written = [each for path, names in outputs.items() if path not in failed for each in names]
   listed = f": {few(written)}" if written else ""
-  print(f"{len(inputs) - len(failed)} of {len(inputs)} image{'s' * (len(inputs) > 1)} translated{listed}.")
+  print(f"{len(inputs) - len(failed)} of {counted(len(inputs), 'image')} translated{listed}.")
   if left_out:
     print(f"Left out, not being images of a known format: {few(left_out)}.")
   if resize_to is None and (hint := _size_hint(sizes, config_lib.eval_shape(translator.config.data))):

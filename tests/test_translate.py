@@ -225,7 +225,8 @@ def test_existing_outputs_need_overwrite(tmp_path, run):
     (["--input={folder}/a.png", "--output={folder}/out.jpg"], "out.jpg.*not written. Choose one of .png, .tif"),
     (["--input={folder}/a.png", "--output={folder}/out.GIF"], "out.GIF.*Choose one of"),
     (["--input={folder}/two", "--output={folder}/out.png"], "out.png' is one file, but there are 2 inputs"),
-    (["--input={folder}/two", "--output={folder}/text/notes.txt"], "notes.txt' is a file, but no image.*Name a folder"),
+    (["--input={folder}/two", "--output={folder}/text/notes.txt"], "notes.txt' is an existing file. Name a folder"),
+    (["--input={folder}/a.png", "--output={folder}/a.png/"], "a.png' is an existing file. Name a folder"),
     (["--input={folder}", "--output=out", "--samples=0"], "--samples is 0"),
     (["--input={folder}", "--output=out", "--batch_size=0"], "--batch_size is 0"),
     (["--input={folder}", "--output=out", "--tile=0"], "--tile is 0"),
@@ -243,6 +244,23 @@ def test_wrong_arguments_are_explained_before_any_work(tmp_path, run, arguments,
   (tmp_path / "text/notes.txt").touch()
   with pytest.raises(UsageError, match=message):
     run(*(argument.format(folder=tmp_path) for argument in arguments), using=None)
+
+
+@pytest.mark.parametrize("inputs", ["in/a.png", "in"])
+def test_a_trailing_slash_means_a_folder(tmp_path, run, inputs, capsys):
+  files.write(tmp_path / "in/a.png", draw())
+  run(f"--input={tmp_path / inputs}", f"--output={tmp_path}/out.png/")
+  assert names_below(tmp_path / "out.png") == {"a.png"}
+  assert capsys.readouterr().out == f"1 of 1 image translated: {tmp_path / 'out.png/a.png'}.\n"
+
+
+def test_unsupported_inputs_name_a_few_suffixes_and_help_lists_all(tmp_path, capsys):
+  with pytest.raises(UsageError, match="PNG, JPEG, TIFF, .npy and others; .* --help") as error:
+    translate.find_inputs(str(tmp_path))
+  assert len(str(error.value)) < 250 + len(str(tmp_path))
+  with pytest.raises(SystemExit, match="0"):
+    translate.main(["--help"])
+  assert set(files.SUFFIXES) <= set(capsys.readouterr().out.split())
 
 
 # --- Options
@@ -337,9 +355,9 @@ def test_a_size_that_is_far_from_that_of_validation_is_hinted_at(tmp_path, run, 
   files.write(tmp_path / "in/a.png", draw((*shape, 3)))
   files.write(tmp_path / "in/b.png", draw())
   run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}")
-  hint = f"Hint: a.png {shape[0]}×{shape[1]} (height×width) is far from the size of validation, 16×24"
+  hint = f"Hint: a.png {shape[1]}×{shape[0]} (width × height) is far from the size of validation, 24×16"
   said = capsys.readouterr().out
-  assert said.count(hint) == said.count("Hint") == said.count("--resize=16x24 resizes") == far
+  assert said.count(hint) == said.count("Hint") == said.count("--resize=16x24 (height, width) resizes") == far
   run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--overwrite", "--resize=16x24")
   assert "Hint" not in capsys.readouterr().out
 
