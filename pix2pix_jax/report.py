@@ -78,6 +78,8 @@ def gather(workdir: Path) -> dict[str, Any]:
     "step": rows[-1]["step"] if rows else 0,
     "num_steps": config.train.num_steps,
     "parameters": list(parameters.values()),
+    "unit": run.spec.target.unit,
+    "formula": run.loss_formula(),
     "facts": _facts(run, parameters, splits),
     "networks": _networks(run),
     "best_metric": config.train.best_metric,
@@ -121,7 +123,8 @@ def _thin(items: list[Any], limit: int) -> list[Any]:
 
 
 def _size(height: int, width: int) -> str:
-  return f"{height}×{width}"
+  """For example "512×256": every size on the page is width × height."""
+  return f"{width}×{height}"
 
 
 def _generator(config: ml_collections.ConfigDict) -> str:
@@ -138,7 +141,7 @@ def _describe(config: ml_collections.ConfigDict) -> str:
   source = {"procedural": "built-in scenes", "arrays": "arrays", "folder": f"the folder {folder}"}.get(
     data.name, data.name + (f" (folder {folder})" if folder else "")
   )
-  return f"{network} trained on {source} at {_size(*config_lib.crop_shape(data))}."
+  return f"{network} trained on {source} at {_size(*config_lib.crop_shape(data))} (width × height)."
 
 
 def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, Any]]) -> dict[str, str]:
@@ -148,7 +151,7 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
   crop = _size(*config_lib.crop_shape(data))
   decay = f", falling to 0 over the last {optimizer.decay_fraction:.0%} of the run" if optimizer.decay_fraction else ""
   names = {"procedural": f"built-in scenes, task {data.task}", "arrays": "arrays in memory"}
-  gan = "" if loss.gan == "none" else f"{loss.gan} GAN + "
+  gan = "" if loss.gan == "none" else f"; {loss.gan} GAN"
   facts = {
     "Data": names.get(data.name, data.name),
     "Source folder": Path(data.source_dir).name,
@@ -157,12 +160,12 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
     "Input": run.spec.input.describe(),
     "Target": run.spec.target.describe(),
     "Sizes": f"crops of {crop} from {_size(*config_lib.load_shape(data))}, evaluated at "
-    f"{_size(*config_lib.eval_shape(data))} (height × width)",
+    f"{_size(*config_lib.eval_shape(data))} (width × height)",
     "Generator": f"{_generator(config)}, {model.decoder_widths} widths from {model.base_features}, {model.norm} norm, "
     f"{model.levels} levels; {parameters['generator']:,} parameters",
     "Discriminator": f"{model.patch}×{model.patch} PatchGAN{'' if model.conditional else ', not conditional'}"
     f"; {parameters['discriminator']:,} parameters",
-    "Loss": f"{gan}{loss.l1_weight:g} · L1",
+    "Loss": f"{run.describe_loss()}{gan}",
     "Optimizer": f"Adam, learning rate {optimizer.learning_rate:g}{decay}, "
     f"β\u00a0{optimizer.beta1:g}\u00a0and\u00a0{optimizer.beta2:g}",
     "Training": f"{train.num_steps:,} steps, batch size {train.batch_size}, seed {config.seed}, {train.dtype}",
@@ -272,12 +275,14 @@ def _crop(path: Path, size: tuple[int, int], box: tuple[int, int, int, int]) -> 
 
 def _curves(rows: list[dict[str, float]]) -> dict[str, Any]:
   """All validations and at most MAX_POINTS of the other rows."""
-  training = [row for row in rows if "val/l1" not in row]
+  validates = [any(name.startswith("val/") for name in row) for row in rows]
+  training = [row for row, is_validation in zip(rows, validates) if not is_validation]
   kept = {id(row) for row in _thin(training, MAX_POINTS)}
   note = (
     f"Training curves show {MAX_POINTS} of {len(training)} points, evenly chosen." if len(training) > MAX_POINTS else ""
   )
-  return {"rows": [row for row in rows if "val/l1" in row or id(row) in kept], "rows_note": note}
+  shown = [row for row, is_validation in zip(rows, validates) if is_validation or id(row) in kept]
+  return {"rows": shown, "rows_note": note}
 
 
 def _splits(workdir: Path, config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
@@ -331,7 +336,7 @@ def _protocol(protocol: dict[str, Any], config: ml_collections.ConfigDict) -> li
   if norm_stats in statistics and config.model.norm == "batch":
     sentences.append(f"Batch norm uses {statistics[norm_stats]}.")
   if size := rest.pop("height_width", None):
-    sentences.append(f"Images are {'×'.join(map(str, size))} pixels (height × width).")
+    sentences.append(f"Images are {_size(*size)} pixels (width × height).")
   data, folder = rest.pop("data", ""), Path(rest.pop("source_dir", "")).name
   if data:
     source = {"procedural": "built-in scenes", "arrays": "arrays in memory"}.get(data, f"data set {data}")

@@ -55,7 +55,7 @@ def bare_workdir(folder):
   config.model.input_channels, config.model.output_channels = 3, 1
   config.data.input_kind, config.data.target_kind = "image", "depth"
   config.data.input_dtype, config.data.target_dtype = "uint8", "float32"
-  config.loss.l1_weight = 300.0
+  config.loss.pixel, config.loss.l1_weight = "l1", 300.0
   config.train.num_steps, config.train.batch_size = 40, 5
   (folder / "config.json").write_text(config.to_json_best_effort())
   return folder
@@ -188,9 +188,10 @@ def test_what_it_shows(full):
   assert data["what"].startswith("A U-Net with a 70×70 PatchGAN, trained on the folder <_script>")
   assert "private" not in json.dumps(data["facts"]) and data["facts"]["Pairs"] == "20 test, 20 val"
   assert (data["step"], data["num_steps"], len(data["parameters"])) == (40, 40, 2)
-  assert data["facts"]["Sizes"] == "crops of 256×256 from 286×286, evaluated at 256×256 (height × width)"
+  assert data["facts"]["Sizes"] == "crops of 256×256 from 286×286, evaluated at 256×256 (width × height)"
   assert data["facts"]["Target"] == "depth, 0 to 80 m, 1 channel"
-  assert data["facts"]["Loss"] == "vanilla GAN + 300 · L1"
+  formula = "gan_loss + 300 · l1_loss"
+  assert data["facts"]["Loss"].startswith(f"generator_loss = {formula}; l1 = ") and data["formula"] == formula
   assert data["rows"][0]["val/surprise"] is None and len(data["rows"]) == 9  # the half line at the end is not there
   test, val = data["splits"]
   assert [[one["name"] for one in split["pictures"]] for split in (test, val)] == [["best", "worst"], ["grid"]]
@@ -203,6 +204,7 @@ def test_what_it_shows(full):
     "data.target_kind": "depth",
     "data.input_dtype": "uint8",
     "data.target_dtype": "float32",
+    "loss.pixel": "l1",
     "loss.l1_weight": 300.0,
     "model.base_features": 2,
     "model.levels": 3,
@@ -293,7 +295,7 @@ def test_the_protocol_is_in_words(sheets):
   assert data["splits"][0]["protocol"] == [
     "Dropout is off.",
     "Batch norm uses running averages from training.",
-    "Images are 8×16 pixels (height × width).",
+    "Images are 16×8 pixels (width × height).",
     "Data: data set folder, folder here.",
     "FID and KID were not computed: no weights.",
   ]
@@ -325,6 +327,30 @@ def test_parameters_changes_and_baselines(sheets):
   assert change["step"] == 20 and change["fields"][0] == ["optimizer.learning_rate", 2e-4, 1e-4]
   assert data["baselines"] == {"mean_target": {"l1": 0.25}, "far": {"l1": 9.0}}
   assert "0.999" in data["facts"]["Optimizer"] and "" not in data["facts"].values()
+
+
+@pytest.mark.parametrize("gan, validity", [("vanilla", True), ("none", False)])
+def test_the_formula_of_the_loss_is_the_one_that_is_computed(bare, gan, validity):
+  run = Experiment.read(bare)
+  config = run.config.copy_and_resolve_references()
+  with config.unlocked():
+    config.loss.gan, config.loss.l1_weight, config.loss.validity_weight = gan, 7.0, 3.0
+    config.model.patch = 16
+    config.data.validity_channel, config.model.output_channels = validity, 1 + validity
+  run = Experiment(config, run.spec)
+  random = np.random.default_rng(0)
+  batch = {
+    "input": random.uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32),
+    "target": random.uniform(-1, 1, (1, 32, 32, 1)).astype(np.float32),
+    "mask": np.float32(random.random((1, 32, 32, 1)) < 0.5),
+    "index": np.zeros(1, np.int32),
+  }
+  _, values = run.eval_step(run.init().variables, batch)
+  values = {name: float(value[0]) for name, value in values.items()}
+  terms = [term.split(" · ") for term in run.loss_formula().split(" + ")]
+  assert values["generator_loss"] == pytest.approx(sum(math.prod(values.get(x) or float(x) for x in t) for t in terms))
+  assert len(terms) == 1 + (gan != "none") + validity
+  assert values["l1"] == pytest.approx(values["l1_loss"] / 2)
 
 
 def test_many_large_grids_are_thinned_and_compressed(bare, monkeypatch):
