@@ -5,12 +5,15 @@ at once.
 """
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+import contextlib
 import difflib
 import importlib
+import os
 from pathlib import Path
 import re
 import shutil
+import signal
 import sys
 import textwrap
 import traceback
@@ -32,7 +35,16 @@ COMMANDS = {
   "inspect": "Summarize a data set and draw training batches, without training.",
   "fields": "List the configuration fields with their defaults, meanings and limits.",
 }
+_TRAIN_FLAGS = ("--config", "--workdir", "--distributed", "--init_from")
 _KEEP_MEMORY = ("train", "translate")  # the commands that compute the most
+_DESCRIBED_IN = {  # reader of raw files → the named configuration whose docstring describes them
+  "facades": "facades",
+  "folder": "folder",
+  "kitti_depth": "kitti",
+  "nyu_depth": "nyu",
+  "winter_summer": "winter_summer",
+}
+_DOWNLOADS = ("facades",)  # readers that need no source_dir
 
 _HELP = """\
 usage: pix2pix_jax COMMAND [--FLAG=VALUE ...]
@@ -46,7 +58,8 @@ commands:
 """
 
 _TRAIN_HELP = """\
-usage: pix2pix_jax train --config=NAME[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...] [--distributed]
+usage: pix2pix_jax train --config=NAME[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...] [--init_from=WORKDIR]
+                         [--distributed]
 
 Trains a model. If the workdir holds an interrupted run, training resumes from its newest checkpoint.
 "python main.py" in a clone of the repository accepts the same flags.
@@ -57,6 +70,7 @@ flags:
   --workdir=DIR           folder for checkpoints, samples and logs
   --config.FIELD=VALUE    overrides a field, for example --config.data.load_size=143; tuples are quoted, "(1, 2)".
                           "pix2pix_jax fields" explains every field; so does {config_file}
+  --init_from=WORKDIR     start from the networks of another run, at its best checkpoint; append @STEP for another one
   --distributed           run as one of several processes, which jax.distributed.initialize() connects
 
 configurations:
@@ -141,12 +155,72 @@ def train(argv: list[str] | None = None) -> None:
     print(_train_help(), end="")
     return
   config, workdir, distributed = parse_train(arguments)
+  check_before_imports(config)
+  _check_workdir(workdir)
   if distributed:
     _join_processes()
   output.say("Loading JAX and TensorFlow …")  # takes seconds, so flags are checked first
-  from pix2pix_jax.train import train_and_evaluate
+  with _stopping_signals_interrupt():
+    try:
+      from pix2pix_jax.train import train_and_evaluate
 
-  train_and_evaluate(config, workdir)
+      train_and_evaluate(config, workdir)
+    except KeyboardInterrupt:
+      if not any((workdir.expanduser() / "checkpoints").glob("*")):
+        output.say("Stopped before the first checkpoint; nothing was saved.", error=True)
+      raise
+
+
+def check_before_imports(config: "ml_collections.ConfigDict") -> None:
+  """Checks what needs neither data nor TensorFlow, which takes seconds to load.
+
+  Raises:
+    UsageError: sizes that do not suit each other or the generator, or no folder of raw files for a reader of those.
+  """
+  from pix2pix_jax import config as config_lib
+
+  config_lib.check_shapes(config)
+  reader, folder = config.data.name, config.data.source_dir
+  if reader not in _DESCRIBED_IN:
+    return
+  advice = f"{config_lib.locate(_DESCRIBED_IN[reader])[0]} describes the files that belong there."
+  if not folder and reader not in _DOWNLOADS:
+    raise UsageError(f"data.source_dir is not set. Add --config.data.source_dir=DIR; {advice}")
+  if folder and not os.path.exists(Path(folder).expanduser()):
+    raise UsageError(f"data.source_dir {folder!r} does not exist. {advice}")
+
+
+def _check_workdir(workdir: Path) -> None:
+  """Checks that the folder of a run can be created, without creating it.
+
+  Raises:
+    UsageError: the existing part of its path is a file, or read-only.
+  """
+  path = workdir.expanduser().absolute()
+  existing = next(each for each in (path, *path.parents) if os.path.exists(each))
+  if not existing.is_dir():
+    raise UsageError(f"--workdir {workdir} cannot be created as a folder: {existing} is a file.")
+  if not os.access(existing, os.W_OK | os.X_OK):
+    raise UsageError(f"--workdir {workdir} cannot be written: {existing} is read-only for you.")
+
+
+@contextlib.contextmanager
+def _stopping_signals_interrupt() -> Iterator[None]:
+  """Makes SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, until the loop takes over all three."""
+  from pix2pix_jax.run.stopping import StopOnSignal
+
+  old = {}
+  try:
+    for number in StopOnSignal.SIGNALS:
+      if signal.getsignal(number) == signal.SIG_DFL:
+        old[number] = signal.signal(number, signal.default_int_handler)
+  except ValueError:  # not in the main thread
+    pass
+  try:
+    yield
+  finally:
+    for number, handler in old.items():
+      signal.signal(number, handler)
 
 
 def _join_processes() -> None:
@@ -176,6 +250,7 @@ def parse_train(arguments: list[str]) -> tuple["ml_collections.ConfigDict", Path
   parser.add_argument("--config")
   parser.add_argument("--workdir", type=Path)
   parser.add_argument("--distributed", action="store_true")
+  parser.add_argument("--init_from", metavar="WORKDIR[@STEP]")
   try:
     options, overrides = parser.parse_known_args(arguments)
   except argparse.ArgumentError as error:
@@ -188,6 +263,8 @@ def parse_train(arguments: list[str]) -> tuple["ml_collections.ConfigDict", Path
         f"{', '.join(config_lib.names())}, or the path of a configuration file. "
         '"pix2pix_jax train --help" describes them.'
       )
+  if options.init_from:
+    overrides = [*overrides, f"--config.train.init_from={options.init_from}"]
   return load_config(options.config, overrides), options.workdir, options.distributed
 
 
@@ -217,7 +294,7 @@ def _check_names(arguments: list[str]) -> None:
       raise UsageError(f"There is no field {override[1]}{_nearest(override[1], known)} {listed}")
     if not override and re.match(r"-+[a-zA-Z]", argument):
       flag = argument.partition("=")[0]
-      raise UsageError(f"There is no flag {flag}{_nearest(flag, ('--config', '--workdir', '--distributed'))}")
+      raise UsageError(f"There is no flag {flag}{_nearest(flag, _TRAIN_FLAGS)}")
 
 
 def _load(text: str) -> "ml_collections.ConfigDict":

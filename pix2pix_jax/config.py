@@ -233,7 +233,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "task": Field(
       "facades",
       "procedural: the scenes to draw.",
-      _one_of("facades", "winter_summer", "kitti_depth", "nyu_depth"),
+      _one_of("facades", "winter_summer", "kitti_depth", "nyu_depth", "mr_ct"),
     ),
     "num_train": Field(400, "procedural: number of training pairs.", _between(1, 10**9)),
     "num_val": Field(100, "procedural: number of validation pairs. 0: no validation split.", _COUNT),
@@ -599,6 +599,23 @@ def levels_for(height: int, width: int) -> int:
   return levels
 
 
+def check_shapes(config: ml_collections.ConfigDict) -> None:
+  """Checks that the sizes suit each other and the generator, which needs no data.
+
+  Raises:
+    UsageError: a crop larger than the loaded image, or a size that the generator cannot halve often enough.
+  """
+  crop, load = crop_shape(config.data), load_shape(config.data)
+  if crop[0] > load[0] or crop[1] > load[1]:
+    raise UsageError(
+      f"data.crop_size {crop} (height, width) is larger than data.load_size {load}; load larger images or crop smaller "
+      "ones."
+    )
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    _resolve_levels(config.data, config.model)
+
+
 def multiple(model: ml_collections.ConfigDict) -> int:
   """The generator accepts heights and widths that are multiples of this. `model.levels` must be resolved."""
   return 2**model.levels
@@ -819,11 +836,18 @@ def _set(section: ml_collections.ConfigDict, name: str, field: str, value: Any) 
 
 
 def _migrate(fields: Any) -> Any:
-  """Adds the kinds, which version 0.1 did not record: there, exactly the float32 data was depth."""
-  if isinstance(fields, dict) and isinstance(fields.get("data"), dict) and "input_kind" not in fields["data"]:
-    data = fields["data"]
-    for side in ("input", "target"):
-      data[f"{side}_kind"] = "depth" if data.get(f"{side}_dtype") == signals.Depth.dtype else "image"
+  """Adds what older versions did not record: the kinds (in 0.1, exactly the float32 data was depth), and the only
+  choices that there were.
+  """
+  if not isinstance(fields, dict) or not all(isinstance(fields.get(name), dict) for name in ("data", "loss", "train")):
+    return fields
+  data = fields["data"]
+  for side in ("input", "target"):
+    is_depth = data.get(f"{side}_dtype") == signals.Depth.dtype
+    data.setdefault(f"{side}_kind", "depth" if is_depth else "image")
+    data.setdefault(f"{side}_resampling", "bicubic")
+  fields["loss"].setdefault("pixel", "l1")
+  fields["train"].setdefault("best_metric", "l1")
   return fields
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from pix2pix_jax import cli, output
 from pix2pix_jax.errors import UsageError, run_command
-from pix2pix_jax.signals import DataSpec, Depth
+from pix2pix_jax.signals import DataSpec
 
 MIN_ROWS, MAX_ROWS = 4, 16  # of a sheet
 
@@ -73,8 +73,7 @@ def _write_sheet(path: Path, batch: Mapping[str, np.ndarray], spec: DataSpec) ->
     "input": [spec.input.display(image, spec.input.measured(image)) for image in batch["input"]],
     "target": [spec.target.display(image, mask) for image, mask in zip(batch["target"], masks)],
   }
-  ranges = [signal.range for signal in (spec.input, spec.target) if isinstance(signal, Depth)]
-  viz.save_png(path, viz.grid(columns, ranges[-1] if ranges else None))
+  viz.save_png(path, viz.grid(columns, spec=spec))
   return path
 
 
@@ -85,13 +84,20 @@ def main(argv: list[str] | None = None) -> None:
     epilog="--config.FIELD=VALUE overrides a field, as in training.",
     allow_abbrev=False,
   )
-  parser.add_argument("--config", required=True, help="name or path of a configuration, as in training")
+  parser.add_argument("--config", help="name or path of a configuration, as in training")
   parser.add_argument(
     "--output", type=Path, default=Path("inspect"), metavar="DIR", help="folder for the sheets (default: inspect)"
   )
   arguments, overrides = _separate(sys.argv[1:] if argv is None else argv)
   options = parser.parse_args(arguments)
-  inspect(cli.load_config(options.config, overrides), options.output)
+  if not options.config:
+    raise UsageError(
+      "--config is missing. For your own folder of pairs: pix2pix_jax inspect --config=folder "
+      '--config.data.source_dir=DIR. "pix2pix_jax train --help" lists the other configurations.'
+    )
+  config = cli.load_config(options.config, overrides)
+  cli.check_before_imports(config)
+  inspect(config, options.output)
 
 
 def _separate(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -65,7 +65,9 @@ def nearest(colors: np.ndarray, palette: tuple[Color, ...]) -> tuple[np.ndarray,
     colors: uint8 (..., 3).
     palette: at most 256 colours.
   """
-  different, inverse = np.unique(colors.reshape(-1, 3), axis=0, return_inverse=True)
+  codes = colors.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)  # sorts faster than three columns
+  codes, inverse = np.unique(codes, return_inverse=True)
+  different = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=-1)
   distances = np.linalg.norm(different[:, None].astype(np.float32) - np.asarray(palette, np.float32), axis=-1)
   index = distances.argmin(-1)
   shape = colors.shape[:-1]

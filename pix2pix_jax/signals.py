@@ -470,13 +470,18 @@ class Classes:
     """1 where the classes of encoded arrays differ, else 0: float32 (..., H, W)."""
     return (self.decode(output) != self.decode(target))[..., 0].astype(np.float32)
 
-  def colors(self, indices: np.ndarray) -> np.ndarray:
-    """Class indices (..., 1) → uint8 (..., 3); pixels without a label in black."""
+  @property
+  def color_table(self) -> np.ndarray:
+    """The colour of every index, uint8 (256, 3): the classes', and black for pixels without a label."""
     table = np.zeros((256, 3), np.uint8)
     table[: self.count] = self.palette or palettes.distinct(self.count)
     if self.has_holes:
       table[self.ignore] = 0
-    return table[indices[..., 0]]
+    return table
+
+  def colors(self, indices: np.ndarray) -> np.ndarray:
+    """Class indices (..., 1) → uint8 (..., 3)."""
+    return self.color_table[indices[..., 0]]
 
   def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     """[-1, 1] (H, W, count) → uint8 (H, W, 3): the palette's colours; pixels that are not `valid` in black."""

@@ -115,7 +115,7 @@ def _loop(
     run.split_rows,
   )
   if val_split and not start:  # the untrained networks: curves begin here, and data errors surface immediately
-    reporter.say(f"Validating the untrained networks on {len(val_split)} images …")
+    reporter.say(f"Validating the untrained networks on {output.counted(len(val_split), 'image')} …")
     untrained = evaluation.evaluate_split(run, state.variables, val_split)
     reporter.validated(0, untrained.means, untrained.grid)
   if progress.step < train.num_steps:
@@ -168,7 +168,7 @@ def _finish(
   if jax.process_index() == 0:
     evaluation.write(folder, result, val_split.ids, step, run.config, compared)
   table = evaluation.table({"model": result.means, **compared})
-  reporter.say(f"Validation at the last step, {len(val_split)} images:\n{table}")
+  reporter.say(f"Validation at the last step, {output.counted(len(val_split), 'image')}:\n{table}")
   if progress.best:
     metric = run.config.train.best_metric
     reporter.say(f"Best validation {metric}: {progress.best[1]:.4f} at step {progress.best[0]}.")

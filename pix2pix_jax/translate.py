@@ -512,7 +512,7 @@ def main(argv: list[str] | None = None) -> None:
   if given.is_dir() and output.resolve() == given.resolve():
     raise UsageError(f"--output {str(output)!r} is the input folder. Choose another folder, or one inside it.")
   inputs, left_out = find_inputs(options.input, output)
-  formats = (".png",) if options.side_by_side else files.WRITABLE
+  formats: tuple[str, ...] = (".png",) if options.side_by_side else files.WRITABLE
   outputs = name_outputs(inputs, output, options.samples, formats, is_folder=is_folder)
   check_outputs(outputs, overwrite=options.overwrite)
 

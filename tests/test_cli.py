@@ -74,7 +74,7 @@ def test_flags_may_follow_as_separate_arguments_and_variants_apply():
 @pytest.mark.parametrize(
   "arguments, message",
   [
-    ([], r"--config is missing.*facades, folder, kitti, nyu, procedural, winter_summer"),
+    ([], r"--config is missing.*ct, facades, folder, kitti, nyu, procedural, winter_summer"),
     (["--config=kitti"], r"--workdir is missing.*facades, folder, kitti"),
     (["--config=kiti", "--workdir=w"], r"no file 'kiti'.*did you mean kitti\?"),
     (["--config=kitti:raport", "--workdir=w"], "no variant 'raport'; it has report, procedural"),
@@ -163,6 +163,36 @@ def test_a_wrong_flag_ends_both_programs_with_one_paragraph_and_status_2(program
   assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    (["--config.data.crop_size=50"], "50×50 .* cannot be halved twice"),
+    (["--config.data.crop_size=72", "--config.model.levels=6"], "72×72 .* 6 levels needs multiples of 64"),
+    (["--config.data.crop_size=128"], r"data.crop_size \(128, 128\) .* is larger than data.load_size \(72, 72\)"),
+    (["--config=folder"], "data.source_dir is not set. Add --config.data.source_dir=DIR; .*configs/folder.py"),
+    (["--config=kitti", "--config.data.source_dir=no/such"], "'no/such' does not exist. .*configs/kitti.py"),
+    (["--config=facades", "--config.data.source_dir=no/such"], "'no/such' does not exist. .*configs/facades.py"),
+    (["--workdir={file}/w"], "--workdir .*file/w cannot be created as a folder: .*file is a file"),
+    (["--workdir={file}"], "--workdir .*file cannot be created as a folder: .*file is a file"),
+  ],
+)
+def test_what_needs_no_data_is_checked_before_tensorflow_loads(arguments, message, tmp_path, monkeypatch, capsys):
+  (tmp_path / "file").touch()
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UsageError, match=message):
+    cli.train([*TRAIN, *(argument.format(file=tmp_path / "file") for argument in arguments)])
+  assert capsys.readouterr().out == "" and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", config_lib.names())
+def test_the_early_checks_accept_every_configuration(name, tmp_path):
+  documentation = importlib.import_module(f"pix2pix_jax.configs.{name}").__doc__
+  for variant in ["", *cli.documented_variants(documentation)]:
+    config = config_lib.load(f"{name}:{variant}" if variant else name)
+    config.data.source_dir = str(tmp_path)
+    cli.check_before_imports(config)
+
+
 def test_processes_that_cannot_be_connected_are_one_paragraph(tmp_path):
   done = run(sys.executable, "-m", "pix2pix_jax", "train", *TRAIN, "--distributed", cwd=tmp_path, env=environment())
   assert done.returncode == 2 and "Traceback" not in done.stderr
@@ -206,7 +236,7 @@ def test_train_help_lists_configurations_flags_and_where_fields_are_explained(ca
   output = capsys.readouterr().out
   for text in ("--config", "--workdir", "--config.FIELD=VALUE", "--distributed", "pix2pix_jax fields", "example:"):
     assert text in output
-  assert config_lib.names() == ["facades", "folder", "kitti", "nyu", "procedural", "winter_summer"]
+  assert config_lib.names() == sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
   for name in config_lib.names():
     (line,) = [line for line in output.splitlines() if line.startswith(f"  {name} ")]
     assert len(line.split(maxsplit=1)[1]) > 20

@@ -85,3 +85,21 @@ def test_wrong_flags_are_named(arguments, message):
   with pytest.raises(UsageError) as error:
     inspect.main(["--config=procedural", *arguments])
   assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    (
+      [],
+      "--config is missing. For your own folder of pairs: pix2pix_jax inspect --config=folder --config.data.source_",
+    ),
+    (["--config=folder"], "data.source_dir is not set. Add --config.data.source_dir=DIR"),
+    (["--config=procedural", "--config.data.crop_size=50"], "cannot be halved twice"),
+  ],
+)
+def test_what_is_missing_is_named_before_any_work(arguments, message, monkeypatch):
+  monkeypatch.setattr(inspect, "inspect", lambda *unused: pytest.fail("the data was read"))
+  with pytest.raises(UsageError) as error:
+    inspect.main(arguments)
+  assert message in str(error.value)

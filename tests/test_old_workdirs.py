@@ -62,3 +62,19 @@ def test_version_0_1_can_be_resumed_and_reported(workdir):
   assert np.abs(np.asarray(state.generator.opt_state[0].mu["output"]["kernel"])).max() > 0
   assert config_lib.read(workdir).data.depth_range == (0.0, 80.0)
   assert "kitti" in report.write(workdir).read_text(encoding="utf-8")
+
+
+def test_version_0_1_can_be_evaluated(workdir):
+  """Choices that later versions added have the value that was the only one then, not one that is still to be made."""
+  run = Experiment.read(workdir)
+  open_fields = [name for name, field in config_lib.each_field() if field.default == "auto"]
+  assert [name for name in open_fields if config_lib.get(run.config, name) == "auto"] == ["data.layout"]
+  batch = {
+    "input": jnp.zeros((1, 16, 32, 3)),
+    "target": jnp.zeros((1, 16, 32, 1)),
+    "mask": jnp.ones((1, 16, 32, 1)),
+    "index": jnp.zeros(1, jnp.int32),
+    "is_real": jnp.ones(1, bool),
+  }
+  _, values = run.eval_step(run.init().variables, batch)
+  assert {"l1", "l1_loss", "rmse"} <= values.keys() and np.isfinite(values["generator_loss"]).all()

@@ -100,6 +100,18 @@ def test_a_closed_terminal_stops_a_run_after_saving(tmp_path, started):
 
 
 @posix
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_first_step_is_reported(tmp_path, started, number):
+  run = started(command(tmp_path, **ENDLESS), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  while not run.stdout.readline().startswith("Data, in pairs"):
+    assert run.poll() is None
+  run.send_signal(number)
+  _, shown = run.communicate(timeout=120)
+  assert run.returncode == 130
+  assert shown.splitlines()[-2:] == ["Stopped before the first checkpoint; nothing was saved.", "interrupted"]
+
+
+@posix
 def test_a_run_whose_output_nobody_reads_trains_to_its_end(tmp_path, started):
   """`main.py 2> errors | head -3`."""
   with open(tmp_path / "errors", "wb") as errors:
@@ -203,6 +215,32 @@ def test_the_streams_are_those_of_before_afterwards():
     assert sys.stdout is not before[0] and sys.stdout.encoding == before[0].encoding
     raise ZeroDivisionError
   assert (sys.stdout, sys.stderr) == before
+
+
+# --- Words
+
+
+@pytest.mark.parametrize("number, text", [(0, "0 images"), (1, "1 image"), (2, "2 images"), (2500, "2,500 images")])
+def test_nouns_agree_with_their_number(number, text):
+  assert output.counted(number, "image") == text
+
+
+@pytest.mark.parametrize(
+  "seconds, text",
+  [
+    (0.2, "0 s"),
+    (45, "45 s"),
+    (119, "119 s"),
+    (120, "2.0 min"),
+    (150, "2.5 min"),
+    (720, "12 min"),
+    (7199, "2 h 0 min"),
+    (7500, "2 h 5 min"),
+    (86400, "24 h 0 min"),
+  ],
+)
+def test_durations_have_a_unit_that_suits_them(seconds, text):
+  assert output.duration(seconds) == text
 
 
 # --- Signals

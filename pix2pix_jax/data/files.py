@@ -389,7 +389,9 @@ def _choices(names: Iterable[str]) -> str:
   return f"{', '.join(most)} or {last}"
 
 
-def write(path: Path, array: np.ndarray, *, depth_scale: float | None = None) -> None:
+def write(
+  path: Path, array: np.ndarray, *, depth_scale: float | None = None, palette: np.ndarray | None = None
+) -> None:
   """Writes an image so that `read` returns the same bits; the suffix decides the format.
 
   The file appears whole or not at all: it is written under a hidden temporary name in the same folder, then renamed.
@@ -399,6 +401,8 @@ def write(path: Path, array: np.ndarray, *, depth_scale: float | None = None) ->
     array: (H, W) or (H, W, C).
     depth_scale: for float metres in a PNG or TIFF, which are stored as uint16: value = metres · scale, rounded and at
       most 65535; 0, negative, NaN and infinite values become 0.
+    palette: uint8 (n, 3), colours of class indices, which are (H, W, 1) in uint8; a PNG then has this palette, so that
+      viewers show colours while the indices stay readable (`read` with `colors=False`). Other formats ignore it.
 
   Raises:
     UsageError: the format cannot hold such an array (see `check_writable`), or the file cannot be created.
@@ -418,7 +422,10 @@ def write(path: Path, array: np.ndarray, *, depth_scale: float | None = None) ->
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-      _WRITERS[path.suffix.lower()](part, array)
+      if palette is not None and path.suffix.lower() == ".png":
+        _write_indexed_png(part, array, palette)
+      else:
+        _WRITERS[path.suffix.lower()](part, array)
       part.replace(path)
     finally:
       part.unlink(missing_ok=True)
@@ -444,6 +451,12 @@ def _write_png(path: Path, array: np.ndarray) -> None:
     path.write_bytes(_png_of_16_bits(array))
   else:
     Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(path, format="png")
+
+
+def _write_indexed_png(path: Path, indices: np.ndarray, palette: np.ndarray) -> None:
+  image = Image.fromarray(indices[..., 0], "P")
+  image.putpalette(palette.tobytes())
+  image.save(path, format="png")
 
 
 def _png_of_16_bits(array: np.ndarray) -> bytes:

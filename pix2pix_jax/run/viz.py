@@ -223,7 +223,12 @@ def _round_up(value: float) -> float:
 # --- Sheets
 
 
-def grid(columns: Mapping[str, Sequence[np.ndarray]], depth_range: tuple[float, float] | None = None) -> np.ndarray:
+def grid(
+  columns: Mapping[str, Sequence[np.ndarray]],
+  depth_range: tuple[float, float] | None = None,
+  *,
+  spec: DataSpec | None = None,
+) -> np.ndarray:
   """A table of images, uint8 (H, W, 3), with one column per name, one row per sample and the names above.
 
   Small images are enlarged by an integer factor; large ones are reduced so that the sheet stays below 2400 pixels.
@@ -231,7 +236,10 @@ def grid(columns: Mapping[str, Sequence[np.ndarray]], depth_range: tuple[float, 
   Args:
     columns: name → uint8 (h, w, 3) images, all of one size.
     depth_range: in metres; adds a scale of the depth colours below the images.
+    spec: signals of the images, whose scales are added instead.
   """
+  if spec:
+    return _Sheet(columns, _value_scales(spec)).draw()
   return _Sheet(columns, [_depth_scale(depth_range)] if depth_range else []).draw()
 
 
