@@ -191,7 +191,8 @@ def export(
     write(program, shape, np.dtype(input_signal.dtype), output)
   print(
     f"{output}: {form} of step {number}, ({', '.join([batch_size, *map(str, shape)])}) {input_signal.dtype} → "
-    f"{target_signal.dtype}; input: {input_signal.describe()}; output: {target_signal.describe()}. "
+    f"{target_signal.dtype} (images, height, width, channels); input: {input_signal.describe()}; output: "
+    f"{target_signal.describe()}. "
     '"pix2pix_jax export --help" shows how to load it.'
   )
 

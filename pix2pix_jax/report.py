@@ -29,6 +29,7 @@ from PIL import Image
 from pix2pix_jax import __version__
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.errors import UsageError, run_command
+from pix2pix_jax.output import counted
 from pix2pix_jax.run import history, viz
 from pix2pix_jax.run.experiment import Experiment
 
@@ -428,7 +429,7 @@ def _configuration(workdir: Path, config: ml_collections.ConfigDict) -> dict[str
     for name, value in values.items()
   ]
   lacking = len(known.keys() - _flat(_read_json(workdir / "config.json")).keys())
-  note = f"config.json lacks {lacking} newer fields, which are shown with their defaults." if lacking else ""
+  note = f"config.json lacks {counted(lacking, 'newer field')}; the defaults are shown." if lacking else ""
   return {"config": fields, "config_note": note}
 
 

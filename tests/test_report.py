@@ -240,7 +240,7 @@ def test_half_written_and_older_files(bare):
   picture(bare / "samples" / "step_00000000.png")
   (bare / "samples" / "step_00000001.png").write_bytes((bare / "samples" / "step_00000000.png").read_bytes()[:60])
   _, data = read(bare)
-  assert data["config_note"] == "config.json lacks 2 newer fields, which are shown with their defaults."
+  assert data["config_note"] == "config.json lacks 2 newer fields; the defaults are shown."
   assert data["splits"][0]["summary"] == {} and data["splits"][0]["rows"] == [["1", 0.5]]
   assert len(data["samples"]["pictures"]) == 1 and "step_00000001.png" in data["samples"]["note"]
 
