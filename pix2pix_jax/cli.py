@@ -35,7 +35,7 @@ COMMANDS = {
   "inspect": "Summarize a data set and draw training batches, without training.",
   "fields": "List the configuration fields with their defaults, meanings and limits.",
 }
-_TRAIN_FLAGS = ("--config", "--workdir", "--distributed", "--init_from")
+TRAIN_FLAGS = ("--config", "--workdir", "--distributed", "--init_from")
 _KEEP_MEMORY = ("train", "translate")  # the commands that compute the most
 _DESCRIBED_IN = {  # reader of raw files → the named configuration whose docstring describes them
   "facades": "facades",
@@ -294,7 +294,7 @@ def _check_names(arguments: list[str]) -> None:
       raise UsageError(f"There is no field {override[1]}{_nearest(override[1], known)} {listed}")
     if not override and re.match(r"-+[a-zA-Z]", argument):
       flag = argument.partition("=")[0]
-      raise UsageError(f"There is no flag {flag}{_nearest(flag, _TRAIN_FLAGS)}")
+      raise UsageError(f"There is no flag {flag}{_nearest(flag, TRAIN_FLAGS)}")
 
 
 def _load(text: str) -> "ml_collections.ConfigDict":

@@ -1,7 +1,7 @@
 """Evaluates a trained model on a split; metrics are computed over every image in it.
 
     python -m pix2pix_jax.evaluate --workdir=DIR [--split=test] [--step=best|latest|N] [--source_dir=DIR]
-    [--inception=FILE]
+    [--inception=FILE] [--recognizer=WORKDIR]
 
 writes metrics.json (means, baselines, count, step, protocol), per_image.csv, grid.png, best.png and worst.png to
 eval/SPLIT in the workdir. Results for other data, another protocol or another step than those already there go to a
@@ -32,6 +32,7 @@ def evaluate(
   dropout: bool | None = None,
   norm_stats: str = "",
   inception: Path | None = None,
+  recognizer: Path | None = None,
   baseline: Sequence[str] = ("all",),
 ):
   """Evaluates a checkpoint of a workdir, writes the results below its `eval/` and prints a table.
@@ -44,6 +45,8 @@ def evaluate(
     reader: reader for `source_dir`, if the run used another one (for example, if it trained on built-in data).
     dropout, norm_stats: protocol, if it differs from the run's; recorded in metrics.json.
     inception: pytorch-fid's weights `pt_inception-2015-12-05-6726825d.pth`, for FID and KID; None: computes neither.
+    recognizer: workdir of a run that translates this model's targets into classes, for the recognizer score
+      (`run/recognizer.py`) of the outputs, of the real targets and of the mean target; None: not computed.
     baseline: names of baselines to measure, `"all"` or `"none"`.
 
   Returns:
@@ -54,6 +57,7 @@ def evaluate(
   """
   from pix2pix_jax.data import pipeline, prepare  # imports TensorFlow: slow
   from pix2pix_jax.run import baselines, checkpoint, distances, evaluation, experiment
+  from pix2pix_jax.run.recognizer import Recognizer
 
   workdir = Path(workdir).expanduser()
   trained = experiment.Experiment.read(workdir)
@@ -62,19 +66,9 @@ def evaluate(
     raise UsageError(
       f"--inception is for FID and KID of 8-bit RGB images; this model's target is: {trained.spec.target.describe()}."
     )
+  recognized = Recognizer(Path(recognizer).expanduser(), trained.spec) if recognizer else None
   comparison = distances.Comparison(distances.Extractor.load(inception)) if inception else None
-  config = trained.config.copy_and_resolve_references()
-  with config.unlocked():
-    config.data.source_dir = str(source_dir) or config.data.source_dir
-    config.data.name = reader or config.data.name
-    config.evaluation.dropout = config.evaluation.dropout if dropout is None else dropout
-    config.evaluation.norm_stats = norm_stats or config.evaluation.norm_stats
-  config_lib.check(config)
-  if config.data.name == "arrays":
-    raise UsageError(
-      f"{workdir} was trained on arrays in memory, which are not stored. Use `result.evaluate(x, y)`, or pass files "
-      "with --reader=folder --source_dir=DIR."
-    )
+  config = _configure(workdir, trained.config, source_dir, reader, dropout, norm_stats)
   source = prepare.prepare(config.data, config.model, whole=bool(source_dir))
   split = "whole" if "whole" in source.spec.counts else split
   _require_same_signals(source.spec.input, trained.spec.input, "input")
@@ -89,26 +83,70 @@ def evaluate(
     number = checkpointer.resolve_step("best" if step is None else step)
     variables = checkpointer.restore_variables(number)
 
+  has_mean = recognized and "train" in source.spec.counts
+  mean = baselines.mean_target(source, config) if has_mean else None
+
   def compare(batch: dict[str, np.ndarray], output: np.ndarray) -> None:
     if comparison:
       comparison.add(run.spec.target.decode(output), run.spec.target.decode(batch["target"]))
+    if recognized:
+      images = {"model": output[..., : run.spec.target.channels], "target": batch["target"]}
+      if mean is not None:
+        images[baselines.MEAN_TARGET] = np.broadcast_to(mean, batch["target"].shape)
+      for name, shown in images.items():
+        recognized.add(name, batch["input"], shown)
 
   result = evaluation.evaluate_split(run, variables, data, compare)
   measured = comparison.distances() if comparison else {}
+  notes = {"fid": _about_distances(trained.spec.target, len(data), measured)}
   compared = baselines.measure(source, data, config, chosen)
+  if recognized:
+    scores = recognized.scores()
+    measured |= scores.pop("model")
+    for name, values in scores.items():
+      compared[name] = {**compared.get(name, {}), **values}
   folder = _results_folder(workdir, split, number, step is not None, config, trained.config)
   stored = evaluation.read_summary(folder)
   if stored.get("step") == number:  # keep baselines that were measured earlier but not this time
     compared = {**stored.get("baselines", {}), **compared}
-  notes = {"fid": _about_distances(trained.spec.target, len(data), measured)}
+  if recognizer:
+    notes["recognizer"] = f"{Path(recognizer).name}; 'target' is the score of the real targets"
   evaluation.write(folder, result, data.ids, number, config, compared, distances=measured, notes=notes)
   chosen_by = f" (best {trained.config.train.best_metric})" if step in (None, "best") else ""
   print(f"{split}: {output.counted(len(data), 'image')}, step {number}{chosen_by}, {_describe_protocol(config)}")
   print(evaluation.table({"model": {**result.means, **measured}, **compared}))
-  if measured:
+  if comparison:
     print("  fid is biased for few images: only compare FIDs computed from equally many images. kid is unbiased.")
   print(f"Results are in {folder}")
   return result
+
+
+def _configure(
+  workdir: Path,
+  trained: ml_collections.ConfigDict,
+  source_dir: str,
+  reader: str,
+  dropout: bool | None,
+  norm_stats: str,
+) -> ml_collections.ConfigDict:
+  """The run's configuration with other data and another protocol, where they are given.
+
+  Raises:
+    UsageError: an unknown reader or protocol, or no files to evaluate on.
+  """
+  config = trained.copy_and_resolve_references()
+  with config.unlocked():
+    config.data.source_dir = str(source_dir) or config.data.source_dir
+    config.data.name = reader or config.data.name
+    config.evaluation.dropout = config.evaluation.dropout if dropout is None else dropout
+    config.evaluation.norm_stats = norm_stats or config.evaluation.norm_stats
+  config_lib.check(config)
+  if config.data.name == "arrays":
+    raise UsageError(
+      f"{workdir} was trained on arrays in memory, which are not stored. Use `result.evaluate(x, y)`, or pass files "
+      "with --reader=folder --source_dir=DIR."
+    )
+  return config
 
 
 def has_distances(target: Signal) -> bool:
@@ -199,6 +237,13 @@ def main(argv: list[str] | None = None) -> None:
     help="pt_inception-2015-12-05-6726825d.pth of pytorch-fid, for FID and KID (default: neither)",
   )
   parser.add_argument(
+    "--recognizer",
+    type=Path,
+    metavar="WORKDIR",
+    help="a run that translates targets into classes, such as facades:labels: measures whether it finds the input's "
+    "classes in the outputs (default: not measured)",
+  )
+  parser.add_argument(
     "--baseline",
     action="append",
     metavar="NAME",
@@ -214,6 +259,7 @@ def main(argv: list[str] | None = None) -> None:
     dropout=None if options.dropout is None else options.dropout == "on",
     norm_stats=options.norm_stats,
     inception=options.inception,
+    recognizer=options.recognizer,
     baseline=options.baseline or ["all"],
   )
 

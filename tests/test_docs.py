@@ -15,10 +15,11 @@ import pytest
 
 from pix2pix_jax import cli
 from pix2pix_jax import config as config_lib
+from pix2pix_jax.errors import UsageError
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pix2pix_jax"
-PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")] + sorted(
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "notebooks/README.md")] + sorted(
   (ROOT / "docs").glob("*.md")
 )
 FIELDS = dict(config_lib.each_field())
@@ -132,6 +133,29 @@ def test_the_readme_is_short():
   assert len(text_of(ROOT / "README.md").splitlines()) <= 150
 
 
+def test_the_readme_explains_the_losses_in_the_log():
+  assert {"generator_loss", "discriminator_loss", "gan_loss", "l1_loss", "l1"} <= set(spans(ROOT / "README.md"))
+
+
+def test_every_notebook_is_described():
+  listed = re.findall(r"^\| \[(.*?)\]", text_of(ROOT / "notebooks/README.md"), re.MULTILINE)
+  assert sorted(listed) == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_the_console_page_shows_errors_as_printed():
+  """Those that appear before any data is read."""
+  pages = re.findall(
+    r"^```sh\n(.*)\n```\n\n```text\nerror: (.*)\n```$", text_of(ROOT / "docs/console.md"), re.MULTILINE
+  )
+  assert pages
+  for line, message in pages:
+    command, arguments = own_command(shlex.split(line))
+    assert command == "train"
+    with pytest.raises(UsageError) as error:
+      cli.train(arguments)
+    assert str(error.value) == message
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_and_images_exist(page):
   for target in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
@@ -192,7 +216,7 @@ def test_fields_exist_and_accept_the_documented_values(page):
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "migrating.md"], ids=name_of)
 def test_flags_in_the_text_exist(page):
   """migrating.md is left out because it also has the flags of another program."""
-  train = ("--config", "--workdir", "--distributed", "--help")
+  train = (*cli.TRAIN_FLAGS, "--help")
   for span in spans(page):
     for flag, value in re.findall(r"(?:^| )(--[a-z][\w-]*)(?:=(\S+))?", span):
       if flag in train or span.startswith(("python benchmarks/", "git ")):

@@ -74,7 +74,7 @@ def measure(
     INTERPOLATED: jax.jit(lambda batch: depth.interpolate(batch["input"], _measured(batch["input"], spec))),
   }
   if MEAN_TARGET in chosen and "train" in source.spec.counts:
-    mean = _mean_target(source, config)
+    mean = mean_target(source, config)
     answers[MEAN_TARGET] = lambda batch: np.broadcast_to(mean, batch["target"].shape)
   chosen = [name for name in chosen if name in answers]
   per_image: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in chosen}
@@ -99,7 +99,7 @@ def _fill_with_nearest(encoded: np.ndarray, spec: DataSpec) -> np.ndarray:
   return spec.target.encode(np.stack([depth.fill_with_nearest(image) for image in metres]))
 
 
-def _mean_target(source: pipeline.Source, config: ml_collections.ConfigDict) -> np.ndarray:
+def mean_target(source: pipeline.Source, config: ml_collections.ConfigDict) -> np.ndarray:
   """The mean of the training targets, (H, W, C) in [-1, 1]."""
   shape = config_lib.eval_shape(config.data)
   train = pipeline.load_split(source, "train", shape, cache_gib=config.data.cache_gib, limit=MAX_TRAINING_PAIRS)
