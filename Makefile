@@ -21,7 +21,7 @@ DEMO ?= runs/demo
 $(INSTALLED): requirements.txt requirements-cuda.txt pyproject.toml
 	$(PYTHON) -m venv --clear .venv
 	$(PIP) install -r $(REQUIREMENTS)
-	$(PIP) install -e '.[test]'
+	$(PIP) install --config-settings editable_mode=compat -e '.[test]'
 	touch $@
 
 venv: $(INSTALLED)

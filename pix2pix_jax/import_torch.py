@@ -339,7 +339,9 @@ def _describe(workdir: Path, config: ml_collections.ConfigDict, has_discriminato
     (section, name)
     for section in ("data", "model")
     for name in config[section]
-    if config[section][name] != default[section][name] and not name.endswith(("_channels", "_dtype", "_kind"))
+    if config[section][name] != default[section][name]
+    and default[section][name] != "auto"
+    and not name.endswith(("_channels", "_dtype"))
   ]
   flags = "".join(f' --config.{section}.{name}="{config[section][name]}"' for section, name in changed)
   if model.generator == "unet":

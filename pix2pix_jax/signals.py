@@ -371,8 +371,8 @@ class Quantity:
     return ", ".join(f"{low:g} to {high:g}" for low, high in self.range) + unit
 
   def describe(self) -> str:
-    """For example "quantity, -1000 to 3000 HU, 1 channel"."""
-    return f"quantity, {self.describe_range()}, {_channels(self.channels)}"
+    """For example "quantity, range -1000 to 3000 HU, 1 channel"."""
+    return f"quantity, range {self.describe_range()}, {_channels(self.channels)}"
 
 
 SHARPNESS = 5.0  # of the softmax over a generator's outputs in [-1, 1]: the surest answer has a probability of 0.9995

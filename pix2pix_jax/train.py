@@ -115,7 +115,7 @@ def _loop(
     run.split_rows,
   )
   if val_split and not start:  # the untrained networks: curves begin here, and data errors surface immediately
-    reporter.say(f"Validating the untrained networks on {output.counted(len(val_split), 'image')} …")
+    reporter.say(f"Validating the initial networks on {output.counted(len(val_split), 'image')} …")
     untrained = evaluation.evaluate_split(run, state.variables, val_split)
     reporter.validated(0, untrained.means, untrained.grid)
   if progress.step < train.num_steps:

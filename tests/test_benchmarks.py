@@ -183,7 +183,7 @@ def test_the_first_step_is_reported_and_excluded_from_throughput(
   assert [row["train/steps_per_second"] for row in timed] == [0.5] * len(timed)
   assert [row["train/data_wait_share"] for row in timed] == [0.25] * len(timed)
   assert "train/steps_per_second" not in rows[0] or log_every_steps == 3
-  assert lines[-1].endswith("0.50 steps/s  0.0 min left")
+  assert lines[-1].endswith("0.50 steps/s  0 s left")
 
 
 def test_the_age_of_the_process_is_reported_once(monkeypatch):

@@ -139,8 +139,12 @@ MILLIMETRES = np.where(BLOCKS > 4, 400 + 25 * BLOCKS + np.arange(128)[:, None], 
     (BLOCKS.astype(np.uint16), {}, "input holds 19 different values up to 18 of 65535: class numbers"),
     ((BLOCKS > 9).astype(np.uint8), {}, "input holds 2 different values up to 1 of 255: class numbers"),
     (MILLIMETRES, {}, "input looks like depth: 16 bits, .*% zeros, otherwise 5.* data.input_scale=1000"),
-    (noise(12, 64, 64, 1, np.uint16, 0, 4095), {}, "input uses 0 to 4095 of the 16-bit range, 6.2%.*12 bits by 16"),
-    (noise(12, 64, 64, 1, np.uint16, 700, 9990), {}, "uses 700 to 9990 of the 16-bit .*data.input_kind='depth'"),
+    (
+      noise(12, 64, 64, 1, np.uint16, 0, 4095),
+      {},
+      "input uses 0 to 4095 of the 16-bit range, 6.2%.*data.input_kind=quantity",
+    ),
+    (noise(12, 64, 64, 1, np.uint16, 700, 9990), {}, "uses 700 to 9990 of the 16-bit .*data.input_kind=depth"),
   ],
 )
 def test_what_may_be_unintended_is_said_with_its_remedy(x, fields, message):
@@ -197,3 +201,31 @@ def test_check_uses_the_range_of_the_signal():
   near = dataclasses.replace(source.spec, target=dataclasses.replace(source.spec.target, range=(0.0, 4.0)))
   with pytest.raises(UsageError, match="split train lies between 1 and 9.*0 to 4 m: 62% .*data.target_kind"):
     summary.check(found, near)
+
+
+def test_pairs_that_occur_twice_and_inputs_of_several_splits_are_named():
+  x, y = noise(40, 64, 64), noise(40, 64, 64, low=3)
+  spec = DataSpec(signals.Image(3), signals.Image(3), {})
+  clean = {"train": (x[:30], y[:30]), "val": (x[30:], y[30:])}
+  assert summary.make(ArraySource(clean, spec)).duplicates == []
+  leaking = {"train": (x[:30], y[:30]), "val": (x[28:], y[:12])}  # two inputs of train, with other targets
+  (line,) = summary.make(ArraySource(leaking, spec)).duplicates
+  assert line.startswith("2 inputs of val also occur in train (val_00000 = train_00028, val_00001 = train_00029)")
+  repeated = {"train": (np.concatenate([x[:3], x[1:2]]), np.concatenate([y[:3], y[1:2]]))}
+  (line,) = summary.make(ArraySource(repeated, spec)).duplicates
+  assert line.startswith("1 pair of train repeats another one (train_00003 = train_00001)")
+  several = {"train": (np.concatenate([x[:3], x[1:2]]), np.concatenate([y[:3], y[5:6]]))}  # one input, two targets
+  assert summary.make(ArraySource(several, spec)).duplicates == []
+
+
+def test_a_class_far_above_the_others_may_mark_pixels_without_a_label():
+  labels = noise(12, 64, 64, 1, np.uint8, 0, 4)
+  labels[:, :8] = 255
+  signal = summary.complete_signal(signals.Classes(), [], [0, 4, 255], "target")
+  source = ArraySource({"train": (noise(12, 64, 64), labels)}, DataSpec(signals.Image(3), signal, {}))
+  found = summary.warnings(summary.make(source), resolved(source, train__batch_size=1), source.spec)
+  assert any("classes 0 to 4 and 255, so 256 classes" in line and "data.target_ignore=255" in line for line in found)
+  ignoring = dataclasses.replace(signal, count=5, ignore=255)
+  source = ArraySource({"train": (noise(12, 64, 64), labels)}, DataSpec(signals.Image(3), ignoring, {}))
+  assert "5 classes; 5 occur" in "\n".join(summary.lines(summary.make(source), source.spec))
+  assert not any("255" in line for line in summary.warnings(summary.make(source), resolved(source), source.spec))

@@ -174,7 +174,7 @@ def test_prepared_heads_are_quantities_whose_target_is_int16(tmp_path):
   assert (source.spec.input.kind, source.spec.input.dtype, source.spec.input.unit) == ("quantity", "float32", "")
   ((low, high),) = source.spec.input.range
   assert 0 <= low < 30 and 400 < high < 1200
-  for index, (mr, hounsfield) in enumerate(source.pairs("train")):
+  for index, (_, mr, hounsfield) in enumerate(source.pairs("train")):
     drawn = head.draw(0, index, (24, 24))
     np.testing.assert_array_equal(mr, drawn["input"])
     np.testing.assert_array_equal(hounsfield, drawn["target"])

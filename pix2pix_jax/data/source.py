@@ -51,10 +51,10 @@ class PreparedSource:
       read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, add_tfds_id=False),
     )
 
-  def pairs(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The same as (input, target)."""
+  def pairs(self, split: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """The same as (id, input, target)."""
     for example in self.examples(split).prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
-      yield example["input"], example["target"]
+      yield example["id"].decode(), example["input"], example["target"]
 
 
 class ArraySource:
@@ -81,17 +81,22 @@ class ArraySource:
     }
     return tf.data.Dataset.from_generator(_pairs(split, inputs, targets), output_signature=signature)
 
-  def pairs(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The same as (input, target)."""
-    return zip(*self._splits[split], strict=True)
+  def pairs(self, split: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """The same as (id, input, target)."""
+    for i, pair in enumerate(zip(*self._splits[split], strict=True)):
+      yield _id(split, i), *pair
 
 
 def _pairs(split: str, inputs: np.ndarray, targets: np.ndarray) -> Callable[[], Iterator[dict]]:
   def generate():
     for i, (x, y) in enumerate(zip(inputs, targets, strict=True)):
-      yield {"input": x, "target": y, "id": f"{split}_{i:05d}"}
+      yield {"input": x, "target": y, "id": _id(split, i)}
 
   return generate
+
+
+def _id(split: str, index: int) -> str:
+  return f"{split}_{index:05d}"
 
 
 Source = PreparedSource | ArraySource

@@ -12,19 +12,19 @@ import math
 import os
 from typing import Any
 import uuid
-import zlib
 
 import ml_collections
 import numpy as np
 
 from pix2pix_jax import config as config_lib
+from pix2pix_jax import output
 from pix2pix_jax.data.readers.progress import track
 from pix2pix_jax.data.source import Source
-from pix2pix_jax.errors import UsageError
+from pix2pix_jax.errors import UsageError, few
 from pix2pix_jax.signals import Classes, DataSpec, Depth, Image, Quantity, Signal
 
 FILE = "summary.json"
-REVISION = 3  # of its content
+REVISION = 4  # of its content
 QUANTILES = 1000  # kept of the values of depth and quantities: 0.1 % apart
 CLIPPED = 0.001  # share of a quantity's values below a range that is left to the data, and above it
 MAX_VALUES = 10**6  # from which the quantiles of a split are computed
@@ -85,11 +85,13 @@ class Summary:
   Attributes:
     splits: its splits by name.
     notes: lines about what was found and what was left out.
+    duplicates: lines about pairs that occur more than once.
     checksum: of the images of all splits in order; it depends on no file name or time.
   """
 
   splits: dict[str, SplitSummary]
   notes: list[str]
+  duplicates: list[str]
   checksum: str
 
 
@@ -105,7 +107,7 @@ def read(source: Source) -> Summary | None:
       name: SplitSummary(split["count"], split["same"], _side(split["input"]), _side(split["target"]))
       for name, split in content["splits"].items()
     }
-    return Summary(splits, content["notes"], content["checksum"])
+    return Summary(splits, content["notes"], content["duplicates"], content["checksum"])
   except (OSError, ValueError, KeyError, TypeError):
     return None
 
@@ -118,9 +120,9 @@ def _side(fields: dict[str, Any]) -> Side:
 def make(source: Source, notes: Iterable[str] = ()) -> Summary:
   """Summarises the examples of a source and, if the source has shards, stores the summary beside them."""
   spec = source.spec
-  digest = hashlib.sha256()
-  splits = {name: _summarize(source, name, count, digest) for name, count in spec.counts.items()}
-  found = Summary(splits, list(notes), digest.hexdigest()[:16])
+  digest, seen = hashlib.sha256(), Duplicates()
+  splits = {name: _summarize(source, name, count, digest, seen) for name, count in spec.counts.items()}
+  found = Summary(splits, list(notes), seen.lines(), digest.hexdigest()[:16])
   if source.folder is not None:
     path = source.folder / FILE
     part = path.with_name(f".{uuid.uuid4().hex}.part")
@@ -132,16 +134,50 @@ def make(source: Source, notes: Iterable[str] = ()) -> Summary:
   return found
 
 
-def _summarize(source: Source, split: str, count: int, digest: Any) -> SplitSummary:
-  """Summarises a split and adds its images to a digest of `hashlib`."""
+def _summarize(source: Source, split: str, count: int, digest: Any, seen: "Duplicates") -> SplitSummary:
+  """Summarises a split, and adds its images to a digest of `hashlib` and to the images seen so far."""
   digest.update(split.encode())
   sides = [_Collector(signal, count) for signal in (source.spec.input, source.spec.target)]
   same = 0
-  for images in track(source.pairs(split), count, f"Checking {split}"):
-    same += np.array_equal(*images)
-    for side, image in zip(sides, images, strict=True):
-      digest.update(side.add(image).to_bytes(4))
+  for name, x, y in track(source.pairs(split), count, f"Checking {split}"):
+    same += np.array_equal(x, y)
+    checksums = [side.add(image) for side, image in zip(sides, (x, y), strict=True)]
+    digest.update(b"".join(checksums))
+    seen.add(split, name, checksums[0], checksums[1])
   return SplitSummary(count, same, sides[0].finish(), sides[1].finish())
+
+
+class Duplicates:
+  """Finds pairs that occur more than once, and inputs that occur in several splits."""
+
+  def __init__(self) -> None:
+    self._inputs: dict[bytes, tuple[str, str]] = {}  # checksum → (split, id) of its first occurrence
+    self._pairs: dict[tuple[str, bytes, bytes], str] = {}
+    self._across: dict[tuple[str, str], list[str]] = {}  # (split, earlier split) → "id = id"
+    self._within: dict[str, list[str]] = {}
+
+  def add(self, split: str, name: str, of_input: bytes, of_target: bytes) -> None:
+    """Adds a pair by its id and the checksums of its sides."""
+    first = self._inputs.setdefault(of_input, (split, name))
+    if first[0] != split:
+      self._across.setdefault((split, first[0]), []).append(f"{name} = {first[1]}")
+    pair = self._pairs.setdefault((split, of_input, of_target), name)
+    if pair != name:
+      self._within.setdefault(split, []).append(f"{name} = {pair}")
+
+  def lines(self) -> list[str]:
+    """A line for each combination of splits that share inputs, and for each split with repeated pairs."""
+    across = [
+      f"{output.counted(len(found), 'input')} of {split} also {'occurs' if len(found) == 1 else 'occur'} in {earlier} "
+      f"({few(found)}), so metrics of {split} are too good. Remove them from one of the two."
+      for (split, earlier), found in self._across.items()
+    ]
+    within = [
+      f"{output.counted(len(found), 'pair')} of {split} {'repeats' if len(found) == 1 else 'repeat'} another one "
+      f"({few(found)}) and so count more than once. Remove the copies."
+      for split, found in self._within.items()
+    ]
+    return [*across, *within]
 
 
 class _Collector:
@@ -157,11 +193,11 @@ class _Collector:
     self._sampled: list[np.ndarray] = []  # (n, 1), or of quantities (n, channels)
     self._classes: set[int] = set()
     self._colors: set[bytes] | None = None if self._has_numbers else set()
-    self._checksums: set[int] = set()
+    self._checksums: set[bytes] = set()
 
-  def add(self, image: np.ndarray) -> int:
-    """Returns the image's checksum."""
-    checksum = zlib.crc32(np.ascontiguousarray(image).data)
+  def add(self, image: np.ndarray) -> bytes:
+    """Returns the image's checksum, of 8 bytes."""
+    checksum = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest()
     self._sizes[image.shape[:2]] += 1
     self._checksums.add(checksum)
     self._values += image.size
@@ -181,7 +217,7 @@ class _Collector:
         values = above
         self._sampled.append(values[:: max(1, values.size // self._samples), None])
     if isinstance(self._signal, Classes):
-      self._classes |= {int(value) for value in np.unique(image)}
+      self._classes |= {int(value) for value in np.unique(image)} - {self._signal.ignore}
     if values.size:
       self._low, self._high = min(self._low, float(values.min())), max(self._high, float(values.max()))
     if self._colors is not None:
@@ -311,8 +347,10 @@ def _describe_side(side: Side, signal: Signal) -> str:
   if isinstance(signal, Quantity):
     unit = f" {signal.unit}" if signal.unit else ""
     values = f"{_short(side.low)} to {_short(side.high)}{unit}"
-    clipped = f", {_outside(side, signal.range[0]):.1%} of the first channel clipped" if signal.range else ""
-    return "; ".join([*parts, values + clipped, f"{side.zeros:.1%} without a value"])
+    where = " of the first channel" if signal.channels > 1 else ""
+    clipped = f"{_outside(side, signal.range[0]):.1%}{where} clipped" if signal.range else ""
+    missing = f"{side.zeros:.1%} without a value" if side.zeros else ""
+    return "; ".join(filter(None, [*parts, f"found {values}", clipped, missing]))
   if not isinstance(signal, Depth):
     return "; ".join([*parts, f"{side.low:g} to {side.high:g}"])
   holes = f"{side.zeros:.1%} holes"
@@ -353,7 +391,7 @@ def warnings(summary: Summary, config: ml_collections.ConfigDict, spec: DataSpec
     spec: signals of the data.
   """
   split = summary.splits.get("train") or next(iter(summary.splits.values()))
-  found = [*_about_pairs(split), *_about_sizes(split.input.sizes, config)]
+  found = [*_about_pairs(split, config.train.batch_size), *_about_sizes(split.input.sizes, config)]
   depths = {}
   for name, signal in (("input", spec.input), ("target", spec.target)):
     side: Side = getattr(split, name)
@@ -361,15 +399,32 @@ def warnings(summary: Summary, config: ml_collections.ConfigDict, spec: DataSpec
       depths[name] = side
     elif isinstance(signal, Image):
       found += _about_image(name, side, signal)
+    elif isinstance(signal, Classes):
+      found += _about_classes(name, side, signal)
     elif isinstance(signal, Quantity) and (share := _outside(side, signal.range[0])) > 0.01:
       found.append(
         f"The range {signal.describe_range()} clips {share:.1%} of the {name}'s values (first channel). To cover them, "
         f"widen data.{name}_range."
       )
-  return [*found, *_about_label_maps(split, config), *_about_depths(depths, config)]
+  return [*found, *summary.duplicates, *_about_label_maps(split, config), *_about_depths(depths, config)]
 
 
-def _about_pairs(split: SplitSummary) -> Iterator[str]:
+def _about_classes(name: str, side: Side, signal: Classes) -> Iterator[str]:
+  """A class index far above all others, which often marks pixels without a label."""
+  *most, last = side.values or [0]
+  if signal.ignore < 0 and last >= 250 and len(most) >= 1 and most[-1] < 200:
+    yield (
+      f"The {name} holds the classes {most[0]} to {most[-1]} and {last}, so {signal.count} classes are trained. If "
+      f"{last} marks pixels without a label, set data.{name}_ignore={last}."
+    )
+
+
+def _about_pairs(split: SplitSummary, batch_size: int) -> Iterator[str]:
+  if split.count < batch_size:
+    yield (
+      f"train.batch_size is {batch_size}, but there are only {output.counted(split.count, 'training pair')}, so a "
+      f"batch repeats pairs. Set train.batch_size={split.count} or less."
+    )
   if split.count < FEW_PAIRS:
     yield (
       f"A model will memorise {split.count} training pair{'s' * (split.count != 1)} instead of learning from them; a "
@@ -461,13 +516,13 @@ def _about_image(name: str, side: Side, signal: Image) -> Iterator[str]:
   elif side.colors and side.high < largest / 4:
     yield (
       f"The {name} holds {side.colors} different values up to {side.high:g} of {largest}: class numbers? The networks "
-      f"see {side.high / largest:.1%} of their range. Save the classes as colours, far apart."
+      f"see {side.high / largest:.1%} of their range. Declare them: data.{name}_kind=classes."
     )
   elif signal.dtype == "uint16" and side.high < largest / 4:
     yield (
       f"The {name} uses {side.low:g} to {side.high:g} of the 16-bit range, {(side.high - side.low) / largest:.1%} of "
-      f"what the networks see. Scale it up, for example 12 bits by 16; if it is depth in millimetres, set "
-      f"data.{name}_kind='depth' and data.{name}_scale=1000."
+      f"what the networks see. Set data.{name}_kind=quantity, which takes the range from the data; for depth in "
+      f"millimetres, data.{name}_kind=depth and data.{name}_scale=1000."
     )
 
 

@@ -30,14 +30,6 @@ def track(items: Iterable[T], total: int, label: str, say: Callable[[str], None]
     now = time.monotonic()
     if done and now - last >= SECONDS_BETWEEN_LINES:
       rate = done / (now - begin)
-      say(f"{label}: {done} of {total} ({rate:.3g}/s, {duration((total - done) / rate)} left)")
+      say(f"{label}: {done} of {total} ({rate:.3g}/s, {output.duration((total - done) / rate)} left)")
       last = now
     yield item
-
-
-def duration(seconds: float) -> str:
-  """For example "45 s", "12 min" or "2 h 5 min"."""
-  if seconds < 100:
-    return f"{seconds:.0f} s"
-  minutes = round(seconds / 60)
-  return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
