@@ -2,7 +2,8 @@
 
     python -m pix2pix_jax.inspect --config=NAME[:VARIANT] [--config.FIELD=VALUE ...] [--output=DIR]
 
-prints the summary of the data and the warnings that training prints at its start, and writes the first two training
+prints the summary of the data and the warnings that training prints at its start, looks for near-copies, shifted,
+mirrored or swapped sides and wrong partners (at most 500 pairs of each split), and writes the first two training
 batches, cropped and mirrored as in training, and the first validation batch to DIR as train_1.png, train_2.png and
 val.png. Data that is not prepared yet is prepared first.
 """
@@ -38,7 +39,7 @@ def inspect(config: ml_collections.ConfigDict, folder: str | Path) -> list[Path]
     UsageError: data or settings that training would refuse, or a folder that cannot be created.
   """
   from pix2pix_jax import config as config_lib  # these import JAX and TensorFlow, which takes seconds
-  from pix2pix_jax.data import pipeline, prepare, summary
+  from pix2pix_jax.data import doctor, pipeline, prepare, summary
 
   folder = Path(folder)
   try:
@@ -48,6 +49,8 @@ def inspect(config: ml_collections.ConfigDict, folder: str | Path) -> list[Path]
   source = prepare.prepare(config.data, config.model)
   config = config_lib.resolve(config, source.spec)
   output.say(summary.describe(source, config))
+  for line in doctor.examine(source, source.spec):
+    output.say(f"Warning: {line}")
 
   data, written = config.data, []
   train = pipeline.load_split(source, "train", config_lib.load_shape(data), cache_gib=data.cache_gib)
