@@ -1,108 +1,308 @@
-"""Image files: one reader and one writer for every command, so that training and translation see the same numbers.
+"""Files of images and volumes: one reader and one writer for every command, so that training and translation see the
+same numbers.
 
 `read` returns what the file holds, in its own number type, upright and without palettes, inks or inverted greys. The
 meaning of the numbers is determined elsewhere (`pix2pix_jax.signals`). `write` stores arrays without loss: `read`
-returns the same bits. Imports neither TensorFlow nor JAX.
+returns the same bits. A volume, or a stack of images, is a file of slices: `count_slices`, `read(path, slice=i)`,
+`read_volume` and `write_volume`. `read_geometry` returns where the pixels lie in the world, for writers to keep.
+Imports neither TensorFlow nor JAX; the formats are modules of `pix2pix_jax.data.formats`.
 """
 
-from collections.abc import Callable, Iterable
-import functools
-import io
-import logging
-import math
+from collections.abc import Callable, Iterable, Iterator
+import contextlib
 import os
 from pathlib import Path
 import re
 import stat
-import struct
-import sys
 from typing import Any
 import uuid
-import zlib
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
-import tifffile
+from PIL import Image, UnidentifiedImageError
 
+from pix2pix_jax.data.formats import extras, geotiff, hdf5, nifti, npy, pillow, tiff, volumes
+from pix2pix_jax.data.formats.geometry import Geometry
+from pix2pix_jax.data.formats.geotiff import RasterWriter
+from pix2pix_jax.data.formats.pillow import PNG_COLOR_TYPES
 from pix2pix_jax.errors import UsageError
 
+__all__ = ["Geometry", "PNG_COLOR_TYPES", "RasterWriter"]
+
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".dcm")
 SUFFIXES = (
   *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".bmp", ".dib", ".gif"),
-  *(
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".pfm",
-    ".tga",
-    ".jp2",
-    ".j2k",
-    ".jpx",
-    ".ico",
-    ".pcx",
-    ".qoi",
-    ".npy",
-  ),
+  *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".jp2", ".j2k", ".jpx", ".ico", ".pcx", ".qoi"),
+  *(".npy", ".npz", ".h5", ".hdf5", *VOLUME_SUFFIXES),
 )
 WRITABLE = (".png", ".tif", ".tiff", ".npy")
+WRITABLE_VOLUMES = (".nii", ".nii.gz", ".mha", ".nrrd", ".tif", ".tiff", ".npy")
 
-# The content of a file, not its suffix, determines how it is read. TGA has no signature, so its suffix decides.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "ICO", "PCX", "QOI")
-TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-NPY_SIGNATURE = b"\x93NUMPY"
-PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # channels: colour type (PNG specification, section 11.2.1)
-ORIENTATION_TAG = 274  # EXIF and TIFF
-MAX_EXPANSION = 2000  # above what deflate and LZW reach, so a TIFF with a higher ratio is damaged
+_TWO_PART_SUFFIXES = (".nii.gz", ".ome.tif", ".ome.tiff")
+HEAD_BYTES = 2**16  # more than any signature needs, for the text at the start of MetaImage
 KITTI_SCALE = 256.0  # KITTI's depth PNGs: uint16 = metres · 256, 0 = not measured (depth development kit, readme.txt)
 JUNK = ("__macosx", "thumbs.db", "desktop.ini", "icon\r")
 
-# A damaged file becomes a UsageError, which the library's own log would repeat.
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
+# --- Names
 
 
-def read(path: Path, *, colors: bool = True) -> np.ndarray:
+def suffix(path: Path | str) -> str:
+  """The suffix of a name in lower case, with its dot. `.nii.gz`, `.ome.tif` and `.ome.tiff` are one suffix; a final
+  number is none, because it belongs to the name of a DICOM series, as in `1.2.840.1`.
+  """
+  path = Path(path)
+  name = path.name.lower()
+  last = path.suffix.lower()
+  found = next((each for each in _TWO_PART_SUFFIXES if name.endswith(each) and len(name) > len(each)), last)
+  return "" if found[1:].isdigit() else found
+
+
+def stem(path: Path | str) -> str:
+  """The name without its `suffix`."""
+  name = Path(path).name
+  return name[: len(name) - len(suffix(name))]
+
+
+def is_known(path: Path | str) -> bool:
+  """Whether `read` knows the suffix of a name."""
+  return suffix(path) in SUFFIXES or Path(path).suffix.lower() in SUFFIXES
+
+
+# --- Reading
+
+
+def read(
+  path: Path, *, colors: bool = True, slice: int | None = None, axis: int | None = None, key: str | None = None
+) -> np.ndarray:
   """The image in a file as (H, W, C) in the file's own numbers, upright, in native byte order.
 
   Greys, RGB and their alpha channels stay as they are, in 8, 16 or more bits, integer or float. A palette becomes RGB,
   or RGBA if it is transparent; 1 bit becomes 0 and 255 in uint8, as does bool in an npy file; CMYK, YCbCr and Lab
   become RGB; inverted grey (white is zero) is inverted back. The orientation that cameras store beside the pixels is
-  applied.
+  applied. Medical values are real ones, after the file's slope and intercept. The number that stands for "no value"
+  in a GeoTIFF stays; `read_geometry` tells it.
 
   Args:
-    path: a file of any format in `SUFFIXES`; the content determines which one.
+    path: a file of any format in `SUFFIXES`, of which the content determines the format; or the folder of a DICOM
+      series.
     colors: whether palettes become colours; otherwise their indices are returned, uint8 (H, W, 1).
+    slice: which slice of a volume or stack, from 0; may be None if it has one.
+    axis: of a volume, the axis along which slices lie, as its library numbers axes: (i, j, k) of NIfTI, by default 2;
+      (z, y, x) of MetaImage, NRRD and DICOM, by default 0. Both defaults are axial in the usual storage order.
+    key: which array of an .npz or HDF5 file, by name; which series of a DICOM folder, by UID. May be None if there is
+      one.
 
   Raises:
-    UsageError: not a regular file, damaged, several images in one file, or a form that cannot be read without loss.
+    UsageError: not a regular file, damaged, several images in one file and none chosen, a form that cannot be read
+      without loss, or a library that is not installed.
   """
   path = Path(path)
+  with _errors_named(path):
+    source = _Source(path, key)
+    _check_choice(source, slice, axis, key)
+    return _checked(source.read(colors, slice, axis), path)
+
+
+def count_slices(path: Path, *, axis: int | None = None, key: str | None = None) -> int | None:
+  """The number of slices of a volume along an axis, or of images in a TIFF; None for an ordinary image.
+
+  Args: as of `read`.
+
+  Raises:
+    UsageError: as `read`.
+  """
+  path = Path(path)
+  with _errors_named(path):
+    source = _Source(path, key)
+    _check_choice(source, None, axis, key)
+    return source.count(axis)
+
+
+def read_volume(path: Path, *, axis: int | None = None, key: str | None = None) -> np.ndarray:
+  """All slices as (D, H, W, C): element i equals `read(path, slice=i, axis=axis)`. An ordinary image has one.
+
+  Reading a whole .nii.gz, compressed .mha or .nrrd is much faster than reading its slices one by one.
+
+  Args: as of `read`.
+
+  Raises:
+    UsageError: as `read`.
+  """
+  path = Path(path)
+  with _errors_named(path):
+    source = _Source(path, key)
+    _check_choice(source, None, axis, key)
+    array = source.read_all(axis)
+    return _checked(array.reshape(-1, *array.shape[2:]), path).reshape(array.shape)
+
+
+def read_geometry(path: Path, *, key: str | None = None) -> Geometry | None:
+  """Where the pixels of a GeoTIFF, OME-TIFF or volume lie; None for other files.
+
+  Without rasterio, a GeoTIFF's has only the form of the pixels and nodata, and georeferenced output cannot be written.
+
+  Raises:
+    UsageError: as `read`.
+  """
+  path = Path(path)
+  with _errors_named(path):
+    return _Source(path, key).geometry()
+
+
+def lazy_shape(path: Path) -> tuple[int, int, int] | None:
+  """(H, W, C) of a TIFF of which `read_window` decodes only what it returns; None if it reads the whole file.
+
+  Raises:
+    UsageError: as `read`.
+  """
+  path = Path(path)
+  with _errors_named(path):
+    return _Source(path).lazy_shape()
+
+
+def read_window(path: Path, row: int, column: int, height: int, width: int) -> np.ndarray:
+  """The part of an image, (height, width, C), that starts at (row, column); equal to that part of `read(path)`.
+
+  TIFFs are read lazily, if rasterio is installed and their stored numbers are their values (no palettes, inks or packed
+  bits). Other files are read whole for each window.
+
+  Raises:
+    UsageError: as `read`, or a window that is not inside the image.
+  """
+  path = Path(path)
+  with _errors_named(path):
+    source = _Source(path)
+    shape = source.lazy_shape()
+    whole = np.empty((0, 0)) if shape else source.read(True, None, None)
+    rows, columns = (shape or whole.shape)[:2]
+    if min(row, column) < 0 or min(height, width) < 1 or row + height > rows or column + width > columns:
+      raise UsageError(
+        f"{path} is {rows}×{columns} (height × width); a window of {height}×{width} at row {row}, column {column} is "
+        "not inside it."
+      )
+    if shape:
+      return _checked(geotiff.read_window(path, row, column, height, width), path)
+    return _checked(whole[row : row + height, column : column + width], path)
+
+
+class _Source:
+  """A file whose format is known."""
+
+  def __init__(self, path: Path, key: str | None = None) -> None:
+    self.path, self.key = path, key
+    self.size, self.head = _stat(path)
+    self.format = _format_of(path, self.head)
+    self.volume = volumes.Volume(path, self.head, key) if self.format == "volume" else None
+
+  def read(self, colors: bool, index: int | None, axis: int | None) -> np.ndarray:
+    if self.format == "npy":
+      return npy.read(self.path, self.size)
+    if self.format == "npz":
+      return npy.read_member(self.path, self.key)
+    if self.format == "hdf5":
+      return hdf5.read(self.path, self.size, self.key)
+    if self.format == "tiff":
+      return tiff.read(self.path, self.size, colors, index)
+    if self.volume:
+      return self.volume.array(axis, index or 0)[0]
+    if self.format == "nifti":
+      return nifti.read_slice(self.path, self.size, index or 0, axis)
+    return pillow.read(self.path, self.head, colors)
+
+  def read_all(self, axis: int | None) -> np.ndarray:
+    """(D, H, W, C)."""
+    if self.volume:
+      return self.volume.array(axis)
+    if self.format == "nifti":
+      return nifti.read_volume(self.path, self.size, axis)
+    if self.format == "npy" and (array := npy.read(self.path, self.size)).ndim == 4:
+      return array
+    slices = [_checked(self.read(True, index, axis), self.path) for index in range(self.count(axis) or 1)]
+    if len({each.shape for each in slices}) > 1:
+      raise UsageError(f"{self.path} holds images of different sizes; save each as a file of its own.")
+    return np.stack(slices)
+
+  def count(self, axis: int | None) -> int | None:
+    if self.volume:
+      return self.volume.shape[volumes.AXIS if axis is None else axis]
+    if self.format == "nifti":
+      return nifti.count(self.path, self.size, axis)
+    return tiff.count(self.path) if self.format == "tiff" else None
+
+  def geometry(self) -> Geometry | None:
+    if self.volume:
+      return self.volume.geometry()
+    if self.format == "nifti":
+      return nifti.geometry(self.path, self.size)
+    return tiff.geometry(self.path) if self.format == "tiff" else None
+
+  def lazy_shape(self) -> tuple[int, int, int] | None:
+    return tiff.lazy_shape(self.path) if self.format == "tiff" and extras.available("rasterio") else None
+
+
+def _stat(path: Path) -> tuple[int, bytes]:
+  """Size and first bytes of a regular file; of a folder, which may be a DICOM series, nothing."""
   try:
     state = path.stat()
   except (OSError, ValueError) as error:
     raise UsageError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}). Check the path.") from error
+  if stat.S_ISDIR(state.st_mode) and volumes.dicom_files(path):
+    return 0, b""
   if not stat.S_ISREG(state.st_mode):
     kind = "a folder" if stat.S_ISDIR(state.st_mode) else "not a regular file"
     raise UsageError(f"{path} is {kind}; give the path of an image file.")
   if not state.st_size:
     raise UsageError(f"{path} is empty (0 bytes). Replace it, or remove it.")
+  with path.open("rb") as file:
+    return state.st_size, file.read(HEAD_BYTES)
+
+
+def _format_of(path: Path, head: bytes) -> str:
+  """By the content. Formats without a signature, TGA and MetaImage, are known by the suffix."""
+  for name, signatures in _SIGNATURES.items():
+    if head.startswith(signatures):
+      return name
+  if not head or volumes.form(path, head):
+    return "volume"
+  return "nifti" if nifti.is_nifti(path, head) else "pillow"
+
+
+_SIGNATURES: dict[str, Any] = {
+  "npy": npy.SIGNATURE,
+  "npz": npy.ZIP_SIGNATURE,
+  "hdf5": hdf5.SIGNATURE,
+  "tiff": tiff.SIGNATURES,
+}
+
+
+def _check_choice(source: _Source, index: int | None, axis: int | None, key: str | None) -> None:
+  """Checks that slice, axis and key name something that the file has; one of several slices must be chosen."""
+  path, format = source.path, source.format
+  is_volume = format in ("nifti", "volume")
+  if key is not None and format not in ("npz", "hdf5") and not path.is_dir():
+    raise UsageError(f"{path} has no named arrays, so {key!r} cannot be read from it. Leave the key out.")
+  if axis is not None and (not is_volume or axis not in (0, 1, 2)):
+    raise UsageError(f"{path}: the axis is {axis!r}; it is 0, 1 or 2 for volumes ({', '.join(VOLUME_SUFFIXES)}) alone.")
+  if index is None:
+    return
+  count = source.count(axis)
+  if count is None and index != 0:
+    raise UsageError(f"{path} is one image, so it has no slice {index}.")
+  if not 0 <= index < (count or 1):
+    raise UsageError(f"{path} has {count} slices, 0 to {(count or 1) - 1}; there is no slice {index}.")
+
+
+@contextlib.contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+  """Turns whatever a library raises about a file into a UsageError that names it."""
   try:
-    with path.open("rb") as file:
-      head = file.read(26)
-    if head.startswith(NPY_SIGNATURE):
-      array = _read_npy(path, state.st_size)
-    elif head.startswith(TIFF_SIGNATURES):
-      array = _read_tiff(path, state.st_size, colors)
-    else:
-      array = _read_with_pillow(path, head, colors)
+    yield
   except UsageError:
     raise
   except UnidentifiedImageError as error:
-    hint = "It is an .npz archive: save one array with np.save. " if head.startswith(b"PK") else ""
     raise UsageError(
       f"{path} cannot be read as an image: its content has none of the formats {', '.join(SUFFIXES)}. "
-      f"{hint}Replace it, or remove it."
+      "Replace it, or remove it."
     ) from error
   except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
     raise UsageError(
@@ -110,11 +310,11 @@ def read(path: Path, *, colors: bool = True) -> np.ndarray:
       "save it as an uncompressed TIFF."
     ) from error
   except Exception as error:  # the parser of a damaged file may raise anything
+    reason = (str(error).strip().splitlines() or [""])[-1]  # SimpleITK's first lines are places in its source
     raise UsageError(
-      f"{path} cannot be read as an image ({type(error).__name__}: {error}). It may be damaged or incomplete: "
+      f"{path} cannot be read as an image ({type(error).__name__}: {reason}). It may be damaged or incomplete: "
       "replace it, or remove it."
     ) from error
-  return _checked(array, path)
 
 
 def _checked(array: np.ndarray, path: Path) -> np.ndarray:
@@ -129,232 +329,6 @@ def _checked(array: np.ndarray, path: Path) -> np.ndarray:
   if array.dtype.kind not in "uif" or array.dtype.itemsize > 8:
     raise UsageError(f"{path} holds {array.dtype}; an image holds integers, bool, or floats of at most 64 bits.")
   return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-
-
-def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
-  """Undoes an EXIF orientation, 1 to 8; any other value counts as 1 (EXIF 2.32, section 4.6.4)."""
-  if orientation in (5, 6, 7, 8):
-    array = array.swapaxes(0, 1)
-  if orientation in (3, 4, 7, 8):
-    array = array[::-1]
-  if orientation in (2, 3, 6, 7):
-    array = array[:, ::-1]
-  return array
-
-
-# --- NumPy files
-
-
-def _read_npy(path: Path, size: int) -> np.ndarray:
-  """Without pickles, and without allocating what a damaged header claims."""
-  with path.open("rb") as file:
-    version = np.lib.format.read_magic(file)
-    if version > (2, 0):
-      raise ValueError(f"version {version} of the format is for structured arrays")
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
-    if dtype.hasobject or dtype.kind not in "buif":
-      raise UsageError(f"{path} holds {dtype}; an image holds integers, bool or floats. Convert it.")
-    needed = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or needed > size - file.tell():
-      raise ValueError(
-        f"its header promises {needed} bytes for the shape {shape}, but only {size - file.tell()} bytes follow"
-      )
-    file.seek(0)
-    return np.load(file, allow_pickle=False)
-
-
-# --- Formats that Pillow reads
-
-
-@functools.cache
-def _formats() -> list[str]:
-  """The formats in `FORMATS` that this build of Pillow has."""
-  Image.init()
-  return [name for name in FORMATS if name in Image.OPEN]
-
-
-def _read_with_pillow(path: Path, head: bytes, colors: bool) -> np.ndarray:
-  with Image.open(path, formats=["TGA"] if path.suffix.lower() == ".tga" else _formats()) as image:
-    if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a photograph with previews or a depth map
-      frames = getattr(image, "n_frames", "several")
-      raise UsageError(f"{path} is an animation of {frames} frames; save each frame as a file of its own.")
-    if image.format == "PNG" and head[24:26] in (b"\x10\x02", b"\x10\x04", b"\x10\x06"):  # 16 bits, several channels
-      array = _wide_png(path, head[25])
-    elif image.format == "PPM" and image.mode == "RGB" and _is_wide_ppm(image):
-      array = _wide_ppm(path, image)
-    elif image.format == "JPEG2000" and len(image.getbands()) > 1 and _jpeg2000_bits(path) > 8:
-      raise UsageError(
-        f"{path} has more than 8 bits a channel, which JPEG 2000 files lose here. Save it as PNG or TIFF."
-      )
-    else:
-      array = _array(image, colors)
-    return _upright(array, _orientation(image))
-
-
-def _orientation(image: Image.Image) -> int:
-  try:
-    return image.getexif().get(ORIENTATION_TAG, 1)
-  except Exception:  # damaged metadata; viewers show such an image as it is stored
-    return 1
-
-
-def _array(image: Image.Image, colors: bool) -> np.ndarray:
-  """A Pillow image without palette, single bits or inks."""
-  if image.mode == "P" and not colors:
-    return np.asarray(image)
-  if image.mode in ("P", "PA"):
-    image = image.convert("RGBA" if image.mode == "PA" or image.has_transparency_data else "RGB")
-  elif image.mode == "LAB":
-    image = _lab_to_rgb(image)
-  elif image.mode in ("CMYK", "YCbCr", "HSV", "RGBX"):
-    image = image.convert("RGB")
-  elif image.mode == "1":
-    image = image.convert("L")
-  elif image.mode in ("La", "RGBa"):
-    image = image.convert("LA" if image.mode == "La" else "RGBA")
-  wide_grey = image.mode == "I" and image.format in (
-    "PNG",
-    "PPM",
-    "JPEG2000",
-  )  # unsigned 16 bits, in Pillow's older mode
-  return np.asarray(image).astype(np.uint16) if wide_grey else np.asarray(image)
-
-
-def _lab_to_rgb(image: Image.Image) -> Image.Image:
-  from PIL import ImageCms  # an optional part of Pillow
-
-  lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-  converted = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
-  assert converted is not None  # only in-place conversions return None
-  return converted
-
-
-def _wide_png(path: Path, color_type: int) -> np.ndarray:
-  """uint16 (H, W, 2 to 4) of a PNG; Pillow alone would keep only the high bytes."""
-  opening = lambda: Image.open(path, formats=["PNG"])
-  if color_type == 4:  # grey and alpha of 16 bits are four bytes, like RGBA of 8
-    with opening() as image:
-      return _decode(image, "RGBA").view(">u2")
-  return _two_bytes(opening, "RGB" if color_type == 2 else "RGBA", high=";16B", low=";16L")
-
-
-def _two_bytes(opening: Callable[[], ImageFile.ImageFile], mode: str, high: str, low: str) -> np.ndarray:
-  """uint16 from two passes, one for each byte: Pillow has no mode for several 16-bit channels, but can read
-  either byte."""
-  halves = []
-  for byte in (high, low):
-    with opening() as image:
-      halves.append(_decode(image, mode + byte).astype(np.uint16))
-  return halves[0] << 8 | halves[1]
-
-
-def _decode(image: ImageFile.ImageFile, rawmode: str) -> np.ndarray:
-  """The array of an opened image whose stored bytes are interpreted as `rawmode`."""
-  tile: Any = image.tile[0]
-  args = rawmode if isinstance(tile[3], str) else (rawmode, *tile[3][1:])
-  parts: Any = (*tile[:3], args)
-  image.tile = [type(tile)(*parts) if hasattr(tile, "_fields") else parts]
-  return np.array(image)
-
-
-def _is_wide_ppm(image: ImageFile.ImageFile) -> bool:
-  tile: Any = image.tile[0]
-  return tile[0].startswith("ppm") and tile[3][1] > 255
-
-
-def _wide_ppm(path: Path, image: ImageFile.ImageFile) -> np.ndarray:
-  """uint16 (H, W, 3) of a binary PPM with more than 8 bits, scaled to the full range as Pillow does for greys."""
-  tile: Any = image.tile[0]
-  name, _, offset, (_, largest) = tile
-  if name != "ppm":
-    raise UsageError(f"{path} is a text PPM of more than 8 bits. Save it as PNG or TIFF.")
-  shape = (image.height, image.width, 3)
-  values = np.fromfile(path, ">u2", math.prod(shape), offset=offset).reshape(shape).astype(np.float64)
-  return np.minimum(np.round(values * (65535 / largest)), 65535).astype(np.uint16)
-
-
-def _jpeg2000_bits(path: Path) -> int:
-  """Bits of the first channel, from the size marker of the code stream (ISO 15444-1, A.5.1)."""
-  with path.open("rb") as file:
-    head = file.read(2**16)
-  return (head[head.index(b"\xff\x4f\xff\x51") + 42] & 127) + 1
-
-
-# --- TIFF
-
-
-def _read_tiff(path: Path, size: int, colors: bool) -> np.ndarray:
-  """tifffile reads all number types; Pillow adds the colour models, and compressions that tifffile alone cannot
-  read."""
-  with tifffile.TiffFile(path) as file:
-    pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)]
-    pages = [page for page in pages if not page.is_reduced and not page.is_mask]
-    if not pages:
-      raise ValueError("it holds no image")
-    page = pages[0]
-    if (count := len(pages) * page.imagedepth) > 1:
-      raise UsageError(f"{path} holds {count} images; save each as a file of its own.")
-    if any(start + length > size for start, length in zip(page.dataoffsets, page.databytecounts)):
-      raise ValueError("it ends before its last pixels")
-    if page.nbytes > MAX_EXPANSION * size + 2**28:
-      raise ValueError(f"it claims {page.nbytes} bytes of pixels in a file of {size} bytes")
-    array = np.array(_tiff_array(path, page, colors))
-    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and page.bitspersample > 8 and array.dtype.kind == "u":
-      array[..., 0] = np.iinfo(array.dtype).max - array[..., 0]
-    return _upright(array, _tiff_orientation(page))
-
-
-def _tiff_orientation(page: tifffile.TiffPage) -> int:
-  tag = page.tags.get(ORIENTATION_TAG)
-  return 1 if tag is None else int(tag.value)
-
-
-def _tiff_array(path: Path, page: tifffile.TiffPage, colors: bool) -> np.ndarray:
-  """(H, W, C) of a page as stored; Pillow has already inverted inverted greys of up to 8 bits."""
-  photometric = tifffile.PHOTOMETRIC
-  plain = page.photometric in (photometric.MINISBLACK, photometric.MINISWHITE, photometric.RGB)
-  premultiplied = tifffile.EXTRASAMPLE.ASSOCALPHA in page.extrasamples
-  bits = page.bitspersample
-  if bits <= 8 and (bits < 8 or not plain or premultiplied or page.photometric == photometric.MINISWHITE):
-    return _tiff_with_pillow(path, page, colors)
-  if not plain:
-    name = getattr(page.photometric, "name", page.photometric)
-    raise UsageError(f"{path} is a TIFF with {bits} bits a channel in the colour model {name}. Save it as RGB or grey.")
-  try:
-    array = page.asarray()
-  except (KeyError, ValueError, ImportError) as error:
-    if "imagecodecs" not in str(error) and not isinstance(error, ImportError):
-      raise
-    return _tiff_with_pillow(path, page, colors)
-  if page.axes.startswith("S"):  # one plane for each channel
-    array = np.moveaxis(array, 0, -1)
-  return array[..., None] if array.ndim == 2 else array
-
-
-def _tiff_with_pillow(path: Path, page: tifffile.TiffPage, colors: bool) -> np.ndarray:
-  data = bytearray(path.read_bytes())
-  if ORIENTATION_TAG in page.tags:  # Pillow turns some TIFFs upright itself and confuses the sides of others
-    order = page.parent.byteorder
-    struct.pack_into(order + "H", data, page.tags[ORIENTATION_TAG].valueoffset, 1)
-  opening = lambda: Image.open(io.BytesIO(data), formats=["TIFF"])
-  bits, channels = page.bitspersample, page.samplesperpixel
-  if bits == 16 and channels in (3, 4) and page.planarconfig == tifffile.PLANARCONFIG.CONTIG:
-    high, low = (";16L", ";16B") if sys.byteorder == "little" else (";16B", ";16L")  # libtiff returns native order
-    return _two_bytes(opening, "RGB" if channels == 3 else "RGBA", high, low)
-  try:
-    with opening() as image:
-      array = _array(image, colors)
-  except UnidentifiedImageError:
-    array = None
-  array = array[..., None] if array is not None and array.ndim == 2 else array
-  if array is None or bits > 8 and (array.shape[-1], array.dtype) != (channels, page.dtype):
-    compression = getattr(page.compression, "name", page.compression)
-    raise UsageError(
-      f"{path} is a TIFF of {channels} channels with {bits} bits in {compression} compression, which needs the package "
-      "imagecodecs: run pip install imagecodecs, or save the file uncompressed or with deflate."
-    )
-  return array
 
 
 # --- Writing
@@ -390,7 +364,12 @@ def _choices(names: Iterable[str]) -> str:
 
 
 def write(
-  path: Path, array: np.ndarray, *, depth_scale: float | None = None, palette: np.ndarray | None = None
+  path: Path,
+  array: np.ndarray,
+  *,
+  depth_scale: float | None = None,
+  palette: np.ndarray | None = None,
+  geometry: Geometry | None = None,
 ) -> None:
   """Writes an image so that `read` returns the same bits; the suffix decides the format.
 
@@ -403,9 +382,13 @@ def write(
       most 65535; 0, negative, NaN and infinite values become 0.
     palette: uint8 (n, 3), colours of class indices, which are (H, W, 1) in uint8; a PNG then has this palette, so that
       viewers show colours while the indices stay readable (`read` with `colors=False`). Other formats ignore it.
+    geometry: of a raster of the same size: a TIFF then becomes a GeoTIFF with its CRS, transform, nodata, and, for as
+      many channels, band names. NaN becomes nodata. Other formats ignore it, and so does a TIFF with the geometry of a
+      volume.
 
   Raises:
-    UsageError: the format cannot hold such an array (see `check_writable`), or the file cannot be created.
+    UsageError: the format cannot hold such an array (see `check_writable`), rasterio is not installed or the geometry
+      has another size, or the file cannot be created.
   """
   path = Path(path)
   array = np.asarray(array)
@@ -418,21 +401,22 @@ def write(
     array = _scaled(array, depth_scale)
   check_writable(path.suffix, array.shape[-1], array.dtype)
   array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-  part = path.with_name(f".{uuid.uuid4().hex}.part")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-      if palette is not None and path.suffix.lower() == ".png":
-        _write_indexed_png(part, array, palette)
-      else:
-        _WRITERS[path.suffix.lower()](part, array)
-      part.replace(path)
-    finally:
-      part.unlink(missing_ok=True)
-  except OSError as error:
-    raise UsageError(
-      f"{path} cannot be written ({error.strerror or error}). Choose another place, or free space."
-    ) from error
+  small = path.suffix.lower()
+  with _replacing(path) as part:
+    if palette is not None and small == ".png":
+      pillow.write_indexed(part, array, palette)
+    elif geometry is not None and geometry.form == "raster" and small in (".tif", ".tiff"):
+      geotiff.write(part, array, geometry, path)
+    else:
+      _WRITERS[small](part, array)
+
+
+_WRITERS: dict[str, Callable[[Path, np.ndarray], None]] = {
+  ".png": pillow.write,
+  ".tif": tiff.write,
+  ".tiff": tiff.write,
+  ".npy": npy.write,
+}
 
 
 def _scaled(metres: np.ndarray, scale: float) -> np.ndarray:
@@ -441,58 +425,84 @@ def _scaled(metres: np.ndarray, scale: float) -> np.ndarray:
   return np.minimum(np.round(values), 65535).astype(np.uint16)
 
 
-def _write_npy(path: Path, array: np.ndarray) -> None:
-  with path.open("wb") as file:
-    np.save(file, array)
+def write_volume(path: Path, array: np.ndarray, geometry: Geometry | None = None, *, axis: int | None = None) -> None:
+  """Writes slices as one file, so that `read_volume` with the same axis returns the same bits.
 
+  The file appears whole or not at all, as in `write`.
 
-def _write_png(path: Path, array: np.ndarray) -> None:
-  if array.dtype == np.uint16:
-    path.write_bytes(_png_of_16_bits(array))
-  else:
-    Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(path, format="png")
+  Args:
+    path: path that ends in one of `WRITABLE_VOLUMES`; a TIFF becomes an OME-TIFF. Missing folders are created.
+    array: (D, H, W) or (D, H, W, C), in the number type to store.
+    geometry: of the volume whose grid these slices share. NIfTI and the formats of SimpleITK keep each other's affine;
+      a format keeps nothing of an unrelated one.
+    axis: the axis along which the slices lie, as in `read`, numbered as in the format to write.
 
-
-def _write_indexed_png(path: Path, indices: np.ndarray, palette: np.ndarray) -> None:
-  image = Image.fromarray(indices[..., 0], "P")
-  image.putpalette(palette.tobytes())
-  image.save(path, format="png")
-
-
-def _png_of_16_bits(array: np.ndarray) -> bytes:
-  """A PNG of several 16-bit channels, which Pillow cannot write. Each row gets the filter with the smallest bytes
-  (section 12.7).
+  Raises:
+    UsageError: the format cannot hold such an array, its library is not installed, the geometry is of another size,
+      or the file cannot be created.
   """
-  height, width, channels = array.shape
-  raw = array.astype(">u2").reshape(height, -1).view(np.uint8)
-  left, above = np.zeros_like(raw), np.zeros_like(raw)
-  left[:, 2 * channels :] = raw[:, : -2 * channels]
-  above[1:] = raw[:-1]
-  rows = np.stack([raw, raw - left, raw - above])  # filters 0, 1 and 2
-  chosen = np.abs(rows.view(np.int8).astype(np.int16)).sum(-1).argmin(0)
-  filtered = np.concatenate([chosen.astype(np.uint8)[:, None], rows[chosen, np.arange(height)]], axis=1)
-  data = zlib.compress(filtered.tobytes(), 6)
-  header = struct.pack(">IIBBBBB", width, height, 16, PNG_COLOR_TYPES[channels], 0, 0, 0)
-  pieces = [data[start : start + 2**30] for start in range(0, len(data), 2**30)]
-  chunks = [(b"IHDR", header), *((b"IDAT", piece) for piece in pieces), (b"IEND", b"")]
-  return b"\x89PNG\r\n\x1a\n" + b"".join(
-    struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-    for name, content in chunks
+  path, array = Path(path), np.asarray(array)
+  array = array[..., None] if array.ndim == 3 else array
+  if array.ndim != 4 or not array.size or array.dtype.kind not in "uif":
+    raise UsageError(
+      f"{path}: a volume to write is (D, H, W) or (D, H, W, C), not empty, of integers or floats; this has the shape "
+      f"{array.shape} and {array.dtype}."
+    )
+  ending = next(
+    (each for each in sorted(WRITABLE_VOLUMES, key=len, reverse=True) if path.name.lower().endswith(each)), ""
   )
+  if not ending:
+    raise UsageError(f"Volumes cannot be written as {path.name}; choose {_choices(WRITABLE_VOLUMES)}.")
+  if axis is not None and axis not in (0, 1, 2):
+    raise UsageError(f"{path}: the axis is {axis!r}; it is 0, 1 or 2.")
+  array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+  along = 0 if axis is None else 2 - axis if ending.startswith(".nii") else axis
+  grid = np.moveaxis(array[..., 0], 0, along).shape
+  if geometry is not None and geometry.grid != grid:
+    raise UsageError(
+      f"{path} is to be {'×'.join(map(str, grid))} voxels (z × y × x) with the geometry of a file of "
+      f"{'×'.join(map(str, geometry.grid))}. Keep the size, or write without a geometry."
+    )
+  with _replacing(path, ending) as part, _refusals_named(path, array):
+    if ending.startswith(".nii"):
+      nifti.write_volume(part, array, geometry, axis)
+    elif ending.startswith(".tif"):
+      tiff.write_volume(part, array, geometry)
+    elif ending == ".npy":
+      npy.write(part, array)
+    else:
+      volumes.write_volume(part, array, geometry, axis)
 
 
-def _write_tiff(path: Path, array: np.ndarray) -> None:
-  channels = array.shape[-1]
-  tifffile.imwrite(
-    path,
-    array[..., 0] if channels == 1 else array,
-    photometric="rgb" if channels in (3, 4) else "minisblack",
-    planarconfig=None if channels == 1 else "contig",
-    metadata=None,
-  )
+@contextlib.contextmanager
+def _refusals_named(path: Path, array: np.ndarray) -> Iterator[None]:
+  """Number types and shapes that a library refuses to store."""
+  try:
+    yield
+  except (UsageError, OSError):
+    raise
+  except Exception as error:  # each library has its own classes
+    reason = (str(error).strip().splitlines() or [""])[-1]
+    raise UsageError(
+      f"{path} cannot hold {array.dtype} of shape {array.shape} ({reason}). Convert it, or choose another format."
+    ) from error
 
 
-_WRITERS = {".png": _write_png, ".tif": _write_tiff, ".tiff": _write_tiff, ".npy": _write_npy}
+@contextlib.contextmanager
+def _replacing(path: Path, ending: str = "") -> Iterator[Path]:
+  """A temporary path in the same folder, which becomes `path` if the block succeeds and is deleted otherwise."""
+  part = path.with_name(f".{uuid.uuid4().hex}.part{ending}")
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      yield part
+      part.replace(path)
+    finally:
+      part.unlink(missing_ok=True)
+  except OSError as error:
+    raise UsageError(
+      f"{path} cannot be written ({error.strerror or error}). Choose another place, or free space."
+    ) from error
 
 
 # --- Channels
@@ -554,10 +564,16 @@ def is_junk(name: str) -> bool:
   return name.startswith(".") or name.lower() in JUNK
 
 
+def is_series(path: Path) -> bool:
+  """Whether a path is a folder whose .dcm files are the slices of one volume, not images of their own."""
+  return volumes.is_series(Path(path))
+
+
 def find(folder: Path) -> tuple[list[Path], list[Path]]:
   """The files below a folder: (those with a suffix that `read` knows, those that were left out), each in natural order.
 
-  Linked files and folders are followed; a link to a folder that contains it is not. Hidden files and those that
+  A folder below it that holds one DICOM series is one entry, because its files are slices of a volume. Linked files and
+  folders are followed; a link to a folder that contains it is not. Hidden files and those that
   operating systems leave behind (`__MACOSX`, `Thumbs.db`) are in neither list. Broken links, and everything else that
   is not a regular file, are left out.
 
@@ -576,9 +592,12 @@ def find(folder: Path) -> tuple[list[Path], list[Path]]:
       if is_junk(entry.name):
         continue
       if entry.is_dir():
-        visit(path, (*parents, identity))
+        if is_series(path):
+          found.append(path)
+        else:
+          visit(path, (*parents, identity))
       else:
-        readable = entry.is_file() and path.suffix.lower() in SUFFIXES
+        readable = entry.is_file() and is_known(path)
         (found if readable else left_out).append(path)
 
   try:
