@@ -23,11 +23,13 @@ from pix2pix_jax.signals import DataSpec, Image, Signal
 GRID = 128  # cells of an image's longer side
 THUMBNAIL = 32  # cells of a thumbnail's sides
 LAYOUT = 16  # cells of the sides of a coarse layout
+LOOK_ROWS = 64  # rows of an image from which statistics of its colours are computed, about
 COPY = 0.9  # correlation of the fine detail of two thumbnails, above which the images are near-copies
 MIN_PAIRS = 16  # fewer are not compared with shuffled ones
 MIN_RELATED = 50  # fewer cannot prove that nothing connects the sides
 COMMON = 0.25  # share of the pairs that must agree on a shift or a mirroring, and at least MIN_COMMON
 MIN_COMMON = 8
+MIN_ASTRAY = 16  # pairs, and at least half of them, that must be shifted, each differently
 UNRELATED = 3.0  # standard deviations above shuffled pairs, below which nothing connects the sides
 FITTING = 6.0  # the same for a target that clearly fits an input
 MIRRORS = {"left to right": (slice(None), slice(None, None, -1)), "upside down": (slice(None, None, -1), slice(None))}
@@ -177,7 +179,8 @@ def _edges(values: np.ndarray) -> np.ndarray:
 
 def _look(image: np.ndarray) -> np.ndarray:
   """Statistics of an image's colours: mean and deviation of each channel, share of flat pixels, and contrast."""
-  values = image.astype(np.float32) / np.iinfo(image.dtype).max
+  rows = image[:: max(1, len(image) // LOOK_ROWS)]
+  values = rows.astype(np.float32) / np.iinfo(image.dtype).max
   steps = np.abs(np.diff(values, axis=1)).max(-1)
   return np.array([*values.mean((0, 1)), *values.std((0, 1)), (steps < 0.01).mean(), steps.mean()])
 
@@ -331,7 +334,7 @@ def _misalignment(sample: _Sample, inputs: np.ndarray, targets: np.ndarray) -> I
       f"{_vector(np.median(pixels[alike], axis=0))} pixels, right and down ({sample.few(alike)}). Crop and resize both "
       "sides alike."
     )
-  elif (astray := astray & clear).sum() >= max(0.3 * count, clear.sum() / 2):
+  elif (astray := astray & clear).sum() >= max(MIN_ASTRAY, count / 2):
     each = few(f"{sample.ids[i]} by {_vector(pixels[i])}" for i in np.flatnonzero(astray))
     yield (
       f"The targets of {sample.count(astray.sum())} are shifted against their inputs, each differently, in pixels "
