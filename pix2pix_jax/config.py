@@ -449,7 +449,8 @@ def check(config: ml_collections.ConfigDict) -> None:
   for name, field in each_field():
     value = get(config, name)
     if not _same_type(value, field.default):
-      raise UsageError(f"{name} is {value!r}; it has to be {_type_name(field.default)}, such as {field.default!r}.")
+      example = f", such as {field.default!r}" if field.default else ""
+      raise UsageError(f"{name} is {value!r}; it has to be {_type_name(field.default)}{example}.")
     if field.limit and not field.limit.holds(value):
       raise UsageError(f"{name} is {value!r}; it has to be {field.limit.text}.")
 
