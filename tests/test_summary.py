@@ -234,3 +234,50 @@ def test_a_class_far_above_the_others_may_mark_pixels_without_a_label():
   source = ArraySource({"train": (noise(12, 64, 64), labels)}, DataSpec(signals.Image(3), ignoring, {}))
   assert "5 classes; 5 occur" in "\n".join(summary.lines(summary.make(source), source.spec))
   assert not any("255" in line for line in summary.warnings(summary.make(source), resolved(source), source.spec))
+
+
+def test_images_without_content_and_copied_targets_are_named_in_every_split():
+  x, y = noise(40, 64, 64), noise(40, 64, 64, low=3)
+  y[[3, 5]] = [[[[9, 8, 7]]]]
+  y[[12, 35]] = x[[12, 35]]
+  x[31] = 255
+  splits = {"train": (x[:30], y[:30]), "val": (x[30:], y[30:])}
+  found = summary.make(ArraySource(splits, DataSpec(signals.Image(3), signals.Image(3), {}))).splits
+  assert found["train"].findings == [
+    "1 target of train equals its input (train_00012). Check which files they were taken from.",
+    "2 targets of train have the same value in every pixel (train_00003, train_00005). Check the files, or leave these "
+    "pairs out.",
+  ]
+  assert [line.split(".")[0] for line in found["val"].findings] == [
+    "1 target of val equals its input (val_00005)",
+    "1 input of val has the same value in every pixel (val_00001)",
+  ]
+  assert any("train_00003, train_00005" in line for line in warn(arrays(x[:30], y[:30])))
+
+
+def test_depth_without_a_measurement_is_named():
+  y = np.full((12, 64, 64, 1), 5, np.float32)
+  y[:, 0, 0] = 4  # so that no map is flat
+  y[[0, 4, 8]] = 0
+  (line,) = summary.make(arrays(noise(12, 64, 64), y, target_kind="depth")).splits["train"].findings
+  assert line.startswith("3 targets of train have no value in any pixel (train_00000, train_00004, train_00008)")
+
+
+def test_label_maps_of_one_class_are_ordinary():
+  labels = np.repeat(np.uint8([0, 0, 0, 1, 2, 1, 0, 0, 0, 0, 0, 0])[:, None, None, None], 64, 1).repeat(64, 2)
+  labels[3:9, 20:40] += 1
+  source = ArraySource({"train": (noise(12, 64, 64), labels)}, DataSpec(signals.Image(3), signals.Classes(4), {}))
+  assert summary.make(source).splits["train"].findings == []
+  masks = arrays(noise(12, 64, 64), labels * 60)
+  assert summary.make(masks).splits["train"].findings == []
+  unlabelled = DataSpec(signals.Image(3), signals.Classes(4, ignore=0), {})
+  (line,) = summary.make(ArraySource({"train": (noise(12, 64, 64), labels)}, unlabelled)).splits["train"].findings
+  assert line.startswith("6 targets of train have no value in any pixel (train_00000, train_00001, train_00002 ")
+
+
+def test_a_depth_range_that_clips_more_than_one_percent_is_named():
+  metres = np.linspace(1, 10, 12 * 64 * 64, dtype=np.float32).reshape(12, 64, 64, 1)
+  for far, expected in ((9.95, 0), (9.8, 1)):  # of 9 metres, 0.6 % and 2.2 % lie beyond
+    source = arrays(noise(12, 64, 64), metres, target_kind="depth", depth_range=(0.0, far))
+    found = warn(source, data__target_kind="depth", data__depth_range=(0.0, far))
+    assert len(found) == expected and all("2% of the target's measurements lie outside" in line for line in found)

@@ -24,7 +24,7 @@ from pix2pix_jax.errors import UsageError, few
 from pix2pix_jax.signals import Classes, DataSpec, Depth, Image, Quantity, Signal
 
 FILE = "summary.json"
-REVISION = 4  # of its content
+REVISION = 5  # of its content
 QUANTILES = 1000  # kept of the values of depth and quantities: 0.1 % apart
 CLIPPED = 0.001  # share of a quantity's values below a range that is left to the data, and above it
 MAX_VALUES = 10**6  # from which the quantiles of a split are computed
@@ -70,12 +70,14 @@ class SplitSummary:
     count: number of pairs.
     same: number of pairs whose target equals their input.
     input, target: its sides.
+    findings: lines about single pairs.
   """
 
   count: int
   same: int
   input: Side
   target: Side
+  findings: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +106,9 @@ def read(source: Source) -> Summary | None:
     if content["revision"] != REVISION:
       return None
     splits = {
-      name: SplitSummary(split["count"], split["same"], _side(split["input"]), _side(split["target"]))
+      name: SplitSummary(
+        split["count"], split["same"], _side(split["input"]), _side(split["target"]), split["findings"]
+      )
       for name, split in content["splits"].items()
     }
     return Summary(splits, content["notes"], content["duplicates"], content["checksum"])
@@ -138,13 +142,27 @@ def _summarize(source: Source, split: str, count: int, digest: Any, seen: "Dupli
   """Summarises a split, and adds its images to a digest of `hashlib` and to the images seen so far."""
   digest.update(split.encode())
   sides = [_Collector(signal, count) for signal in (source.spec.input, source.spec.target)]
-  same = 0
+  same = []
   for name, x, y in track(source.pairs(split), count, f"Checking {split}"):
-    same += np.array_equal(x, y)
-    checksums = [side.add(image) for side, image in zip(sides, (x, y), strict=True)]
+    if np.array_equal(x, y):
+      same.append(name)
+    checksums = [side.add(name, image) for side, image in zip(sides, (x, y), strict=True)]
     digest.update(b"".join(checksums))
     seen.add(split, name, checksums[0], checksums[1])
-  return SplitSummary(count, same, sides[0].finish(), sides[1].finish())
+  of_input, of_target = (side.finish() for side in sides)
+  findings = []
+  if 0 < len(same) < count:
+    findings.append(
+      f"{output.counted(len(same), 'target')} of {split} {_verb(same, 'equals its input', 'equal their inputs')} "
+      f"({few(same)}). Check which files they were taken from."
+    )
+  for noun, collected, side in (("input", sides[0], of_input), ("target", sides[1], of_target)):
+    findings += collected.about_empty(noun, split, side)
+  return SplitSummary(count, len(same), of_input, of_target, findings)
+
+
+def _verb(members: list[str], one: str, several: str) -> str:
+  return one if len(members) == 1 else several
 
 
 class Duplicates:
@@ -194,9 +212,11 @@ class _Collector:
     self._classes: set[int] = set()
     self._colors: set[bytes] | None = None if self._has_numbers else set()
     self._checksums: set[bytes] = set()
+    self._without_value: list[str] = []
+    self._flat: list[str] = []  # with a value, the same for all pixels
 
-  def add(self, image: np.ndarray) -> bytes:
-    """Returns the image's checksum, of 8 bytes."""
+  def add(self, name: str, image: np.ndarray) -> bytes:
+    """Adds an image by its pair's id and returns its checksum, of 8 bytes."""
     checksum = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest()
     self._sizes[image.shape[:2]] += 1
     self._checksums.add(checksum)
@@ -218,6 +238,11 @@ class _Collector:
         self._sampled.append(values[:: max(1, values.size // self._samples), None])
     if isinstance(self._signal, Classes):
       self._classes |= {int(value) for value in np.unique(image)} - {self._signal.ignore}
+    unlabelled = isinstance(self._signal, Classes) and (image == self._signal.ignore).all()
+    if unlabelled or not values.size:
+      self._without_value.append(name)
+    elif (image == image[:1, :1]).all():
+      self._flat.append(name)
     if values.size:
       self._low, self._high = min(self._low, float(values.min())), max(self._high, float(values.max()))
     if self._colors is not None:
@@ -227,6 +252,19 @@ class _Collector:
       self._colors |= {pixel.tobytes() for pixel in np.unique(pixels, axis=0)[: MAX_COLORS + 1]}
       self._colors = self._colors if len(self._colors) <= MAX_COLORS else None
     return checksum
+
+  def about_empty(self, noun: str, split: str, side: Side) -> Iterator[str]:
+    """Lines about images without content, if there are others. Label maps of one class are ordinary."""
+    label_maps = isinstance(self._signal, Classes) or side.colors
+    for names, verb, content in (
+      (self._without_value, _verb(self._without_value, "has", "have"), "no value in any pixel"),
+      ([] if label_maps else self._flat, _verb(self._flat, "has", "have"), "the same value in every pixel"),
+    ):
+      if 0 < len(names) < self._sizes.total():
+        yield (
+          f"{output.counted(len(names), noun)} of {split} {verb} {content} ({few(names)}). Check the files, or leave "
+          "these pairs out."
+        )
 
   def finish(self) -> Side:
     sampled = np.concatenate(self._sampled) if self._sampled else np.empty((0, 1))
@@ -406,6 +444,7 @@ def warnings(summary: Summary, config: ml_collections.ConfigDict, spec: DataSpec
         f"The range {signal.describe_range()} clips {share:.1%} of the {name}'s values (first channel). To cover them, "
         f"widen data.{name}_range."
       )
+  found += [line for each in summary.splits.values() for line in each.findings]
   return [*found, *summary.duplicates, *_about_label_maps(split, config), *_about_depths(depths, config)]
 
 
@@ -563,7 +602,7 @@ def _about_depths(sides: dict[str, Side], config: ml_collections.ConfigDict) -> 
   limits, better = f"data.depth_range, {nearest:g} to {farthest:g} m", f'data.depth_range="(0, {_round_up(reach):g})"'
   outside = {name: _outside(side, (nearest, farthest)) for name, side in sides.items()}
   for name, share in outside.items():
-    if share > 0.1:
+    if share > 0.01:
       lost = "do not count" if name == "target" else "are clipped"
       yield (f"{share:.0%} of the {name}'s measurements lie outside {limits}, and {lost}. To cover them, set {better}.")
   if reach < farthest / 10:
