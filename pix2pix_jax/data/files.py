@@ -100,6 +100,8 @@ def read(
   with _errors_named(path):
     source = _Source(path, key)
     _check_choice(source, slice, axis, key)
+    if slice is None and source.is_volume and (count := source.count(axis) or 1) > 1:
+      raise UsageError(f"{path} is a volume of {count} slices; choose one by slice=0 to {count - 1}, or read them all.")
     return _checked(source.read(colors, slice, axis), path)
 
 
@@ -192,6 +194,7 @@ class _Source:
     self.path, self.key = path, key
     self.size, self.head = _stat(path)
     self.format = _format_of(path, self.head)
+    self.is_volume = self.format in ("nifti", "volume")
     self.volume = volumes.Volume(path, self.head, key) if self.format == "volume" else None
 
   def read(self, colors: bool, index: int | None, axis: int | None) -> np.ndarray:
@@ -278,10 +281,9 @@ _SIGNATURES: dict[str, Any] = {
 def _check_choice(source: _Source, index: int | None, axis: int | None, key: str | None) -> None:
   """Checks that slice, axis and key name something that the file has; one of several slices must be chosen."""
   path, format = source.path, source.format
-  is_volume = format in ("nifti", "volume")
   if key is not None and format not in ("npz", "hdf5") and not path.is_dir():
     raise UsageError(f"{path} has no named arrays, so {key!r} cannot be read from it. Leave the key out.")
-  if axis is not None and (not is_volume or axis not in (0, 1, 2)):
+  if axis is not None and (not source.is_volume or axis not in (0, 1, 2)):
     raise UsageError(f"{path}: the axis is {axis!r}; it is 0, 1 or 2 for volumes ({', '.join(VOLUME_SUFFIXES)}) alone.")
   if index is None:
     return

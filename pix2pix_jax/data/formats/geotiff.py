@@ -186,8 +186,8 @@ class RasterWriter:
   ```
 
   The file is tiled, compressed by deflate, and a BigTIFF where it might exceed 4 GB. It appears at the end of the
-  `with` block, or not at all if that ends in an exception. Pixels that nobody writes are nodata, or 0 without one.
-  Windows whose corners are multiples of 256 are written fastest.
+  `with` block, or not at all if that ends in an exception. Every pixel has to be written; windows whose corners are
+  multiples of 256 are written fastest. One thread at a time may use it.
   """
 
   def __init__(
@@ -256,6 +256,7 @@ class RasterWriter:
     try:
       yield
     except (OSError, rasterio.errors.RasterioError) as error:
-      self._part.unlink(missing_ok=True)
+      with contextlib.suppress(OSError):
+        self._part.unlink()
       reason = getattr(error, "strerror", None) or error
       raise UsageError(f"{self.path} cannot be written ({reason}). Choose another place, or free space.") from error
