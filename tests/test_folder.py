@@ -549,11 +549,6 @@ def test_long_preparations_show_rate_and_time_left(monkeypatch, capsys, tmp_path
   assert "\nPreparing train: 2 of 3 (" in capsys.readouterr().out, "TFDS is silent, but the progress is not"
 
 
-@pytest.mark.parametrize("seconds, text", [(45, "45 s"), (720, "12 min"), (7500, "2 h 5 min"), (86400, "24 h 0 min")])
-def test_durations(seconds, text):
-  assert progress.duration(seconds) == text
-
-
 # --- Files that cannot be used
 
 
