@@ -90,7 +90,7 @@ class Volume:
     else:
       _, *extra = self._size[2:] or (1, 1)
       self.shape = ((*self._size, 1)[2], self._size[1], self._size[0])
-      self._check_size(path, head, extra)
+      self._check_size(self._files[0], head, extra)
 
   def _header(self, path: Path) -> Any:
     reader = self._sitk.ImageFileReader()
@@ -103,16 +103,14 @@ class Volume:
     """Before the library allocates the voxels. Those of .mhd lie in another file."""
     if path.suffix.lower() == ".mhd":
       return
-    item = self._sitk.Image(1, 1, self._reader.GetPixelID()).GetSizeOfPixelComponent() if self._is_scalar() else 1
-    claimed = math.prod(self.shape) * math.prod(extra) * self._reader.GetNumberOfComponents() * item
+    components = self._reader.GetNumberOfComponents()
+    pixel = self._sitk.Image([1, 1], self._reader.GetPixelID(), components)
+    claimed = math.prod(self.shape) * math.prod(extra) * components * pixel.GetSizeOfPixelComponent()
     stored = path.stat().st_size
     limits.check_claim(claimed, stored)
     if self._form == "meta" and b"ElementDataFile = LOCAL" in head and b"CompressedData = True" not in head:
       if claimed > stored:
         raise ValueError(f"its header promises {claimed} bytes of pixels, but the file has {stored}")
-
-  def _is_scalar(self) -> bool:
-    return self._reader.GetNumberOfComponents() == 1
 
   def array(self, axis: int | None = None, index: int | None = None) -> np.ndarray:
     """(D, H, W, C): every slice along an axis, or the one of an index, which is within range."""
