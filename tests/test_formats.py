@@ -1,10 +1,13 @@
 """Files of several arrays and slices: npz, HDF5, OME-TIFF; suffixes; libraries that are not installed."""
 
+import struct
 import subprocess
 import sys
+import zipfile
 
 import h5py
 import numpy as np
+from PIL import Image
 import pytest
 import tifffile
 
@@ -184,8 +187,6 @@ def test_pages_of_different_sizes_are_slices_but_no_volume(tmp_path):
 
 def test_pillow_reads_the_chosen_page(tmp_path):
   """Palettes and LZW go through Pillow, whose file objects start at the first page."""
-  from PIL import Image
-
   pages = [Image.fromarray(draw((5, 6), np.uint8, seed=seed)) for seed in range(3)]
   pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:], compression="tiff_lzw")
   for index, page in enumerate(pages):
@@ -273,9 +274,6 @@ def test_truncated_and_damaged_files_are_usage_errors(tmp_path, name):
 
 
 def test_an_npz_that_claims_terabytes_is_refused(tmp_path):
-  import struct
-  import zipfile
-
   header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }".ljust(117) + b"\n"
   with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
     archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + b"\0" * 64)

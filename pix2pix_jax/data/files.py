@@ -22,11 +22,9 @@ from PIL import Image, UnidentifiedImageError
 
 from pix2pix_jax.data.formats import extras, geotiff, hdf5, nifti, npy, pillow, tiff, volumes
 from pix2pix_jax.data.formats.geometry import Geometry
-from pix2pix_jax.data.formats.geotiff import RasterWriter
+from pix2pix_jax.data.formats.geotiff import RasterWriter as RasterWriter  # for callers
 from pix2pix_jax.data.formats.pillow import PNG_COLOR_TYPES
 from pix2pix_jax.errors import UsageError
-
-__all__ = ["Geometry", "PNG_COLOR_TYPES", "RasterWriter"]
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".dcm")
 SUFFIXES = (
