@@ -19,7 +19,7 @@ DEMO ?= runs/demo
 .DELETE_ON_ERROR:
 
 $(INSTALLED): requirements.txt requirements-cuda.txt pyproject.toml
-	@echo "Installing into .venv: about two minutes, most of them without a word."
+	@echo "Installing into .venv. This takes about two minutes and prints little."
 	$(PYTHON) -m venv --clear .venv
 	$(PIP) install -r $(REQUIREMENTS)
 	$(PIP) install --config-settings editable_mode=compat -e '.[test]'
