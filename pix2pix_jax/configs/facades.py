@@ -19,8 +19,8 @@ L1 0.171, PSNR 13.7 and SSIM 0.19:
 Variants (`--config=configs/facades.py:VARIANT`, several joined by commas):
   report      the student report's architecture: wide decoder, PatchGAN 286, discriminator loss not halved.
   classes     labels as twelve one-hot channels instead of RGB colours.
-  labels      the other direction: photograph → twelve classes, with cross-entropy as the pixel loss (Isola et al. 2017,
-              section 4.3, does this with Cityscapes).
+  labels      the other direction: photograph → twelve classes, with cross-entropy as the pixel loss (Isola et al. 2017
+              do this with Cityscapes).
   procedural  the same experiment on built-in façades; no download.
 """
 

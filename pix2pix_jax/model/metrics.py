@@ -115,7 +115,7 @@ def class_metrics(counts: Any) -> dict[str, Any]:
 
   `pixel_accuracy`: share of the pixels classified correctly. `class_accuracy`: its mean over the classes that occur in
   the targets. `mean_iou`: intersection over union, averaged over the classes that occur in targets or predictions
-  (Long et al. 2015, arXiv 1411.4038, section 5, where only the classes of the targets count).
+  (Long et al. 2015, arXiv 1411.4038).
   """
   xp = jnp if isinstance(counts, jax.Array) else np
   correct = xp.diagonal(counts, axis1=-2, axis2=-1)

@@ -1,6 +1,6 @@
 """The recognizer score: whether a network that was trained on real targets finds the input's classes in the outputs.
 
-Isola et al. 2017 (arXiv 1611.07004, section 5.1) call it the FCN-score and use a network that was trained elsewhere.
+Isola et al. 2017 (arXiv 1611.07004) call it the FCN-score and use a network that was trained elsewhere.
 Here it is another run of this package, photograph → classes, so that nothing has to be downloaded.
 """
 
