@@ -175,7 +175,7 @@ class Peer:
       env=env,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
-      text=True,
+      encoding="utf-8",
     )
     self.info = self._answer() | {"GLIBC_TUNABLES": tunables}
 
@@ -219,7 +219,9 @@ def peak_memory_mib() -> float:
 
 def peak_resident_mib() -> float:
   try:  # not ru_maxrss, which on Linux starts at the parent process's value
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    (line,) = [
+      line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")
+    ]
     return int(line.split()[1]) / 2**10
   except (OSError, ValueError):
     import resource  # not on Windows
@@ -321,7 +323,7 @@ def device_name() -> str:
   try:
     names = [
       line.partition(":")[2].strip()
-      for line in Path("/proc/cpuinfo").read_text().splitlines()
+      for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
       if line.startswith("model name")
     ]
   except OSError:

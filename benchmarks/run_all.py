@@ -73,7 +73,7 @@ def run(command: list[str]) -> dict[str, Any]:
     cwd=ROOT,
     env=os.environ | {"PYTHONPATH": str(ROOT)},
     stdout=subprocess.PIPE,
-    text=True,
+    encoding="utf-8",
     check=True,
   )
   line = done.stdout.splitlines()[-1]
@@ -149,7 +149,7 @@ def main():
       results.append(run(command))
     except subprocess.CalledProcessError:  # for example, out of memory; the others can still run
       failed.append(shown(command))
-    options.output.write_text(markdown(results))
+    options.output.write_text(markdown(results), encoding="utf-8")
   print(f"Results are in {options.output}." + "".join(f"\nFailed: {command}" for command in failed))
   sys.exit(bool(failed))
 

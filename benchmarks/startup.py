@@ -114,7 +114,7 @@ def benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
   result = measure.compare(samples["ours"], samples.get("peer"))
   if options.against == "torch":
     result |= {"cold_ratio": result["peer_median_s"] / cold_s, "peer": {"compile": False}}
-  rows = [json.loads(line) for line in (folder / f"run{number}/history.jsonl").read_text().splitlines()]
+  rows = [json.loads(line) for line in (folder / f"run{number}/history.jsonl").read_text(encoding="utf-8").splitlines()]
   (row,) = [row for row in rows if "train/steps_per_second" in row]
   return result | dict(
     cold_s=cold_s,
@@ -141,7 +141,7 @@ def until(command: list[str], pattern: re.Pattern, cut_short: bool = True) -> tu
   # JAX_COMPILATION_CACHE_DIR would override train.compilation_cache.
   env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
   begin = time.perf_counter()
-  process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+  process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", env=env)
   seconds, match = None, None
   for line in process.stdout:
     match = match or pattern.search(line)

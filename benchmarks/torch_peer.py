@@ -454,7 +454,11 @@ def peak_memory_mib():
   if torch.cuda.is_available():
     return torch.cuda.max_memory_allocated() / 2**20
   try:  # not ru_maxrss, which on Linux starts at the parent process's value
-    (line,) = [line for line in pathlib.Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    (line,) = [
+      line
+      for line in pathlib.Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+      if line.startswith("VmHWM")
+    ]
     return int(line.split()[1]) / 2**10
   except (OSError, ValueError):
     import resource  # not on Windows
@@ -498,7 +502,7 @@ def train(args):
   torch.save(model.generator.state_dict(), output / "generator.pt")
   speed = float(np.median([row["steps_per_second"] for row in history]))
   summary = dict(history[-1], median_steps_per_second=speed, settings=vars(args), environment=environment)
-  (output / "metrics.json").write_text(json.dumps(dict(summary, history=history), indent=2) + "\n")
+  (output / "metrics.json").write_text(json.dumps(dict(summary, history=history), indent=2) + "\n", encoding="utf-8")
   print(json.dumps(summary))
 
 

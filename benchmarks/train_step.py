@@ -54,7 +54,7 @@ def main():
   with tempfile.TemporaryDirectory() as cache:
     env = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     cold = subprocess.run(
-      [sys.executable, *sys.argv, "--compile_only"], env=env, stdout=subprocess.PIPE, text=True, check=True
+      [sys.executable, *sys.argv, "--compile_only"], env=env, stdout=subprocess.PIPE, encoding="utf-8", check=True
     )
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

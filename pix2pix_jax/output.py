@@ -86,8 +86,8 @@ def unbreakable() -> Iterator[None]:
   _fill_closed_descriptors()
   before = sys.stdout, sys.stderr
   for stream in before:
-    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-      stream.reconfigure(errors="replace")
+    if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+      stream.reconfigure(errors="replace")  # the second is what the locale "C" gives, and fails on "→" as well
   nowhere = open(os.devnull, "w", encoding="utf-8")
   sys.stdout, sys.stderr = (Unbreakable(stream or nowhere) for stream in before)
   try:

@@ -111,7 +111,7 @@ def _script_json(value: Any) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
   """The content of a JSON file; an empty dict if the file is missing or only partly written."""
   try:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
   except (OSError, json.JSONDecodeError):
     return {}
 
@@ -405,7 +405,7 @@ def _per_image(path: Path) -> tuple[list[str], list[list[Any]]]:
     except ValueError:
       return None
 
-  table = list(csv.reader(path.read_text().splitlines())) if path.exists() else []
+  table = list(csv.reader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
   columns = table[0] if table else []
   return columns, [[row[0], *map(number, row[1:])] for row in table[1:] if len(row) == len(columns)]
 

@@ -1,5 +1,6 @@
 """NIfTI, MetaImage, NRRD and DICOM: files written by nibabel and SimpleITK, read here, and the other way round."""
 
+import locale
 import os
 import subprocess
 import sys
@@ -269,7 +270,9 @@ def write_series(folder, array, uid="1.2.826.0.1.3680043.2.1125.1", names="{:03d
     for tag, value in tags.items():
       one.SetMetaData(tag, value)
     writer.SetFileName(str(folder / names.format(len(array) - z)))
+    before = locale.setlocale(locale.LC_ALL)
     writer.Execute(one)
+    locale.setlocale(locale.LC_ALL, before)  # GDCM leaves the locale "C" behind, whose text is ASCII
 
 
 def test_a_dicom_series_is_a_volume_in_the_order_of_positions(tmp_path):

@@ -79,7 +79,10 @@ def test_the_sdist_holds_everything_that_builds_the_wheel(archives):
 
 @pytest.fixture(scope="module")
 def installed(archives, tmp_path_factory):
-  """A function that runs a command of an environment with the wheel, in an empty folder whose path has a space."""
+  """A function that runs a command of an environment with the wheel.
+
+  It runs in an empty folder whose path has a space, in a locale whose text is ASCII, as in many containers.
+  """
   folder = tmp_path_factory.mktemp("an installed wheel") / "here and there"
   environment = folder / "environment"
   subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
@@ -102,10 +105,13 @@ def installed(archives, tmp_path_factory):
   (site_packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
   (folder / "empty").mkdir()
   variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "GLIBC_TUNABLES")}
+  variables |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
   def run(program: str, *arguments: str) -> str:
     command = [programs / program, *arguments]
-    done = subprocess.run(command, cwd=folder / "empty", env=variables, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+      command, cwd=folder / "empty", env=variables, capture_output=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -228,7 +228,9 @@ def _key(reader: Reader, data: Any) -> str:
     key["source_dir"] = str(source.resolve())
     key["files"] = [_listing(path) for path in raw]
   if data.name == "procedural":  # the drawings depend on the code
-    key["code"] = [path.read_text() for path in sorted((Path(__file__).parent / "synthesis").glob("*.py"))]
+    key["code"] = [
+      path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parent / "synthesis").glob("*.py"))
+    ]
   return hashlib.sha256(json.dumps(key, sort_keys=True, default=list).encode()).hexdigest()[:16]
 
 

@@ -222,7 +222,7 @@ def _program_age() -> float | None:
     return None
   _age_reported = True
   try:
-    stat = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    stat = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     started = int(stat[19]) / os.sysconf("SC_CLK_TCK")  # seconds after boot
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
   except (OSError, AttributeError, ValueError, IndexError):
