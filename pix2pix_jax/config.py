@@ -230,6 +230,16 @@ FIELDS: dict[str, dict[str, Field]] = {
       "folder: order of the two images in a side-by-side file, left first.",
       _one_of("input_target", "target_input"),
     ),
+    "slice_axis": Field(
+      -1,
+      "folder: axis along which the slices of volumes lie, as their library numbers axes: (i, j, k) of NIfTI, "
+      "(z, y, x) of MetaImage, NRRD and DICOM. -1: axial slices in the usual order of storage.",
+      _between(-1, 2),
+    ),
+    "input_key": Field(
+      "", "folder: name of the array that holds the input in .npz and HDF5 files. Empty: their only array."
+    ),
+    "target_key": Field("", "folder: the same for the target. With both, one file holds a pair."),
     "task": Field(
       "facades",
       "procedural: the scenes to draw.",

@@ -22,8 +22,58 @@ from pix2pix_jax.errors import UsageError
 ALIASES = {"picture": "image"}
 
 
+class _Shared:
+  """The behaviour of a signal whose every pixel holds a value, and whose networks see its channels as they are."""
+
+  channels: Any
+  kind: ClassVar[str]
+
+  def decode_float(self, encoded):
+    raise NotImplementedError
+
+  @property
+  def raw_channels(self) -> int:
+    """Channels of stored arrays."""
+    return self.channels
+
+  def mark_missing(self, array: np.ndarray, nodata: float | None) -> np.ndarray:
+    """Raw numbers of a file that declares `nodata` to stand for "no value", with this signal's own mark in its place.
+
+    Signals without such a mark return the array unchanged.
+    """
+    del nodata
+    return array
+
+  def canonical(self, raw):
+    """Raw values with a single representation for pixels without a value."""
+    return raw
+
+  def store(self, array: np.ndarray) -> np.ndarray:
+    """Accepted values as data sets store them."""
+    return array
+
+  def check_range(self, accepted: np.ndarray, name: str) -> None:
+    """Refuses values that are unlikely to be of this signal. Every accepted value is possible here."""
+
+  def valid(self, raw) -> Any:
+    """bool (..., H, W, 1): pixels with a value; None if every pixel has one."""
+    return None
+
+  def measured(self, encoded) -> Any:
+    """The same for encoded arrays; None also if the code of a missing value is that of another value."""
+    return None
+
+  def activate(self, output):
+    """The encoded answer from the generator's output in [-1, 1]."""
+    return output
+
+  def error(self, output: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """|output − target| of encoded arrays in the unit of `decode_float`, mean over channels: float32 (..., H, W)."""
+    return np.abs(self.decode_float(output) - self.decode_float(target)).mean(-1, dtype=np.float32)
+
+
 @dataclasses.dataclass(frozen=True)
-class Image:
+class Image(_Shared):
   """Intensities over the full range of their number type: photographs, label maps shown as colours, grey images.
 
   Attributes:
@@ -41,10 +91,6 @@ class Image:
   unit: ClassVar[str] = ""
   has_holes: ClassVar[bool] = False
   metrics: ClassVar[tuple[str, ...]] = ("l1", "psnr", "ssim")
-
-  @property
-  def raw_channels(self) -> int:
-    return self.channels
 
   def accept(self, array: np.ndarray, name: str) -> np.ndarray:
     """Checks raw values and returns uint8, uint16, or float32 in [0, 1]; a bool array becomes 0 and 255.
@@ -68,16 +114,9 @@ class Image:
       )
     return array.astype(np.float32)
 
-  def canonical(self, raw):
-    """Raw values with a single representation for pixels without a value; images are returned unchanged."""
-    return raw
-
   def store(self, array: np.ndarray) -> np.ndarray:
     """Accepted values as data sets store them: float in [0, 1] becomes uint16 (65,536 levels)."""
     return (array * np.float32(65535)).round().astype(np.uint16) if array.dtype.kind == "f" else array
-
-  def check_range(self, accepted: np.ndarray, name: str) -> None:
-    """Does nothing: every accepted value is possible in an image."""
 
   def encode(self, raw):
     """Integers over their full range, or float in [0, 1] → float32 in [-1, 1]."""
@@ -93,22 +132,6 @@ class Image:
     """[-1, 1] → float32 in [0, 1], for callers that work with float images."""
     return (encoded.clip(-1, 1) + 1) / 2
 
-  def valid(self, raw) -> None:
-    """None, because every pixel of an image holds a value."""
-    return None
-
-  def measured(self, encoded) -> None:
-    """The same for encoded arrays."""
-    return None
-
-  def activate(self, output):
-    """The generator's output, which is the encoded answer."""
-    return output
-
-  def error(self, output: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """|output − target| of encoded arrays on [0, 1], averaged over channels: float32 (..., H, W)."""
-    return np.abs(self.decode_float(output) - self.decode_float(target)).mean(-1, dtype=np.float32)
-
   def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     """[-1, 1] (H, W, C) → uint8 (H, W, 3). RGB as it is, one channel as grey; otherwise the first channel."""
     del valid
@@ -121,7 +144,7 @@ class Image:
 
 
 @dataclasses.dataclass(frozen=True)
-class Depth:
+class Depth(_Shared):
   """Distances in metres along the optical axis; zero, negative, NaN and infinite values mark pixels without a
   measurement.
 
@@ -143,10 +166,6 @@ class Depth:
   resampling: ClassVar[str] = "nearest"
   metrics: ClassVar[tuple[str, ...]] = ("rmse", "mae", "abs_rel", "delta1", "delta2", "delta3", "silog", "l1", "psnr")
 
-  @property
-  def raw_channels(self) -> int:
-    return self.channels
-
   def accept(self, array: np.ndarray, name: str) -> np.ndarray:
     """Checks raw values and returns float32 metres in which every pixel without a measurement is 0.
 
@@ -165,14 +184,13 @@ class Depth:
       )
     return self.canonical(metres)
 
+  def mark_missing(self, array: np.ndarray, nodata: float | None) -> np.ndarray:
+    return array if nodata is None else np.where(array == nodata, array.dtype.type(0), array)
+
   def canonical(self, raw):
     """float32 metres in which every pixel without a measurement is 0."""
     xp = jnp if isinstance(raw, jax.Array) else np
     return xp.where(xp.isfinite(raw) & (raw > 0), raw, np.float32(0))
-
-  def store(self, array: np.ndarray) -> np.ndarray:
-    """Accepted values as data sets store them: unchanged."""
-    return array
 
   def check_range(self, accepted: np.ndarray, name: str) -> None:
     """Refuses values that are unlikely to be depth in this range: no measurement, or more than half out of range.
@@ -212,14 +230,6 @@ class Depth:
     """bool (..., H, W, 1): pixels of an encoded array above -1, the near end of the range and the code of holes."""
     return (encoded > -1).all(-1, keepdims=True)
 
-  def activate(self, output):
-    """The generator's output, which is the encoded answer."""
-    return output
-
-  def error(self, output: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """|output − target| of encoded arrays in metres, averaged over channels: float32 (..., H, W)."""
-    return np.abs(self.decode_float(output) - self.decode_float(target)).mean(-1, dtype=np.float32)
-
   def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     """[-1, 1] (H, W, C) → uint8 (H, W, 3): the colours of the first channel's metres; pixels that are not `valid` in
     black.
@@ -233,7 +243,7 @@ class Depth:
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantity:
+class Quantity(_Shared):
   """Real numbers with a unit, in which zero and negative numbers are values: Hounsfield units, decibels, elevation,
   reflectance. NaN, infinite numbers and the declared `nodata` mark pixels without a value.
 
@@ -258,15 +268,11 @@ class Quantity:
   has_holes: ClassVar[bool] = True
   metrics: ClassVar[tuple[str, ...]] = ("mae", "rmse", "l1", "psnr", "ssim")
 
-  @property
-  def raw_channels(self) -> int:
-    return self.channels
-
   def accept(self, array: np.ndarray, name: str) -> np.ndarray:
     """Checks raw values and returns float32 in which every pixel without a value is NaN.
 
     Raises:
-      UsageError: other than real numbers, integers that float32 cannot hold, or not a single value.
+      UsageError: other than real numbers, or integers that float32 cannot hold.
     """
     if array.dtype.kind not in "uif":
       raise UsageError(f"{name} holds {array.dtype}; a quantity holds integers or floats. Convert it.")
@@ -276,10 +282,11 @@ class Quantity:
       raise UsageError(
         f"{name} holds integers beyond ±{2**24:,}, which float32 cannot hold exactly. Subtract an offset or rescale it."
       )
-    values = self.canonical(array)
-    if not np.isfinite(values).any():
-      raise UsageError(f"{name} holds no value at all: every number is NaN, infinite or {self.nodata or 'nodata'}.")
-    return values
+    return self.canonical(array)
+
+  def mark_missing(self, array: np.ndarray, nodata: float | None) -> np.ndarray:
+    marked = nodata is not None and array.dtype.kind in "uif" and array == nodata
+    return np.where(marked, np.float32(np.nan), array) if np.any(marked) else array
 
   def canonical(self, raw):
     """float32 in which every pixel without a value is NaN."""
@@ -289,16 +296,14 @@ class Quantity:
       missing |= xp.isnan(raw) if math.isnan(value) else raw == np.asarray(value, raw.dtype)
     return xp.where(missing, np.float32(np.nan), raw.astype(np.float32))
 
-  def store(self, array: np.ndarray) -> np.ndarray:
-    """Accepted values as data sets store them: unchanged."""
-    return array
-
   def check_range(self, accepted: np.ndarray, name: str) -> None:
-    """Refuses values most of which a declared range would clip.
+    """Refuses an array without a single value, or values most of which a declared range would clip.
 
     Raises:
       UsageError: with the range found, the range expected and what to do.
     """
+    if not np.isfinite(accepted).any():
+      raise UsageError(f"{name} holds no value at all: every number is NaN, infinite or nodata.")
     if not self.range:
       return
     share = self.clipped(accepted)
@@ -346,18 +351,6 @@ class Quantity:
     xp = jnp if isinstance(raw, jax.Array) else np
     return xp.isfinite(self.canonical(raw)).all(-1, keepdims=True)
 
-  def measured(self, encoded) -> None:
-    """None: -1 is a value as well as the code of pixels without one."""
-    return None
-
-  def activate(self, output):
-    """The generator's output, which is the encoded answer."""
-    return output
-
-  def error(self, output: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """|output − target| of encoded arrays in the unit, averaged over channels: float32 (..., H, W)."""
-    return np.abs(self.decode_float(output) - self.decode_float(target)).mean(-1, dtype=np.float32)
-
   def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     """[-1, 1] (H, W, C) → uint8 (H, W, 3): colours of the first channel; pixels that are not `valid` in black."""
     colors = depth.colors(-np.asarray(encoded[..., 0], np.float32))
@@ -379,7 +372,7 @@ SHARPNESS = 5.0  # of the softmax over a generator's outputs in [-1, 1]: the sur
 
 
 @dataclasses.dataclass(frozen=True)
-class Classes:
+class Classes(_Shared):
   """Label maps: every pixel belongs to one of a few classes, which the networks see as one-hot channels of ±1.
 
   Attributes:
@@ -433,16 +426,10 @@ class Classes:
       )
     return array.astype(np.uint8)
 
-  def canonical(self, raw):
-    """Class indices, unchanged."""
-    return raw
-
-  def store(self, array: np.ndarray) -> np.ndarray:
-    """Accepted values as data sets store them: unchanged."""
-    return array
-
-  def check_range(self, accepted: np.ndarray, name: str) -> None:
-    """Does nothing: `accept` checks the indices."""
+  def mark_missing(self, array: np.ndarray, nodata: float | None) -> np.ndarray:
+    if nodata is None or not self.has_holes:
+      return array
+    return np.where(array == nodata, np.asarray(self.ignore, array.dtype), array)
 
   def encode(self, raw):
     """Class indices (..., 1) → float32 one-hot (..., count) of ±1; a pixel without a label is -1 in every channel."""
@@ -457,10 +444,6 @@ class Classes:
   def valid(self, raw):
     """bool (..., H, W, 1): pixels with a label; None if every pixel has one."""
     return raw != self.ignore if self.has_holes else None
-
-  def measured(self, encoded) -> None:
-    """None: `valid` of the raw labels says which pixels have one."""
-    return None
 
   def activate(self, output):
     """The generator's output in [-1, 1] as class probabilities p, which are shown to the discriminator as 2p − 1."""

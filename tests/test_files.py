@@ -435,7 +435,7 @@ def npy(descr, shape, size=0):
     (npy("<U1", (1, 1), 4), "holds <U1"),
     (npy([("a", "<f4")], (1, 1), 4), "holds"),
     (npy("<u1", (4,), 4), r"has the shape \(4,\)"),
-    (npy("<u1", (1, 2, 2, 3), 12), r"has the shape \(1, 2, 2, 3\)"),
+    (npy("<u1", (2, 2, 2, 3), 24), "is a volume of 2 slices"),
     (npy("<u1", (0, 4, 3)), r"has the shape \(0, 4, 3\)"),
     (b"\x93NUMPY", "cannot be read as an image"),
     (b"\x93NUMPY\x01\x00\xff\xff{", "cannot be read as an image"),

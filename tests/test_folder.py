@@ -12,7 +12,7 @@ from tensorflow_datasets.core import shuffle
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.data import files, pipeline, prepare
-from pix2pix_jax.data.readers import examples, folder, progress
+from pix2pix_jax.data.readers import examples, folder, pairs, progress
 from pix2pix_jax.errors import UsageError
 
 SIZE = (6, 8)
@@ -41,7 +41,7 @@ def put(root, names, channels=1):
 
 
 def ids(root, seed=0):
-  return {split: [pair.id for pair in members] for split, members in folder.find_splits(root, seed)[0].items()}
+  return {split: [pair.id for pair in members] for split, members in pairs.find_splits(root, seed)[0].items()}
 
 
 def make_data(tmp_path, **fields):
@@ -156,8 +156,8 @@ def test_an_exif_orientation_brings_both_sides_together(tmp_path):
   (tmp_path / "A").mkdir()
   Image.fromarray(np.rot90(upright)).save(tmp_path / "A/1.png", exif=exif)
   write(tmp_path / "B/1.png", upright[..., None])
-  splits, _ = folder.find_splits(tmp_path)
-  one, other = folder.read_pair(splits["train"][0])
+  splits, _ = pairs.find_splits(tmp_path)
+  one, other = pairs.read_pair(splits["train"][0])
   np.testing.assert_array_equal(one, other)
 
 
@@ -192,7 +192,7 @@ def test_splits_and_sides_in_every_arrangement_and_case(tmp_path, layout, names)
       place = layout.format(side=side, split=split, lower=side.lower())
       put(tmp_path / place, [f"{name}.png", f"deep/{name}.webp"])
   assert ids(tmp_path) == {split: [f"{name}", f"deep/{name}"] for split, name in zip(("train", "val", "test"), "abc")}
-  assert not folder.find_splits(tmp_path)[1], "nothing is left out"
+  assert not pairs.find_splits(tmp_path)[1], "nothing is left out"
 
 
 def test_nested_folders_give_their_path_as_id(tmp_path):
@@ -276,7 +276,7 @@ def test_names_match_across_unicode_forms_case_and_side_suffixes(tmp_path):
     tmp_path / "B",
     [unicodedata.normalize("NFC", "é.png"), "img_1.png", "b/2_B.npy", "X_b.webp", "same.png", "SAME.png"],
   )
-  splits, notes = folder.find_splits(tmp_path)
+  splits, notes = pairs.find_splits(tmp_path)
   partners = {pair.id: pair.target.relative_to(tmp_path / "B").as_posix() for pair in splits["train"] + splits["val"]}
   assert partners == {
     "é": unicodedata.normalize("NFC", "é.png"),
@@ -292,7 +292,7 @@ def test_names_match_across_unicode_forms_case_and_side_suffixes(tmp_path):
 def test_case_is_ignored_only_where_one_partner_is_left(tmp_path):
   put(tmp_path / "A", ["one.png", "ONE.png", "x.png"])
   put(tmp_path / "B", ["One.png", "x.png"])
-  splits, notes = folder.find_splits(tmp_path)
+  splits, notes = pairs.find_splits(tmp_path)
   assert [pair.id for pair in splits["train"]] == ["x"]
   assert "2 of 3 files" in notes[0] and "1 of 2 files" in notes[1]
 
@@ -302,7 +302,7 @@ def test_names_that_differ_in_their_suffix_alone_are_told_apart(tmp_path):
   assert sorted(sum(ids(tmp_path / "both").values(), [])) == ["1", "2_bmp", "2_png"]
   put(tmp_path / "apart/A", ["1.png", "1.jpg", "2.png", "2.bmp"])
   put(tmp_path / "apart/B", ["1.png", "2.png", "2.bmp"])
-  splits, notes = folder.find_splits(tmp_path / "apart")
+  splits, notes = pairs.find_splits(tmp_path / "apart")
   partners = {pair.input.name: pair.target.name for members in splits.values() for pair in members}
   assert partners == {name: name for name in ("1.png", "2.png", "2.bmp")}
   assert len(notes) == 1 and "1 of 4 files" in notes[0] and notes[0].endswith(": 1.jpg.")
@@ -635,8 +635,8 @@ def test_files_beside_the_pairs_do_not_matter_but_new_pairs_do(tmp_path):
 
 
 def test_real_facades_as_ones_own_folder(real_data):
-  splits, notes = folder.find_splits(real_data / "facades")
+  splits, notes = pairs.find_splits(real_data / "facades")
   assert not notes and {split: len(members) for split, members in splits.items()} == {"train": 400, "val": 100}
-  labels, photo = folder.read_pair(splits["train"][0], "target_input")
+  labels, photo = pairs.read_pair(splits["train"][0], pairs.Reading("target_input"))
   whole = np.asarray(Image.open(real_data / "facades/train/1.jpg"))
   np.testing.assert_array_equal(np.concatenate([photo, labels], axis=1), whole)

@@ -55,7 +55,7 @@ def test_values_that_a_quantity_cannot_hold_are_refused():
   with pytest.raises(UsageError, match="x holds integers beyond"):
     HOUNSFIELD.accept(np.full((2, 2, 1), 2**25), "x")
   with pytest.raises(UsageError, match="x holds no value at all"):
-    HOUNSFIELD.accept(np.full((2, 2, 1), np.nan), "x")
+    HOUNSFIELD.check_range(np.full((2, 2, 1), np.nan), "x")
   with pytest.raises(UsageError, match="between 5000 and 9000, but the declared range is -1000 to 3000 HU: 100%"):
     HOUNSFIELD.check_range(np.array([5000.0, 9000.0]), "x")
 

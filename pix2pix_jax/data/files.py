@@ -32,11 +32,13 @@ SUFFIXES = (
   *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".jp2", ".j2k", ".jpx", ".ico", ".pcx", ".qoi"),
   *(".npy", ".npz", ".h5", ".hdf5", *VOLUME_SUFFIXES),
 )
+ARCHIVES = (".npz", ".h5", ".hdf5")  # of named arrays
 WRITABLE = (".png", ".tif", ".tiff", ".npy")
 WRITABLE_VOLUMES = (".nii", ".nii.gz", ".mha", ".nrrd", ".tif", ".tiff", ".npy")
 
 _TWO_PART_SUFFIXES = (".nii.gz", ".ome.tif", ".ome.tiff")
 HEAD_BYTES = 2**16  # more than any signature needs, for the text at the start of MetaImage
+_SINGLE_IMAGES = frozenset(SUFFIXES) - {".tif", ".tiff", ".ome.tif", ".ome.tiff", ".npy", *VOLUME_SUFFIXES}
 KITTI_SCALE = 256.0  # KITTI's depth PNGs: uint16 = metres · 256, 0 = not measured (depth development kit, readme.txt)
 JUNK = ("__macosx", "thumbs.db", "desktop.ini", "icon\r")
 
@@ -98,7 +100,7 @@ def read(
   with _errors_named(path):
     source = _Source(path, key)
     _check_choice(source, slice, axis, key)
-    if slice is None and source.is_volume and (count := source.count(axis) or 1) > 1:
+    if slice is None and (source.is_volume or source.format == "npy") and (count := source.count(axis) or 1) > 1:
       raise UsageError(f"{path} is a volume of {count} slices; choose one by slice=0 to {count - 1}, or read them all.")
     return _checked(source.read(colors, slice, axis), path)
 
@@ -118,7 +120,12 @@ def count_slices(path: Path, *, axis: int | None = None, key: str | None = None)
     return source.count(axis)
 
 
-def read_volume(path: Path, *, axis: int | None = None, key: str | None = None) -> np.ndarray:
+def may_hold_slices(path: Path) -> bool:
+  """Whether a name is that of a format which can hold several images, without a look into the file."""
+  return suffix(path) not in _SINGLE_IMAGES or is_series(path)
+
+
+def read_volume(path: Path, *, colors: bool = True, axis: int | None = None, key: str | None = None) -> np.ndarray:
   """All slices as (D, H, W, C): element i equals `read(path, slice=i, axis=axis)`. An ordinary image has one.
 
   Reading a whole .nii.gz, compressed .mha or .nrrd is much faster than reading its slices one by one.
@@ -132,7 +139,7 @@ def read_volume(path: Path, *, axis: int | None = None, key: str | None = None) 
   with _errors_named(path):
     source = _Source(path, key)
     _check_choice(source, None, axis, key)
-    array = source.read_all(axis)
+    array = source.read_all(colors, axis)
     return _checked(array.reshape(-1, *array.shape[2:]), path).reshape(array.shape)
 
 
@@ -147,6 +154,16 @@ def read_geometry(path: Path, *, key: str | None = None) -> Geometry | None:
   path = Path(path)
   with _errors_named(path):
     return _Source(path, key).geometry()
+
+
+def read_nodata(path: Path) -> float | None:
+  """The number that stands for "no value" in a GeoTIFF; None if it declares none, and for other files.
+
+  Raises:
+    UsageError: as `read`.
+  """
+  geometry = read_geometry(path) if suffix(path) in (".tif", ".tiff") else None
+  return None if geometry is None else geometry.nodata
 
 
 def lazy_shape(path: Path) -> tuple[int, int, int] | None:
@@ -197,7 +214,8 @@ class _Source:
 
   def read(self, colors: bool, index: int | None, axis: int | None) -> np.ndarray:
     if self.format == "npy":
-      return npy.read(self.path, self.size)
+      array = npy.read(self.path, self.size)
+      return array[index or 0] if array.ndim == 4 else array
     if self.format == "npz":
       return npy.read_member(self.path, self.key)
     if self.format == "hdf5":
@@ -210,7 +228,7 @@ class _Source:
       return nifti.read_slice(self.path, self.size, index or 0, axis)
     return pillow.read(self.path, self.head, colors)
 
-  def read_all(self, axis: int | None) -> np.ndarray:
+  def read_all(self, colors: bool, axis: int | None) -> np.ndarray:
     """(D, H, W, C)."""
     if self.volume:
       return self.volume.array(axis)
@@ -218,7 +236,7 @@ class _Source:
       return nifti.read_volume(self.path, self.size, axis)
     if self.format == "npy" and (array := npy.read(self.path, self.size)).ndim == 4:
       return array
-    slices = [_checked(self.read(True, index, axis), self.path) for index in range(self.count(axis) or 1)]
+    slices = [_checked(self.read(colors, index, axis), self.path) for index in range(self.count(axis) or 1)]
     if len({each.shape for each in slices}) > 1:
       raise UsageError(f"{self.path} holds images of different sizes; save each as a file of its own.")
     return np.stack(slices)
@@ -228,6 +246,9 @@ class _Source:
       return self.volume.shape[volumes.AXIS if axis is None else axis]
     if self.format == "nifti":
       return nifti.count(self.path, self.size, axis)
+    if self.format == "npy":
+      shape = npy.shape(self.path, self.size)
+      return shape[0] if len(shape) == 4 else None
     return tiff.count(self.path) if self.format == "tiff" else None
 
   def geometry(self) -> Geometry | None:

@@ -23,7 +23,7 @@ import tensorflow_datasets as tfds
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
 from pix2pix_jax.data import files, summary
-from pix2pix_jax.data.readers import facades, folder, kitti_depth, nyu_depth, procedural, winter_summer
+from pix2pix_jax.data.readers import facades, folder, kitti_depth, nyu_depth, pairs, procedural, winter_summer
 from pix2pix_jax.data.readers.examples import ReaderConfig
 from pix2pix_jax.data.source import PreparedSource, user_cache
 from pix2pix_jax.errors import UsageError
@@ -84,7 +84,7 @@ def _folder(data, fingerprint, options):
   config = folder.make_config(
     fingerprint,
     _source(data),
-    side_by_side=data.side_by_side,
+    _reading(data),
     seed=data.pair_seed,
     input_settings=config_lib.settings_of(data, "input"),
     target_settings=config_lib.settings_of(data, "target"),
@@ -92,6 +92,11 @@ def _folder(data, fingerprint, options):
     whole=options.whole,
   )
   return folder.Folder, config
+
+
+def _reading(data: Any) -> pairs.Reading:
+  axis = None if data.slice_axis < 0 else data.slice_axis
+  return pairs.Reading(data.side_by_side, (data.input_key, data.target_key), axis)
 
 
 def _kitti_depth(data, fingerprint, _):
@@ -129,12 +134,12 @@ READERS = {
   "folder": Reader(
     _folder,
     (
-      *("source_dir", "side_by_side", "pair_seed"),
+      *("source_dir", "side_by_side", "pair_seed", "slice_axis", "input_key", "target_key"),
       *(f"{side}_{name}" for side in ("input", "target") for name in ("kind", "scale", "nodata", "palette", "ignore")),
     ),
     lambda config: (config.input.kind, config.target.kind),
-    lambda source, data: folder.raw_folders(source),
-    lambda source, data, options: folder.report(source, data.pair_seed, options.whole),
+    lambda source, data: pairs.raw_folders(source),
+    lambda source, data, options: folder.report(source, data.pair_seed, options.whole, _reading(data)),
   ),
   "kitti_depth": Reader(
     _kitti_depth,

@@ -22,6 +22,12 @@ def read(path: Path, size: int) -> np.ndarray:
     return np.load(file, allow_pickle=False)
 
 
+def shape(path: Path, size: int) -> tuple[int, ...]:
+  """The shape of the array of an .npy file, from its header."""
+  with path.open("rb") as file:
+    return _header(path, file, size)
+
+
 def read_member(path: Path, key: str | None) -> np.ndarray:
   """One array of an .npz archive: the one named `key`, or the only image.
 
