@@ -110,7 +110,7 @@ def test_the_peer_is_measured_in_the_same_run(results, name):
 
 def test_compiled_programs_are_reused(results):
   assert results["train_step"]["compile_cached_s"] < results["train_step"]["compile_cold_s"]
-  assert results["startup"]["median_s"] < results["startup"]["cold_s"]
+  assert results["startup"]["first_step_s"] < results["startup"]["cold_first_step_s"]  # other work disturbs this less
 
 
 def test_results_have_commands_but_neither_host_nor_folders(scripts, results):
