@@ -30,6 +30,7 @@ from PIL import Image
 from pix2pix_jax import translate
 from pix2pix_jax.data.synthesis import facades
 from pix2pix_jax.inference import Translator
+from pix2pix_jax.run import translation
 
 
 def main():
@@ -103,9 +104,10 @@ def files_per_s(translator: Translator, options: argparse.Namespace) -> float:
     for turn in ("first", "second"):
       outputs = translate.name_outputs(inputs, Path(folder) / turn)
       begin = time.perf_counter()
-      failed = translate.translate_files(translator, inputs, outputs, batch_size=options.batch_size)
+      work = translation.FileTranslator(translator, outputs, translation.Options(batch_size=options.batch_size))
+      work.run()
       seconds = time.perf_counter() - begin
-      assert not failed, failed
+      assert not work.failed, work.failed
     return options.files / seconds
 
 

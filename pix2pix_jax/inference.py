@@ -5,6 +5,7 @@ photo = translator(labels)                        # uint8 (H, W, 3) of any size
 photos = translator(labels, num_samples=4, seed=1)
 """
 
+from collections.abc import Callable, Iterator
 import functools
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from pix2pix_jax import prng
 from pix2pix_jax.errors import UsageError, require_integer
 from pix2pix_jax.model import layers, networks
 from pix2pix_jax.run import checkpoint, experiment
+
+Run = Callable[[np.ndarray], np.ndarray]  # encoded images (N, H, W, C) → encoded answers
 
 
 def generate(
@@ -121,6 +124,52 @@ class Translator:
     raw = self._accept(batch)
     encoded = self.input_signal.encode(raw)
     as_float = self.input_signal.kind == "image" and raw.dtype.kind == "f"
+    tile = None if tile is None else require_integer("tile", tile, 1)
+    samples = []
+    for sample in range(1 if num_samples is None else require_integer("num_samples", num_samples, 1)):
+      run = self._runner(seed, sample, dropout, norm_stats, batch_size)
+      if tile is None:
+        output = run(encoded)
+      else:
+        output = np.stack([self._whole(image, tile, run) for image in encoded])
+      output = self._decode(output, as_float=as_float)
+      samples.append(output[0] if single else output)
+    return np.stack(samples) if num_samples is not None else samples[0]
+
+  def stream(
+    self,
+    read: Callable[[int, int], np.ndarray],
+    shape: tuple[int, int],
+    *,
+    tile: int,
+    sample: int = 0,
+    seed: int = 0,
+    dropout: bool | None = None,
+    norm_stats: str | None = None,
+    batch_size: int = 8,
+  ) -> Iterator[tuple[int, np.ndarray]]:
+    """Translates an image that is larger than memory, in rows of tiles.
+
+    Args:
+      read: function from (row, number of rows) to these rows of the image, (rows, W, C), as `__call__` accepts images.
+      shape: (H, W) of the image.
+      tile, seed, dropout, norm_stats, batch_size: as for `__call__`.
+      sample: number of the sample, from 0, as in the leading axis that `num_samples` adds.
+
+    Yields:
+      (row, translated rows (rows, W, C)) from top to bottom; together they equal the answer of `__call__` with the same
+      `tile`, but float images become integers.
+
+    Raises:
+      UsageError: as `__call__`.
+    """
+    run = self._runner(seed, require_integer("sample", sample, 0), dropout, norm_stats, batch_size)
+    encoded = lambda row, rows: self.input_signal.encode(self._accept(read(row, rows)[None]))[0]
+    for row, output in self._tiles(encoded, shape, require_integer("tile", tile, 1), run):
+      yield row, self._decode(output, as_float=False)
+
+  def _runner(self, seed: int, sample: int, dropout: bool | None, norm_stats: str | None, batch_size: int) -> Run:
+    """A function that translates encoded images with the noise of a sample; the options are checked."""
     seed = require_integer("seed", seed, 0, 2**32 - 1)
     dropout = self.config.evaluation.dropout if dropout is None else dropout
     if not isinstance(dropout, bool | np.bool_):
@@ -128,17 +177,13 @@ class Translator:
     norm_stats = norm_stats or self.config.evaluation.norm_stats
     if norm_stats not in layers.NORM_STATS:
       raise UsageError(f"norm_stats is {norm_stats!r}; it has to be one of {', '.join(layers.NORM_STATS)}.")
-    batch_size = require_integer("batch_size", batch_size, 1)
-    tile = None if tile is None else require_integer("tile", tile, 1)
-    samples = []
-    for sample in range(1 if num_samples is None else require_integer("num_samples", num_samples, 1)):
-      run = functools.partial(
-        self._run, key=noise_key(seed, sample), dropout=bool(dropout), norm_stats=norm_stats, batch_size=batch_size
-      )
-      output = run(encoded) if tile is None else self._run_tiled(encoded, tile, run)
-      output = self._decode(output, as_float=as_float)
-      samples.append(output[0] if single else output)
-    return np.stack(samples) if num_samples is not None else samples[0]
+    return functools.partial(
+      self._run,
+      key=noise_key(seed, sample),
+      dropout=bool(dropout),
+      norm_stats=norm_stats,
+      batch_size=require_integer("batch_size", batch_size, 1),
+    )
 
   @property
   def multiple(self) -> int:
@@ -180,26 +225,43 @@ class Translator:
       chunks.append((len(chunk), self._generate(self._variables, filled, key, dropout=dropout, norm_stats=norm_stats)))
     return np.concatenate([np.asarray(output)[:length, :height, :width] for length, output in chunks])
 
-  def _run_tiled(self, batch: np.ndarray, tile: int, run) -> np.ndarray:
-    """Overlapping tiles, blended by weights that fall off linearly over the overlap (a quarter of a tile)."""
+  def _whole(self, image: np.ndarray, tile: int, run: Run) -> np.ndarray:
+    """An encoded image (H, W, C), translated in tiles."""
+    bands = self._tiles(lambda row, rows: image[row : row + rows], image.shape[:2], tile, run)
+    return np.concatenate([rows for _, rows in bands])
+
+  def _tiles(
+    self, read: Callable[[int, int], np.ndarray], shape: tuple[int, int], tile: int, run: Run
+  ) -> Iterator[tuple[int, np.ndarray]]:
+    """Overlapping tiles, blended by weights that fall off linearly over the overlap (a quarter of a tile).
+
+    Args:
+      read: (row, rows) → encoded rows of the image, (rows, W, C).
+      shape: (H, W) of the image.
+      tile: side of a tile; it is rounded up to the multiple.
+      run: translates encoded tiles.
+
+    Yields:
+      (row, encoded rows) from top to bottom. Only the rows of one row of tiles are in memory.
+    """
     tile = -(-tile // self.multiple) * self.multiple
-    outputs = []
-    for image in batch:
-      rows, columns = (_tile_starts(size, tile) for size in image.shape[:2])
-      corners = [(row, column) for row in rows for column in columns]
-      total, weights = None, np.zeros((*image.shape[:2], 1), np.float32)
-      for start in range(0, len(corners), 4):  # few at a time, because tiles are meant to save memory
-        group = corners[start : start + 4]
-        pieces = run(np.stack([image[row : row + tile, column : column + tile] for row, column in group]))
+    rows, columns = (_tile_starts(size, tile) for size in shape)
+    total = weights = np.empty(0)
+    for row, following in zip(rows, [*rows[1:], shape[0]]):
+      band = read(row, min(tile, shape[0]))
+      for start in range(0, len(columns), 4):  # few at a time, because tiles are meant to save memory
+        group = columns[start : start + 4]
+        pieces = run(np.stack([band[:, column : column + tile] for column in group]))
         ramp = [_ramp(size, tile) for size in pieces.shape[1:3]]
         weight = (ramp[0][:, None] * ramp[1])[..., None]
-        if total is None:
-          total = np.zeros((*image.shape[:2], pieces.shape[-1]), np.float32)
-        for (row, column), piece in zip(group, pieces):
-          total[row : row + tile, column : column + tile] += weight * piece
-          weights[row : row + tile, column : column + tile] += weight
-      outputs.append(total / weights)
-    return np.stack(outputs)
+        if not total.size:
+          total, weights = (np.zeros((*band.shape[:2], each), np.float32) for each in (pieces.shape[-1], 1))
+        for column, piece in zip(group, pieces):
+          total[:, column : column + tile] += weight * piece
+          weights[:, column : column + tile] += weight
+      done = following - row
+      yield row, total[:done] / weights[:done]
+      total, weights = (np.concatenate([each[done:], np.zeros_like(each[:done])]) for each in (total, weights))
 
 
 def _tile_starts(size: int, tile: int) -> list[int]:

@@ -19,7 +19,7 @@ from pix2pix_jax import evaluate, signals, translate
 from pix2pix_jax.configs import folder as folder_config
 from pix2pix_jax.data import files, pipeline, prepare
 from pix2pix_jax.model.state import NetworkState, TrainState
-from pix2pix_jax.run import checkpoint
+from pix2pix_jax.run import checkpoint, translation
 from pix2pix_jax.run.experiment import make_mesh
 from pix2pix_jax.train import train_and_evaluate
 
@@ -114,7 +114,8 @@ def test_training_and_translation_see_the_same_numbers(tmp_path, form):
   config.data.update(settings)
   split = pipeline.load_split(prepare.prepare(config.data), "train", SIZE, cache_gib=1)
   signal = signals.Image(channels, np.dtype(dtype).name)
-  read = {path.stem: signal.store(translate.read_for(signal, path)) for path in (tmp_path / "raw/A/train").iterdir()}
+  paths = list((tmp_path / "raw/A/train").iterdir())
+  read = {path.stem: signal.store(translation.read(signal, path).images[0]) for path in paths}
   assert sorted(split.ids) == sorted(read) and len(read) == len(FORMS[form])
   for id_, trained in zip(split.ids, split.arrays["input"]):
     assert (trained.dtype, trained.shape) == (dtype, (*SIZE, channels))

@@ -17,10 +17,11 @@ import tifffile
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import signals, translate
-from pix2pix_jax.data import files
+from pix2pix_jax.data import files, resizing
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.inference import Translator
 from pix2pix_jax.model import networks
+from pix2pix_jax.run import translation
 
 
 def make_translator(**fields):
@@ -222,7 +223,7 @@ def test_existing_outputs_need_overwrite(tmp_path, run):
     (["--input=nowhere", "--output=out"], "'nowhere' is no file, folder or pattern"),
     (["--input={folder}/[x].png", "--output=out"], "is no file, folder or pattern"),
     (["--input={folder}/text", "--output=out"], "holds .*notes.txt"),
-    (["--input={folder}/a.png", "--output={folder}/out.jpg"], "out.jpg.*not written. Choose one of .png, .tif"),
+    (["--input={folder}/a.png", "--output={folder}/out.jpg"], "out.jpg.*not written as .jpg.*Choose one of .png, .tif"),
     (["--input={folder}/a.png", "--output={folder}/out.GIF"], "out.GIF.*Choose one of"),
     (["--input={folder}/two", "--output={folder}/out.png"], "out.png' is one file, but there are 2 inputs"),
     (["--input={folder}/two", "--output={folder}/text/notes.txt"], "notes.txt' is an existing file. Name a folder"),
@@ -312,7 +313,7 @@ def test_images_are_resampled_as_in_training(dtype, shape, size):
   tf = pytest.importorskip("tensorflow")
   largest = 1 if dtype == np.float32 else np.iinfo(dtype).max
   values = np.random.default_rng(0).uniform(0, largest, shape).astype(dtype)
-  resized = translate.resize(signals.Image(shape[-1]), values, size)
+  resized = resizing.resize(signals.Image(shape[-1]), values, size)
   expected = tf.image.resize(values, size, "bicubic", antialias=True).numpy().clip(0, largest)
   assert resized.dtype == dtype
   np.testing.assert_allclose(resized, expected, rtol=0, atol=1e-5 if largest == 1 else 0.5 + 2e-6 * largest)
@@ -320,13 +321,13 @@ def test_images_are_resampled_as_in_training(dtype, shape, size):
 
 def test_shrinking_is_antialiased():
   stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))[..., None]
-  assert set(np.unique(translate.resize(signals.Image(1), stripes, (16, 16))[2:-2, 2:-2])) <= {127, 128}
+  assert set(np.unique(resizing.resize(signals.Image(1), stripes, (16, 16))[2:-2, 2:-2])) <= {127, 128}
 
 
 def test_label_maps_gain_no_colours():
   tf = pytest.importorskip("tensorflow")
   labels = draw((17, 30, 3)) // 128 * 255
-  resized = translate.resize(signals.Image(3, resampling="nearest"), labels, (40, 25))
+  resized = resizing.resize(signals.Image(3, resampling="nearest"), labels, (40, 25))
   np.testing.assert_array_equal(resized, tf.image.resize(labels, (40, 25), "nearest").numpy())
 
 
@@ -334,7 +335,7 @@ def test_label_maps_gain_no_colours():
 def test_depth_is_resampled_as_in_training(shape, size):
   tf = pytest.importorskip("tensorflow")
   metres = np.random.default_rng(0).uniform(0, 80, shape).astype(np.float32)
-  resized = translate.resize(signals.Depth(shape[-1], (0.0, 80.0), 0.0), metres, size)
+  resized = resizing.resize(signals.Depth(shape[-1], (0.0, 80.0), 0.0), metres, size)
   np.testing.assert_array_equal(resized, tf.image.resize(metres, size, "nearest").numpy())
 
 
@@ -347,7 +348,7 @@ def test_resize_on_the_command_line(tmp_path, run, translator, option, shape):
   run(f"--input={tmp_path / 'in.png'}", f"--output={tmp_path / 'out.png'}", f"--resize={option}")
   written = files.read(tmp_path / "out.png")
   assert written.shape == (*shape, 3)
-  np.testing.assert_array_equal(written, translator(translate.resize(translator.input_signal, values, shape)))
+  np.testing.assert_array_equal(written, translator(resizing.resize(translator.input_signal, values, shape)))
 
 
 @pytest.mark.parametrize("shape, far", [((16, 24), 0), ((22, 33), 0), ((23, 35), 1), ((8, 12), 1), ((12, 37), 1)])
@@ -592,7 +593,9 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path, monkeypatch, tr
   inputs = [tmp_path / f"{n}.png" for n in range(600)]
   fake = Recorder(translator)
   monkeypatch.setattr(Recorder, "__call__", lambda self, images, **options: images[None])
-  assert not translate.translate_files(fake, inputs, {path: [path] for path in inputs}, batch_size=4)
+  work = translation.FileTranslator(fake, {path: [path] for path in inputs}, translation.Options(batch_size=4))
+  work.run()
+  assert not work.failed
   assert 4 <= most <= 50
 
 

@@ -125,6 +125,14 @@ def may_hold_slices(path: Path) -> bool:
   return suffix(path) not in _SINGLE_IMAGES or is_series(path)
 
 
+def holds_slices(path: Path) -> bool:
+  """Whether a file is a volume or a stack of images; False for a file that cannot be read."""
+  try:
+    return may_hold_slices(path) and count_slices(path) is not None
+  except UsageError:
+    return False
+
+
 def read_volume(path: Path, *, colors: bool = True, axis: int | None = None, key: str | None = None) -> np.ndarray:
   """All slices as (D, H, W, C): element i equals `read(path, slice=i, axis=axis)`. An ordinary image has one.
 
