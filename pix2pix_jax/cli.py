@@ -20,7 +20,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from pix2pix_jax import __version__, launch, output
-from pix2pix_jax.errors import UsageError, run_command
+from pix2pix_jax.errors import UsageError, nearest_path, run_command
 
 if TYPE_CHECKING:
   import ml_collections
@@ -183,11 +183,21 @@ def check_before_imports(config: "ml_collections.ConfigDict") -> None:
   reader, folder = config.data.name, config.data.source_dir
   if reader not in _DESCRIBED_IN:
     return
-  advice = f"{config_lib.locate(_DESCRIBED_IN[reader])[0]} describes the files that belong there."
   if not folder and reader not in _DOWNLOADS:
-    raise UsageError(f"data.source_dir is not set. Add --config.data.source_dir=DIR; {advice}")
-  if folder and not os.path.exists(Path(folder).expanduser()):
-    raise UsageError(f"data.source_dir {folder!r} does not exist. {advice}")
+    raise UsageError(f"data.source_dir is not set. Add --config.data.source_dir=DIR. {_about_source(reader)}")
+  if folder and not os.path.exists(path := Path(folder).expanduser()):
+    suggestion = nearest_path(path) or "."
+    raise UsageError(f"data.source_dir {folder!r} does not exist{suggestion} {_about_source(reader)}")
+
+
+def _about_source(reader: str) -> str:
+  """The files that a reader expects in data.source_dir, and where README describes them."""
+  if reader == "folder":
+    return 'The section "Your own pairs" of README describes the layouts of DIR.'
+  documentation = importlib.import_module(f"pix2pix_jax.configs.{_DESCRIBED_IN[reader]}").__doc__ or ""
+  found = re.search(r"^DIR .*?(?=\n\n)", documentation, re.MULTILINE | re.DOTALL)
+  listed = f"{' '.join(found[0].split())} " if found else ""
+  return f'{listed}The section "Choose a configuration" of README links to the data.'
 
 
 def _check_workdir(workdir: Path) -> None:

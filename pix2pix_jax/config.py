@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 
 from pix2pix_jax import palettes, signals
-from pix2pix_jax.errors import UsageError
+from pix2pix_jax.errors import UsageError, reason
 from pix2pix_jax.signals import DataSpec, Signal
 
 MAX_LEVELS = 8
@@ -108,7 +108,8 @@ FIELDS: dict[str, dict[str, Field]] = {
   "data": {
     "name": Field(
       "procedural",
-      "Reader: facades, winter_summer, kitti_depth, nyu_depth, folder or procedural.",
+      "Reader of the raw files: facades, winter_summer, kitti_depth, nyu_depth, folder (your own pairs: images, depth "
+      "maps, label maps, arrays and volumes) or procedural (drawn by code). fit sets it to arrays.",
       _one_of("facades", "winter_summer", "kitti_depth", "nyu_depth", "folder", "procedural", "arrays"),
     ),
     "source_dir": Field(
@@ -119,7 +120,7 @@ FIELDS: dict[str, dict[str, Field]] = {
       "auto",
       "Meaning of the input's numbers: image, depth (metres, 0 where nothing was measured), quantity (any real numbers "
       "with a unit), classes (a label map) or auto. With auto, unsigned integers are images; any other number type "
-      "needs an explicit kind.",
+      "needs an explicit kind. picture is an older word for image.",
       _KIND,
     ),
     "target_kind": Field("auto", "Meaning of the target's numbers, with the same choices.", _KIND),
@@ -604,7 +605,7 @@ def levels_for(height: int, width: int) -> int:
     levels += 1
   if levels < 2:
     raise UsageError(
-      f"Images of {height}×{width} (height × width) cannot be halved twice; use sizes that are multiples of 4, "
+      f"Images of {width}×{height} (width × height) cannot be halved twice; use sizes that are multiples of 4, "
       "preferably of 64, 128 or 256: each further factor of two adds a level to the network."
     )
   return levels
@@ -619,8 +620,8 @@ def check_shapes(config: ml_collections.ConfigDict) -> None:
   crop, load = crop_shape(config.data), load_shape(config.data)
   if crop[0] > load[0] or crop[1] > load[1]:
     raise UsageError(
-      f"data.crop_size {crop} (height, width) is larger than data.load_size {load}; load larger images or crop smaller "
-      "ones."
+      f"Crops of {crop[1]}×{crop[0]} (width × height) do not fit into images of {load[1]}×{load[0]}. Raise "
+      "data.load_size (and data.load_width), or lower data.crop_size (and data.crop_width)."
     )
   config = config.copy_and_resolve_references()
   with config.unlocked():
@@ -728,7 +729,7 @@ def _resolve_levels(data: ml_collections.ConfigDict, model: ml_collections.Confi
   for field, (height, width) in (("crop", crop_shape(data)), ("eval", eval_shape(data))):
     if height % multiple(model) or width % multiple(model):
       raise UsageError(
-        f"data.{field}_size makes images {height}×{width} (height × width), but a generator with {model.levels} levels "
+        f"data.{field}_size makes images {width}×{height} (width × height), but a generator with {model.levels} levels "
         f"needs multiples of {multiple(model)}. Change data.{field}_size (and data.{field}_width), or model.levels."
       )
   blocks = num_blocks(model)
@@ -806,7 +807,7 @@ def read(workdir: Path) -> ml_collections.ConfigDict:
     fields = json.loads(path.read_text(encoding="utf-8"))
   except (OSError, ValueError, RecursionError) as error:
     raise UsageError(
-      f"{path} cannot be read ({error}). Give the workdir of a trained model: training writes config.json there."
+      f"{path} cannot be read ({reason(error)}). Give the workdir of a trained model, where training writes it."
     ) from error
   config = default()
   try:

@@ -1,7 +1,10 @@
 """The one exception type whose message is meant for users, and how commands show it."""
 
 from collections.abc import Callable, Iterable
+import difflib
 import operator
+import os
+from pathlib import Path
 import sys
 from typing import Any
 
@@ -41,6 +44,31 @@ def few(names: Iterable[object], limit: int = 3) -> str:
   listed = [str(name) for name in names]
   rest = f" and {len(listed) - limit} more" if len(listed) > limit else ""
   return ", ".join(listed[:limit]) + rest
+
+
+def reason(error: Exception) -> str:
+  """Why an exception was raised, for a message that names the path already: str() of an OSError would repeat it."""
+  return getattr(error, "strerror", None) or str(error)
+
+
+def nearest_path(path: Path) -> str:
+  """The part of a sentence that suggests an existing path for one that does not exist; empty if none is similar.
+
+  For example "; did you mean data/photos?".
+  """
+  existing = next(parent for parent in path.absolute().parents if parent.is_dir())
+  missing = path.absolute().relative_to(existing).parts[0]
+  try:
+    names = {name.casefold(): name for name in os.listdir(existing) if not name.startswith(".")}
+  except OSError:
+    return ""
+  found = difflib.get_close_matches(missing.casefold(), names, n=1)
+  if not found:
+    return ""
+  rest = path.absolute().relative_to(existing).parts[1:]
+  suggested = existing.joinpath(names[found[0]], *rest)
+  shown = suggested if suggested.exists() else existing / names[found[0]]
+  return f"; did you mean {shown if path.is_absolute() else os.path.relpath(shown)}?"
 
 
 def require_integer(name: str, value: Any, low: int, high: int | None = None) -> int:

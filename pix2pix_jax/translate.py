@@ -72,7 +72,7 @@ def find_inputs(pattern: str, output: Path | None = None) -> tuple[dict[Path, Pa
   if not found:
     others = f" It holds {few(left_out)}." if left_out else ""
     raise UsageError(
-      f"--input {pattern!r} is no file, folder or pattern with images to read.{others} Images are PNG, JPEG, TIFF, "
+      f"--input {pattern!r} matches no image: give a file, a folder or a pattern.{others} Images are PNG, JPEG, TIFF, "
       '.npy and others; "pix2pix_jax translate --help" lists every suffix.'
     )
   return {each: each.relative_to(base) for each in found}, left_out
@@ -204,9 +204,9 @@ def _size_hint(sizes: dict[Path, tuple[int, int]], usual: tuple[int, int]) -> st
     return ""
   height, width = usual
   return (
-    f"Hint: {few(far)} (width × height) {'is' if len(far) == 1 else 'are'} far from the size of validation, "
-    f"{width}×{height}. Results suffer if the scale differs from that in training. --resize={height} sets the height "
-    f"and keeps the proportions; --resize={height}x{width} (height, width) resizes as validation does."
+    f"Hint: {few(far)} (width × height) {'differs' if len(far) == 1 else 'differ'} much from the size of validation "
+    f"images, {width}×{height}. Results suffer if the scale differs from that in training. --resize={height} sets the "
+    f"height and keeps the proportions; --resize={height}x{width} (HEIGHTxWIDTH) resizes as validation does."
   )
 
 
@@ -344,7 +344,7 @@ def main(argv: list[str] | None = None) -> None:
   if resize_to is None and (hint := _size_hint(sizes, config_lib.eval_shape(data))):
     print(hint)
   for path, reason in failed.items():
-    print(f"not translated: {path}: {reason}", file=sys.stderr)
+    print(f"not translated: {'' if str(path) in reason else f'{path}: '}{reason}", file=sys.stderr)
   if failed:
     sys.exit(1)
 

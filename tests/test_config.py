@@ -141,3 +141,9 @@ def test_every_config_field_has_a_reader():
     field = name.rpartition(".")[2]
     side = field.replace("input_", "{side}_").replace("target_", "{side}_")
     assert any(f".{field}" in source or f'"{text}"' in source for text in (field, side)), f"nothing reads {name}"
+
+
+def test_a_folder_without_a_configuration_is_named_once(tmp_path):
+  with pytest.raises(UsageError, match=r"config.json cannot be read \(No such file or directory\)") as caught:
+    config_lib.read(tmp_path / "run")
+  assert str(caught.value).count("config.json") == 1

@@ -149,7 +149,7 @@ def test_overviews_are_no_slices(tmp_path):
 def test_a_geometry_of_another_size_is_refused(tmp_path):
   write_raster(tmp_path / "x.tif", draw((8, 9, 1)))
   geometry = files.read_geometry(tmp_path / "x.tif")
-  with pytest.raises(UsageError, match="y.tif is to be 4×9 .* geometry of a raster file of 8×9"):
+  with pytest.raises(UsageError, match="y.tif would be 9×4 .* geometry belongs to a raster file of 9×8"):
     files.write(tmp_path / "y.tif", draw((4, 9)), geometry=geometry)
   with pytest.raises(UsageError, match="y.tif: GeoTIFF holds no float16"):
     files.write(tmp_path / "y.tif", draw((8, 9), np.float16), geometry=geometry)
@@ -180,7 +180,7 @@ def test_windows_outside_are_refused(tmp_path, window):
   write_raster(tmp_path / "x.tif", draw((8, 9, 1)))
   files.write(tmp_path / "x.png", draw((8, 9), np.uint8))
   for name in ("x.tif", "x.png"):
-    with pytest.raises(UsageError, match=f"{name} is 8×9 .height × width.; a window of .* is not inside it"):
+    with pytest.raises(UsageError, match=f"{name} is 9×8 .width × height.; a window of .* is not inside it"):
       files.read_window(tmp_path / name, *window)
 
 

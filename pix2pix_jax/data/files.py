@@ -202,7 +202,7 @@ def read_window(path: Path, row: int, column: int, height: int, width: int) -> n
     rows, columns = (shape or whole.shape)[:2]
     if min(row, column) < 0 or min(height, width) < 1 or row + height > rows or column + width > columns:
       raise UsageError(
-        f"{path} is {rows}×{columns} (height × width); a window of {height}×{width} at row {row}, column {column} is "
+        f"{path} is {columns}×{rows} (width × height); a window of {width}×{height} at column {column}, row {row} is "
         "not inside it."
       )
     if shape:

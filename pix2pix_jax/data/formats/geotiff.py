@@ -128,8 +128,9 @@ def _created(path: Path, name: Path, shape: tuple[int, int, int], dtype: Any, ge
   height, width, channels = shape
   if geometry is not None and (geometry.form != "raster" or geometry.shape != (height, width)):
     raise UsageError(
-      f"{name} is to be {height}×{width} (height × width) with the geometry of a {geometry.form} file of "
-      f"{'×'.join(map(str, geometry.shape))}. Keep the size, or write without a geometry."
+      f"{name} would be {width}×{height} (width × height), but the geometry belongs to a {geometry.form} file of "
+      f"{'×'.join(map(str, geometry.shape[::-1] if geometry.form == 'raster' else geometry.shape))}. Keep the size, or "
+      "write without a geometry."
     )
   if not rasterio.dtypes.check_dtype(dtype.name):
     raise UsageError(f"{name}: GeoTIFF holds no {dtype}; convert it, to float32 for example.")

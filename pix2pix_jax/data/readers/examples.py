@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from pix2pix_jax import output
 from pix2pix_jax.data import files
 from pix2pix_jax.data.readers.progress import track
-from pix2pix_jax.errors import UsageError
+from pix2pix_jax.errors import UsageError, nearest_path
 
 T = TypeVar("T")
 BUCKETS = 128  # see `in_order`; each may be an open file, and some systems allow 256 of them
@@ -115,5 +115,6 @@ def source_folder(source_dir: str, name: str, wanted: str) -> Path:
   if not source_dir:
     raise UsageError(f"data.source_dir is not set. For {name} it should hold {wanted}.")
   if not Path(source_dir).exists():
-    raise UsageError(f"data.source_dir {source_dir!r} does not exist. For {name} it should hold {wanted}.")
+    suggestion = nearest_path(Path(source_dir)) or "."
+    raise UsageError(f"data.source_dir {source_dir!r} does not exist{suggestion} For {name} it should hold {wanted}.")
   return Path(source_dir)

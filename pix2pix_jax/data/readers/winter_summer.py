@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 
 from pix2pix_jax.data import files
 from pix2pix_jax.data.readers import examples
-from pix2pix_jax.errors import UsageError, few
+from pix2pix_jax.errors import UsageError, few, reason
 
 KINDS = ("image", "image")
 WINTER, SUMMER, THRESHOLD = ("winter", "cold", "ice"), ("summer", "warm", "spring"), 0.8
@@ -190,4 +190,4 @@ def _read(path: Path) -> str:
   try:
     return path.read_text(encoding="utf-8")
   except (OSError, UnicodeDecodeError) as error:
-    raise UsageError(f"{path} cannot be read ({error}). data.source_dir should hold {WANTED}.") from error
+    raise UsageError(f"{path} cannot be read ({reason(error)}). data.source_dir should hold {WANTED}.") from error
