@@ -95,6 +95,10 @@ def _numbers(text: str) -> tuple[float, ...]:
 _VALUE_RANGE = Limit(_is_value_range, "pairs of numbers, each lowest < highest")
 _NUMBERS = Limit(_is_accepted_by(_numbers), "numbers joined by commas")
 _PALETTE = Limit(_is_accepted_by(palettes.parse), f"{', '.join(palettes.NAMED)}, or colours such as #0000aa,#ff5500")
+_COLORS = Limit(
+  _is_accepted_by(lambda text: palettes.parse(text, shown_only=True)),
+  f"{', '.join(palettes.NAMED)}, or colours such as #0000aa,#ff5500",
+)
 
 FIELDS: dict[str, dict[str, Field]] = {
   "": {
@@ -155,6 +159,13 @@ FIELDS: dict[str, dict[str, Field]] = {
       _PALETTE,
     ),
     "target_palette": Field("", "The same for a target label map.", _PALETTE),
+    "input_colors": Field(
+      "",
+      "Colours in which the classes of an input label map are shown and written, as for input_palette, but they may "
+      "repeat. Empty: those of input_palette, else of the palette in the first file, else distinct colours.",
+      _COLORS,
+    ),
+    "target_colors": Field("", "The same for a target label map.", _COLORS),
     "input_ignore": Field(
       -1, "Class index that marks pixels of an input label map without a label, such as 255. -1: none.", _IGNORE
     ),
@@ -705,6 +716,7 @@ def _record(data: ml_collections.ConfigDict, side: str, signal: Signal) -> None:
     data[f"{side}_range"] = tuple(value for pair in signal.range for value in pair)
   if isinstance(signal, signals.Classes):
     data[f"{side}_classes"] = signal.count
+    data[f"{side}_colors"] = data[f"{side}_colors"] or palettes.write(signal.shown)
 
 
 def _agree(
@@ -771,6 +783,7 @@ def settings_of(data: ml_collections.ConfigDict, side: str) -> signals.Settings:
     count=data[f"{side}_classes"],
     palette=palettes.parse(data[f"{side}_palette"], f"data.{side}_palette"),
     ignore=data[f"{side}_ignore"],
+    shown=palettes.parse(data[f"{side}_colors"], f"data.{side}_colors", shown_only=True),
     resampling=data[f"{side}_resampling"],
   )
 
@@ -780,14 +793,14 @@ def keep_recorded(
 ) -> tuple[ml_collections.ConfigDict, ml_collections.ConfigDict | None]:
   """The configuration of a start, and of the workdir's previous start if something was trained there.
 
-  Ranges and numbers of classes that are left to the data keep their earlier values: other data must not change the
-  meaning of the networks' numbers.
+  Ranges, numbers of classes and colours that are left to the data keep their earlier values: other data must not change
+  the meaning of the networks' numbers.
   """
   config, old = config.copy_and_resolve_references(), previous(workdir)
   if old is None:
     return config, None
   for side in ("input", "target"):
-    for name, is_open in ((f"{side}_range", (0, 0)), (f"{side}_classes", 0)):
+    for name, is_open in ((f"{side}_range", (0, 0)), (f"{side}_classes", 0), (f"{side}_colors", "")):
       if config.data[name] == is_open:
         config.data[name] = old.data[name]
   return config, old

@@ -30,23 +30,34 @@ MAX_UNKNOWN = 0.05  # share of the flat pixels that may be farther away; 1.3 % a
 FLAT = 16  # grey levels between neighbours; JPEG blends colours along borders, where no colour is a palette's
 
 
-def parse(text: str, field: str = "palette") -> tuple[Color, ...]:
+def parse(text: str, field: str = "palette", *, shown_only: bool = False) -> tuple[Color, ...]:
   """The colours of a palette's name (`cmp`, `cityscapes`) or of a list such as "#0000aa,#ff5500".
 
+  Args:
+    text: the name or list; empty: no colours.
+    field: start of the error message.
+    shown_only: whether colours may repeat, because no file is read by them.
+
   Raises:
-    UsageError: neither; the message starts with `field`.
+    UsageError: neither a name nor a list.
   """
   if not text:
     return ()
   if text in NAMED:
     return NAMED[text]
   colors = [color.strip() for color in text.split(",")]
-  if not all(re.fullmatch(r"#[0-9a-fA-F]{6}", color) for color in colors) or len(set(colors)) < max(2, len(colors)):
+  repeats = len(set(colors)) < max(2, len(colors)) and not shown_only
+  if not all(re.fullmatch(r"#[0-9a-fA-F]{6}", color) for color in colors) or repeats:
     raise UsageError(
-      f"{field} is {text!r}; it has to be {', '.join(NAMED)}, or different colours such as '#0000aa,#ff5500', one for "
-      "each class in order."
+      f"{field} is {text!r}; it has to be {', '.join(NAMED)}, or {'' if shown_only else 'different '}colours such as "
+      "'#0000aa,#ff5500', one for each class in order."
     )
   return tuple((int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)) for color in colors)
+
+
+def write(colors: tuple[Color, ...]) -> str:
+  """The list that `parse` reads, such as "#0000aa,#ff5500"."""
+  return ",".join(f"#{bytes(color).hex()}" for color in colors)
 
 
 def distinct(count: int) -> tuple[Color, ...]:

@@ -377,13 +377,15 @@ class Classes(_Shared):
 
   Attributes:
     count: number of classes; 0: not known yet (`prepare` determines it from the training split).
-    palette: (red, green, blue) of each class for display and for files of colours; empty: distinct colours.
+    palette: (red, green, blue) of each class, by which files of colours are read; empty: files hold indices.
     ignore: index that marks pixels without a label; -1: none.
+    shown: the colours for display; classes that it lacks get those of `palette`, else distinct ones.
   """
 
   count: int = 0
   palette: tuple[tuple[int, int, int], ...] = ()
   ignore: int = -1
+  shown: tuple[tuple[int, int, int], ...] = ()
 
   kind: ClassVar[str] = "classes"
   unit: ClassVar[str] = ""
@@ -457,7 +459,9 @@ class Classes(_Shared):
   def color_table(self) -> np.ndarray:
     """The colour of every index, uint8 (256, 3): the classes', and black for pixels without a label."""
     table = np.zeros((256, 3), np.uint8)
-    table[: self.count] = self.palette or palettes.distinct(self.count)
+    for colors in (palettes.distinct(self.count), self.palette, self.shown):
+      known = min(self.count, len(colors))
+      table[:known] = np.array(colors[:known], np.uint8).reshape(known, 3)
     if self.has_holes:
       table[self.ignore] = 0
     return table
@@ -521,7 +525,7 @@ class Settings:
     kind: `"auto"` or one of `KINDS`.
     depth_range, scale: of depth.
     range, unit, nodata: of a quantity.
-    count, palette, ignore: of classes.
+    count, palette, ignore, shown: of classes.
     resampling: `"auto"`, or how images (`"bicubic"`, `"nearest"`) or quantities (`"area"`, `"nearest"`) are resized.
   """
 
@@ -534,6 +538,7 @@ class Settings:
   count: int = 0
   palette: tuple[tuple[int, int, int], ...] = ()
   ignore: int = -1
+  shown: tuple[tuple[int, int, int], ...] = ()
   resampling: str = "auto"
 
   def make(self, channels: int, dtype: Any) -> Signal:
@@ -546,7 +551,7 @@ class Settings:
     if self.kind == "depth":
       return Depth(channels, self.depth_range, self.scale)
     if self.kind == "classes":
-      return Classes(self.count or len(self.palette), self.palette, self.ignore)
+      return Classes(self.count or len(self.palette), self.palette, self.ignore, self.shown)
     if self.kind == "quantity":
       dtype = np.dtype(dtype)
       resampling = "nearest" if self.resampling == "nearest" else "area"

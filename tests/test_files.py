@@ -150,6 +150,9 @@ def test_palettes_become_colours_or_indices(tmp_path, suffix):
   same(files.read(tmp_path / f"x{suffix}"), colors[index])
   if suffix != ".gif":  # whose writer sorts the palette
     same(files.read(tmp_path / f"x{suffix}", colors=False), index)
+    assert files.read_palette(tmp_path / f"x{suffix}")[:3] == tuple(map(tuple, colors.tolist()))
+  files.write(tmp_path / f"plain{suffix if suffix in files.WRITABLE else '.npy'}", index)
+  assert files.read_palette(tmp_path / f"plain{suffix if suffix in files.WRITABLE else '.npy'}") == ()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif"])

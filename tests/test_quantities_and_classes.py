@@ -8,7 +8,7 @@ import pytest
 
 import pix2pix_jax as p2p
 from pix2pix_jax import config as config_lib
-from pix2pix_jax import palettes
+from pix2pix_jax import palettes, translate
 from pix2pix_jax.data import files, pipeline, prepare, summary
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.model import losses, metrics
@@ -218,6 +218,18 @@ def test_open_ranges_and_counts_come_from_the_training_split():
   assert summary.complete_signal(declared, [(5.0, 6.0)], [], "input") == declared
 
 
+def test_a_file_s_colours_stand_for_its_classes():
+  palette = [(9, 8, 7), (1, 2, 3), (1, 2, 3), (200, 100, 0)]
+  signal = summary.complete_signal(Classes(), [], [0, 2], "input", palette)
+  assert signal.count == 3 and signal.shown == tuple(palette[:3])  # colours may repeat; those of no class are dropped
+  assert palettes.parse(palettes.write(signal.shown), shown_only=True) == signal.shown
+  more = summary.complete_signal(Classes(6, ignore=4), [], [], "input", palette)
+  shown = [tuple(color) for color in more.color_table[:6].tolist()]
+  assert shown == [*palette, (0, 0, 0), palettes.distinct(6)[5]]  # 4 has no label, and 5 no colour in the file
+  declared = Classes(2, ((5, 5, 5), (6, 6, 6)))
+  assert declared.color_table[:2].tolist() == [[5, 5, 5], [6, 6, 6]]
+
+
 def make_folder(tmp_path, count=6):
   """Float inputs with negative values and NaN, and class indices as palette PNGs."""
   for side in "AB":
@@ -263,12 +275,22 @@ def test_a_folder_of_decibels_and_labels_trains_resumes_and_translates(tmp_path,
   translator = p2p.Translator.load(tmp_path / "run")
   labels = translator(np.load(tmp_path / "raw/A/0.npy"))
   assert labels.shape == (16, 16, 1) and labels.dtype == np.uint8 and labels.max() < 3
+  colors = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)  # of the files' palettes
+  assert saved.data.target_colors == "#000000,#ff0000,#00ff00" and saved.data.target_palette == ""
+  translate.write_for(translator.target_signal, tmp_path / "out.png", labels)
+  np.testing.assert_array_equal(files.read(tmp_path / "out.png"), colors[labels[..., 0]])
+  np.testing.assert_array_equal(files.read(tmp_path / "out.png", colors=False), labels)
 
+  for path in (tmp_path / "raw/B").glob("*.png"):  # nor do other colours of the same classes
+    image = PillowImage.open(path)
+    image.putpalette([7, 7, 7, 9, 9, 9, 8, 8, 8])
+    image.save(path)
   for path in (tmp_path / "raw/A").glob("*.npy"):  # another range of values does not change the recorded one
     np.save(path, np.load(path) * 0.5)
   config_lib.update(config, {"train.num_steps": 5})
   train_and_evaluate(config, tmp_path / "run")
-  assert tuple(config_lib.read(tmp_path / "run").data.input_range) == (low, high)
+  resumed = config_lib.read(tmp_path / "run").data
+  assert tuple(resumed.input_range) == (low, high) and resumed.target_colors == saved.data.target_colors
 
 
 def test_the_facades_labels_can_be_classes(tmp_path):

@@ -164,6 +164,17 @@ def read_geometry(path: Path, *, key: str | None = None) -> Geometry | None:
     return _Source(path, key).geometry()
 
 
+def read_palette(path: Path) -> tuple[tuple[int, int, int], ...]:
+  """The colours of a file's palette, (red, green, blue) of each index; empty if the file has none.
+
+  Raises:
+    UsageError: as `read`.
+  """
+  path = Path(path)
+  with _errors_named(path):
+    return pillow.palette(path) if _Source(path).format in ("pillow", "tiff") else ()
+
+
 def read_nodata(path: Path) -> float | None:
   """The number that stands for "no value" in a GeoTIFF; None if it declares none, and for other files.
 

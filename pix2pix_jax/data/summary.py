@@ -24,7 +24,8 @@ from pix2pix_jax.errors import UsageError, few
 from pix2pix_jax.signals import Classes, DataSpec, Depth, Image, Quantity, Signal
 
 FILE = "summary.json"
-REVISION = 5  # of its content
+REVISION = 6  # of its content
+METADATA, PALETTES = "metadata.json", "palettes"  # what a reader recorded in TFDS's file beside the shards
 QUANTILES = 1000  # kept of the values of depth and quantities: 0.1 % apart
 CLIPPED = 0.001  # share of a quantity's values below a range that is left to the data, and above it
 MAX_VALUES = 10**6  # from which the quantiles of a split are computed
@@ -47,6 +48,7 @@ class Side:
     ranges: of a quantity, for each channel, the 0.1 and 99.9 percentiles.
     values: of classes, the indices that occur.
     colors: number of different colours if it is small for the number of pixels, else 0.
+    palette: of classes, the colours in the palette of the first file, one for each index; empty if it has none.
     identical: whether there are several images and all are the same.
   """
 
@@ -59,6 +61,7 @@ class Side:
   ranges: list[tuple[float, float]]
   values: list[int]
   colors: int
+  palette: list[tuple[int, int, int]]
   identical: bool
 
 
@@ -117,7 +120,7 @@ def read(source: Source) -> Summary | None:
 
 
 def _side(fields: dict[str, Any]) -> Side:
-  tuples = {name: [tuple(row) for row in fields[name]] for name in ("sizes", "ranges")}
+  tuples = {name: [tuple(row) for row in fields[name]] for name in ("sizes", "ranges", "palette")}
   return Side(**{**fields, **tuples})
 
 
@@ -141,7 +144,11 @@ def make(source: Source, notes: Iterable[str] = ()) -> Summary:
 def _summarize(source: Source, split: str, count: int, digest: Any, seen: "Duplicates") -> SplitSummary:
   """Summarises a split, and adds its images to a digest of `hashlib` and to the images seen so far."""
   digest.update(split.encode())
-  sides = [_Collector(signal, count) for signal in (source.spec.input, source.spec.target)]
+  palettes = _recorded_palettes(source)
+  sides = [
+    _Collector(signal, count, palettes.get(side, []))
+    for side, signal in (("input", source.spec.input), ("target", source.spec.target))
+  ]
   same = []
   for name, x, y in track(source.pairs(split), count, f"Checking {split}"):
     if np.array_equal(x, y):
@@ -159,6 +166,14 @@ def _summarize(source: Source, split: str, count: int, digest: Any, seen: "Dupli
   for noun, collected, side in (("input", sides[0], of_input), ("target", sides[1], of_target)):
     findings += collected.about_empty(noun, split, side)
   return SplitSummary(count, len(same), of_input, of_target, findings)
+
+
+def _recorded_palettes(source: Source) -> dict[str, list[list[int]]]:
+  """The colours in the palettes of the first input and target, if the reader recorded them with the shards."""
+  try:
+    return json.loads((source.folder / METADATA).read_text(encoding="utf-8"))[PALETTES] if source.folder else {}
+  except (OSError, ValueError, KeyError):
+    return {}
 
 
 def _verb(members: list[str], one: str, several: str) -> str:
@@ -201,8 +216,8 @@ class Duplicates:
 class _Collector:
   """Computes a `Side`, image by image."""
 
-  def __init__(self, signal: Signal, count: int):
-    self._signal = signal
+  def __init__(self, signal: Signal, count: int, palette: list[list[int]]):
+    self._signal, self._palette = signal, palette
     self._has_numbers = isinstance(signal, Depth | Quantity)
     self._samples = max(16, MAX_VALUES // count)
     self._sizes: collections.Counter[tuple[int, int]] = collections.Counter()
@@ -283,6 +298,7 @@ class _Collector:
       ranges=percentiles(sampled) if isinstance(self._signal, Quantity) else [],
       values=sorted(self._classes),
       colors=colors if 16 * colors <= self._pixels else 0,
+      palette=[(red, green, blue) for red, green, blue in self._palette],
       identical=count > 1 and len(self._checksums) == 1,
     )
 
@@ -300,20 +316,27 @@ def percentiles(values: np.ndarray) -> list[tuple[float, float]]:
 
 
 def complete(summary: Summary, spec: DataSpec) -> tuple[Signal, Signal]:
-  """Input and target signals with the ranges and numbers of classes that the configuration leaves to the data.
+  """Input and target signals with the ranges, numbers of classes and colours that the configuration leaves to the data.
 
   Raises:
     UsageError: fewer than two classes.
   """
   split = summary.splits.get("train") or next(iter(summary.splits.values()))
   return (
-    complete_signal(spec.input, split.input.ranges, split.input.values, "input"),
-    complete_signal(spec.target, split.target.ranges, split.target.values, "target"),
+    complete_signal(spec.input, split.input.ranges, split.input.values, "input", split.input.palette),
+    complete_signal(spec.target, split.target.ranges, split.target.values, "target", split.target.palette),
   )
 
 
-def complete_signal(signal: Signal, ranges: list[tuple[float, float]], values: list[int], side: str) -> Signal:
-  """A signal with the `ranges` of a quantity's channels, or the class indices `values`, if it has none of its own.
+def complete_signal(
+  signal: Signal,
+  ranges: list[tuple[float, float]],
+  values: list[int],
+  side: str,
+  palette: list[tuple[int, int, int]] | None = None,
+) -> Signal:
+  """A signal with the `ranges` of a quantity's channels, or the class indices `values` and the colours `palette` of its
+  files, where it has none of its own.
 
   Raises:
     UsageError: fewer than two classes.
@@ -324,7 +347,7 @@ def complete_signal(signal: Signal, ranges: list[tuple[float, float]], values: l
     count = signal.count or max((value for value in values if value != signal.ignore), default=0) + 1
     if count < 2:
       raise UsageError(f"The {side} has a single class, 0, so there is nothing to tell apart. Check its label maps.")
-    return dataclasses.replace(signal, count=count)
+    return dataclasses.replace(signal, count=count, shown=signal.shown or tuple(palette or ())[:count])
   return signal
 
 

@@ -85,6 +85,13 @@ def pixels(image: Image.Image, colors: bool) -> np.ndarray:
   return np.asarray(image).astype(np.uint16) if wide_grey else np.asarray(image)
 
 
+def palette(path: Path) -> tuple[tuple[int, int, int], ...]:
+  """The colours of a palette image, also in TIFF; empty for other images."""
+  with Image.open(path) as image:
+    values = (image.getpalette("RGB") or []) if image.mode in ("P", "PA") else []
+  return tuple(zip(values[::3], values[1::3], values[2::3]))
+
+
 def _lab_to_rgb(image: Image.Image) -> Image.Image:
   from PIL import ImageCms  # an optional part of Pillow
 

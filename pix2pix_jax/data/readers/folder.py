@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from pix2pix_jax import output, palettes, signals
-from pix2pix_jax.data import files
+from pix2pix_jax.data import files, summary
 from pix2pix_jax.data.readers import examples
 from pix2pix_jax.data.readers.negatives import Negatives
 from pix2pix_jax.data.readers.pairs import PLAIN, WANTED, WHOLE, Pair, Reading, find_splits, read_pair
@@ -41,6 +41,7 @@ class Side(NamedTuple):
     raw_dtype: number type in the files.
     first: the file from which these were read.
     label_map: whether that file has a palette of which it uses few colours.
+    palette: colours in that file's palette, if its indices are classes.
   """
 
   settings: signals.Settings = signals.Settings("image")
@@ -51,6 +52,7 @@ class Side(NamedTuple):
   raw_dtype: str = "uint8"
   first: Path = Path()
   label_map: bool = False
+  palette: tuple[palettes.Color, ...] = ()
 
   @property
   def kind(self) -> str:
@@ -117,8 +119,9 @@ def make_config(
   for i, ((side, (settings, convert_to)), array, path) in enumerate(zip(asked.items(), arrays, pair.files)):
     kind = signals.choose_kind(settings.kind, array.dtype, f"data.{side}_kind", str(path))
     label_map = _is_label_map(array, indices, i)
+    palette: tuple[palettes.Color, ...] = ()
     if kind == "classes" and array.shape[-1] > 1 and not settings.palette:
-      array = indices()[i]
+      array, palette = indices()[i], files.read_palette(path)
     settings = dataclasses.replace(settings, kind=kind)
     unchecked = Side(settings, asked[side][0].kind, convert_to, raw_dtype=str(array.dtype), first=path)
     stored = _stored(array, unchecked, side, path)
@@ -127,7 +130,9 @@ def make_config(
         f"{path} has the shape {stored.shape}: {stored.shape[-1]} channels. If the channels are its first axis, save "
         "it as (height, width, channels)."
       )
-    sides[side] = unchecked._replace(channels=stored.shape[-1], dtype=str(stored.dtype), label_map=label_map)
+    sides[side] = unchecked._replace(
+      channels=stored.shape[-1], dtype=str(stored.dtype), label_map=label_map, palette=palette
+    )
     if stored.shape[-1] != array.shape[-1]:
       name += f"_{side}_of_{stored.shape[-1]}"
   if WHOLE in splits:
@@ -196,7 +201,13 @@ class Folder(tfds.core.GeneratorBasedBuilder):
     if config.target.kind == "depth":
       features["mask"] = examples.validity()
     return tfds.core.DatasetInfo(
-      builder=self, description=__doc__, disable_shuffling=True, features=tfds.features.FeaturesDict(features)
+      builder=self,
+      description=__doc__,
+      disable_shuffling=True,
+      features=tfds.features.FeaturesDict(features),
+      metadata=tfds.core.MetadataDict(
+        {summary.PALETTES: {"input": config.input.palette, "target": config.target.palette}}
+      ),
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
