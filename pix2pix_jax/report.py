@@ -86,7 +86,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     "best_metric": config.train.best_metric,
     "baselines": next((split["summary"].get("baselines", {}) for split in splits if split["name"] == "val"), {}),
     "changes": _changes(workdir),
-    "samples": _samples(workdir, run, splits),
+    "samples": _samples(workdir),
     "splits": splits,
     **_curves(rows),
     **_configuration(workdir, config),
@@ -239,39 +239,32 @@ def _embed(sources: Mapping[str, Path | Image.Image], limit: int) -> tuple[dict[
   return encoded, note + (f"Unreadable and left out: {', '.join(broken)}." if broken else "")
 
 
-def _samples(workdir: Path, run: Experiment, splits: list[dict[str, Any]]) -> dict[str, Any]:
+def _samples(workdir: Path) -> dict[str, Any]:
   """The sample grids in order, without their labels, which the page shows as text.
 
-  Grids of another layout, such as those of older versions, are shown whole, labels included.
+  If some grids do not describe their layout, such as those of older versions, all are shown whole, labels included.
   """
   paths = sorted(path for path in (workdir / "samples").glob("step_*.png") if path.stem[5:].isdigit())
   shown = {path.name: path for path in _thin(paths, MAX_SAMPLES)}
-  rows = run.config.evaluation.num_samples
-  if pairs := _counts(run.config, splits).get("val"):
-    rows = min(rows, pairs)
-  layout = viz.describe_example_grid(config_lib.eval_shape(run.config.data), rows, run.spec)
-  bodies = {name: _crop(path, layout["size"], layout["body"]) for name, path in shown.items()}
-  unlabelled = {name: body for name, body in bodies.items() if body}
-  has_labels = len(unlabelled) < len(shown)
+  opened = {name: _open_sheet(path) for name, path in shown.items()}
+  unlabelled = {name: grid.crop(layout["body"]) for name, (grid, layout) in opened.items() if grid}
+  layouts = [layout for grid, layout in opened.values() if grid]
+  has_labels = len(unlabelled) < len(shown) or not layouts
   sources: Mapping[str, Path | Image.Image] = shown if has_labels else unlabelled
   encoded, note = _embed(sources, SAMPLE_BYTES)
   if len(paths) > MAX_SAMPLES:
     note = f"{MAX_SAMPLES} of {len(paths)} grids are shown, evenly chosen. {note}"
   return {
     "pictures": [{"step": int(shown[name].stem[5:]), **image} for name, image in encoded.items()],
-    "columns": [] if has_labels else layout["columns"],
-    "scales": [] if has_labels else layout["scales"],
+    "columns": [] if has_labels else layouts[-1]["columns"],
+    "scales": [] if has_labels else max((one["scales"] for one in layouts), key=_count_swatches),
     "note": note,
   }
 
 
-def _crop(path: Path, size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image | None:
-  """A part of an image file; None if the file has another size or is damaged."""
-  try:
-    with Image.open(path) as image:
-      return image.convert("RGB").crop(box) if image.size == size else None
-  except (OSError, SyntaxError, ValueError):  # Pillow's exceptions for damaged files
-    return None
+def _count_swatches(scales: list[dict[str, Any]]) -> int:
+  """The entries of all legends: the scales of a grid with pixels without a value explain those of the others, too."""
+  return sum(len(scale.get("legend", [])) for scale in scales)
 
 
 def _curves(rows: list[dict[str, float]]) -> dict[str, Any]:
@@ -386,7 +379,7 @@ def _sheets(paths: list[Path], limit: int) -> tuple[list[dict[str, Any]], str]:
 
 
 def _open_sheet(path: Path) -> tuple[Image.Image | None, dict[str, Any]]:
-  """The pixels and the layout of a sheet that `viz.save_sheet` wrote; (None, {}) for any other file."""
+  """The pixels and the layout of a sheet or sample grid that describes itself; (None, {}) for any other file."""
   try:
     with Image.open(path) as image:
       image.load()

@@ -117,7 +117,7 @@ def _loop(
   if val_split and not start:  # the untrained networks: curves begin here, and data errors surface immediately
     reporter.say(f"Validating the initial networks on {output.counted(len(val_split), 'image')} …")
     untrained = evaluation.evaluate_split(run, state.variables, val_split)
-    reporter.validated(0, untrained.means, untrained.grid)
+    reporter.validated(0, untrained)
   if progress.step < train.num_steps:
     reporter.say("Compiling the training step …")
   with StopOnSignal() as stop:
@@ -135,7 +135,7 @@ def _loop(
         if val_split and (last or step % train.eval_every_steps == 0):
           with reporter.validating():
             validation = evaluation.evaluate_split(run, state.variables, val_split)
-          reporter.validated(step, validation.means, validation.grid)
+          reporter.validated(step, validation)
           score = validation.means.get(train.best_metric)
           if score is not None and (progress.best is None or checkpointer.is_better(score, progress.best[1])):
             progress.best, improved = (step, score), True

@@ -276,8 +276,10 @@ def test_labels_of_samples_are_text_where_the_layout_is_known(bare):
   examples = [
     {name: random.uniform(-1, 1, (8, 16, n)).astype(np.float32) for name, n in SIDES.items()} for _ in range(2)
   ]
-  grid = viz.example_grid([viz.draw_row(example, spec) for example in examples], spec)
-  viz.save_png(bare / "samples" / "step_00000001.png", grid)
+  rows = [viz.draw_row(example, spec) for example in examples]
+  grid = viz.example_grid(rows, spec)
+  texts = {viz.LAYOUT_KEY: json.dumps(viz.describe_example_grid(rows, spec))}
+  viz.save_png(bare / "samples" / "step_00000001.png", grid, texts)
   _, data = read(bare)
   samples, (shown,) = data["samples"], data["samples"]["pictures"]
   assert samples["columns"] == ["input", "output", "target"] and samples["scales"][0]["title"] == "depth"

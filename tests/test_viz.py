@@ -13,16 +13,19 @@ from PIL import Image, ImageDraw
 import pytest
 
 from pix2pix_jax import config as config_lib
+from pix2pix_jax import palettes
 from pix2pix_jax.data import pipeline
 from pix2pix_jax.run import evaluation, viz
-from pix2pix_jax.signals import DataSpec, Depth
+from pix2pix_jax.signals import Classes, DataSpec, Depth, Quantity
 from pix2pix_jax.signals import Image as ImageSignal
 
 WHITE = (255, 255, 255)
 
 
-def sheet(columns, height=128, width=128, depth_range=(0.0, 80.0)):
-  return viz.grid({name: [np.full((height, width, 3), 200, np.uint8)] for name in columns}, depth_range)
+def sheet(columns, height=128, width=128, depth_range=(0.0, 80.0), holes=True):
+  image = np.full((height, width, 3), 200, np.uint8)
+  image[0, 0] = 0 if holes and depth_range else 200
+  return viz.grid({name: [image] for name in columns}, depth_range)
 
 
 @pytest.fixture
@@ -64,6 +67,64 @@ def test_the_scale_and_its_legend_are_whole_on_any_sheet(columns, width, texts):
   assert {"no value", "0 m", "655.35 m"} <= {string for string, _ in texts}
   require_whole(texts, picture.shape)
   assert (picture[-1] == WHITE).all() and (picture[:, -1] == WHITE).all()
+
+
+def test_a_legend_names_missing_values_only_where_there_are_some(texts, tmp_path):
+  sheet(("target",), holes=False)
+  sheet(("target",), depth_range=None)
+  assert "no value" not in {string for string, _ in texts}
+  for spec in (STREETS, DataSpec(Quantity(1, range=((0.0, 1.0),)), Classes(3, ignore=255), {})):
+    for missing in (False, True):
+      example = {
+        "input": np.zeros((8, 8, spec.input.channels), np.float32),
+        "output": np.ones((8, 8, spec.target.channels), np.float32),
+        "target": np.ones((8, 8, spec.target.channels), np.float32),
+        "mask": np.ones((8, 8, 1), np.float32),
+      }
+      example["mask"][0, 0] = 0 if missing else 1
+      rows = [viz.draw_row(example, spec)]
+      viz.save_sheet(tmp_path / "x.png", rows, [("a", "b")], spec, viz.scale_errors(rows, spec.target))
+      about = json.loads(Image.open(tmp_path / "x.png").text[viz.LAYOUT_KEY])["scales"]
+      for scales in (about, viz.describe_example_grid(rows, spec)["scales"]):
+        found = {text for scale in scales for text, _ in scale["legend"]} & {"no value", "no label"}
+        assert found == ({"no label" if spec.target.kind == "classes" else "no value"} if missing else set())
+
+
+@pytest.mark.parametrize("count", [2, 19, 60])
+def test_label_maps_have_a_legend_instead_of_a_bar(count, texts, tmp_path):
+  spec = DataSpec(ImageSignal(), Classes(count, palettes.CITYSCAPES if count == 19 else ()), {})
+  picture, about, _ = save_sheet(tmp_path / "x.png", spec, (64, 64), [("a", "b")])
+  require_whole(texts, picture.shape, [box for row in about["boxes"] for box in row])
+  classes, error = about["scales"]
+  assert classes["colors"] == classes["labels"] == error["colors"] == []
+  shown = ["#" + bytes(color).hex() for color in spec.target.color_table[: min(count, 40)].tolist()]
+  assert [color for _, color in classes["legend"]][:40] == shown and classes["legend"][0][0] == "0"
+  assert (classes["legend"][-1][0] == "and 20 more") == (count == 60)
+  assert [text for text, _ in error["legend"]] == ["right class", "wrong class"]
+  assert {"0", str(min(count, 40) - 1), "right class"} <= {string for string, _ in texts}
+
+
+@pytest.mark.parametrize(
+  "signal, suffix",
+  [
+    (ImageSignal(3), ""),
+    (ImageSignal(1), ""),
+    (ImageSignal(4), ", channel 1 of 4"),
+    (ImageSignal(2), ", channel 1 of 2"),
+    (Quantity(1, range=((0.0, 1.0),)), ""),
+    (Quantity(3, range=((0.0, 1.0),)), ", channel 1 of 3"),
+    (Classes(5), ""),
+  ],
+)
+def test_a_column_says_which_channel_it_shows(signal, suffix, tmp_path):
+  for spec in (DataSpec(signal, ImageSignal(), {}), DataSpec(ImageSignal(), signal, {})):
+    channels = {"input": spec.input.channels, "output": spec.target.channels, "target": spec.target.channels}
+    example = {name: np.zeros((8, 8, count), np.float32) for name, count in channels.items()}
+    rows = [viz.draw_row(example, spec)]
+    titles = [f"{name}{suffix if (name == 'input') == (spec.input is signal) else ''}" for name in channels]
+    assert viz.describe_example_grid(rows, spec)["columns"] == titles
+    viz.save_sheet(tmp_path / "x.png", rows, [("a", "b")], spec, viz.scale_errors(rows, spec.target))
+    assert json.loads(Image.open(tmp_path / "x.png").text[viz.LAYOUT_KEY])["columns"] == [*titles, "error"]
 
 
 IMAGES = DataSpec(ImageSignal(), ImageSignal(), {})

@@ -49,7 +49,16 @@ class Evaluation:
   @functools.cached_property
   def grid(self) -> np.ndarray:
     """Input, output and target of the first images of the split, uint8 (H, W, 3)."""
-    return viz.example_grid([self.rows[i] for i in sorted(self.rows)[: self.num_samples]], self.spec)
+    return viz.example_grid(self._sampled, self.spec)
+
+  @property
+  def grid_layout(self) -> dict[str, Any]:
+    """The layout of `grid` (`viz.describe_example_grid`)."""
+    return viz.describe_example_grid(self._sampled, self.spec)
+
+  @property
+  def _sampled(self) -> list[viz.Row]:
+    return [self.rows[i] for i in sorted(self.rows)[: self.num_samples]]
 
   @property
   def means(self) -> dict[str, float]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import json
 import os
 from pathlib import Path
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import ml_collections
@@ -17,6 +18,9 @@ from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
 from pix2pix_jax.run import history, viz
 from pix2pix_jax.run.finite import require_finite
+
+if TYPE_CHECKING:
+  from pix2pix_jax.run.evaluation import Evaluation
 
 _CHARTS = (
   *("generator_loss", "discriminator_loss", "gan_loss", "l1", "psnr", "ssim", "rmse"),
@@ -192,15 +196,17 @@ class Reporter:
     self._bar.unpause()
     self._restart_clock()
 
-  def validated(self, step: int, means: dict[str, float], grid: np.ndarray) -> None:
-    """Writes the means of a validation and its sample grid, uint8 (H, W, 3)."""
+  def validated(self, step: int, validation: "Evaluation") -> None:
+    """Writes the means of a validation and its sample grid."""
+    means, grid = validation.means, validation.grid
     require_finite(step, means)
     self._write(step, {f"val/{name}": value for name, value in means.items()})
     self._writer.write_images(step, {"val/samples": grid[None]})
     if hasattr(self._logger, "log_images"):
       self._logger.log_images(step, {"val/samples": grid})
     if self._is_main:
-      viz.save_png(self._workdir / "samples" / f"step_{step:08d}.png", grid)
+      texts = {viz.LAYOUT_KEY: json.dumps(validation.grid_layout)}
+      viz.save_png(self._workdir / "samples" / f"step_{step:08d}.png", grid, texts)
     shown = [f"{name} {means[name]:.4f}" for name in _VALIDATION if name in means]
     self.say(f"step {step}/{self._config.num_steps}  validation  {'  '.join(shown)}")
 

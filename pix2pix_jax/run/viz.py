@@ -18,6 +18,8 @@ SMALLEST = 128  # pixels; smaller images are upscaled by an integer factor for v
 WIDEST = 2400  # pixels; the images of a wider sheet are downscaled
 TALLEST = 1200  # pixels; a taller image is downscaled
 FONT_SIZE = 13  # pixels; larger on wide sheets, which are usually viewed at a reduced size
+LEGEND = "no value"
+MAX_ENTRIES = 40  # of a legend of classes
 LAYOUT_KEY = "pix2pix_jax_sheet"  # of the PNG text chunk that describes a labelled sheet
 
 
@@ -65,27 +67,44 @@ def draw_row(example: Mapping[str, np.ndarray], spec: DataSpec) -> Row:
 
 def example_grid(rows: Sequence[Row], spec: DataSpec) -> np.ndarray:
   """Input, output and target of examples as a grid with one row per example, uint8 (H, W, 3)."""
-  columns = {name: [row.images[name] for row in rows] for name in rows[0].images}
-  return _Sheet(columns, _value_scales(spec)).draw()
+  return _example_sheet(rows, spec).draw()
 
 
-def describe_example_grid(size: tuple[int, int], count: int, spec: DataSpec) -> dict[str, Any]:
-  """The layout of `example_grid` for `count` examples of `size` (height, width), for the report.
+def describe_example_grid(rows: Sequence[Row], spec: DataSpec) -> dict[str, Any]:
+  """The layout of `example_grid`, for the report.
 
   Returns:
-    `columns`: their names; `size`: (width, height) of the grid; `body`: (left, top, right, bottom) of the images,
-    without labels; `scales`: as `Scale.describe` returns them.
+    `columns`: their titles; `body`: (left, top, right, bottom) of the images, without labels; `scales`: as
+    `Scale.describe` returns them.
   """
-  blank = [np.zeros((*_bounded(*size, columns=4), 3), np.uint8)] * count
-  scales = _value_scales(spec)
-  sheet = _Sheet(dict.fromkeys(("input", "output", "target"), blank), scales)
+  sheet = _example_sheet(rows, spec)
   boxes = sheet.boxes()
   return {
     "columns": list(sheet.columns),
-    "size": (sheet.width, sheet.height),
     "body": (*boxes[0][0][:2], *boxes[-1][-1][2:]),
-    "scales": [scale.describe() for scale in scales],
+    "scales": [scale.describe() for scale in sheet.scales],
   }
+
+
+def _example_sheet(rows: Sequence[Row], spec: DataSpec) -> "_Sheet":
+  columns = {name: [row.images[name] for row in rows] for name in rows[0].images}
+  return _Sheet(_titled(columns, spec), _value_scales(columns, spec))
+
+
+def _titled(columns: Mapping[str, Sequence[np.ndarray]], spec: DataSpec) -> dict[str, Sequence[np.ndarray]]:
+  """Columns under names that say which channel they show, where that is one of several."""
+  channels = {name: _shown_channel(_signal_of(name, spec)) for name in columns}
+  return {f"{name}, {channels[name]}" if channels[name] else name: images for name, images in columns.items()}
+
+
+def _signal_of(column: str, spec: DataSpec) -> Signal:
+  return spec.input if column == "input" else spec.target
+
+
+def _shown_channel(signal: Signal) -> str:
+  """For example "channel 1 of 4"; empty if `Signal.display` shows all channels."""
+  is_whole = signal.raw_channels == 1 or (signal.kind == "image" and signal.raw_channels == 3)
+  return "" if is_whole else f"channel 1 of {signal.raw_channels}"
 
 
 def save_sheet(
@@ -102,9 +121,10 @@ def save_sheet(
     spec: signals of the data.
     error_scale: colour scale of the errors (`scale_errors`).
   """
-  columns = {name: [row.images[name] for row in rows] for name in rows[0].images}
-  columns["error"] = [error_scale.paint(row.error) for row in rows]
-  scales = [*_value_scales(spec), error_scale]
+  images = {name: [row.images[name] for row in rows] for name in rows[0].images}
+  columns = {**_titled(images, spec), "error": [error_scale.paint(row.error) for row in rows]}
+  error_scale = dataclasses.replace(error_scale, holes=any(np.isnan(row.error).any() for row in rows))
+  scales = [*_value_scales(images, spec), error_scale]
   sheet = _Sheet(columns, scales, captions)
   about = {
     "columns": list(columns),
@@ -115,18 +135,32 @@ def save_sheet(
   save_png(path, sheet.draw(), {LAYOUT_KEY: json.dumps(about)})
 
 
-def _value_scales(spec: DataSpec) -> list["Scale"]:
-  """The scales of the colours that stand for numbers; one if both sides share it."""
+def _value_scales(columns: Mapping[str, Sequence[np.ndarray]], spec: DataSpec) -> list["Scale"]:
+  """The scales and legends of the colours that stand for numbers or classes; one if both sides share it."""
   scales: dict[tuple[Any, ...], Scale] = {}
   for side, signal in (("input", spec.input), ("target", spec.target)):
+    holes = any(_shows_holes(images, signal) for name, images in columns.items() if _signal_of(name, spec) is signal)
+    key: tuple[Any, ...]
     if isinstance(signal, Depth):
-      scales["depth", *signal.range] = _depth_scale(signal.range)
+      key, scale = ("depth", *signal.range), _depth_scale(signal.range, holes=holes)
     elif isinstance(signal, Quantity):
       low, high = signal.range[0]
-      title = f"{side}: {'first of ' + str(signal.channels) + ' channels' if signal.channels > 1 else 'quantity'}"
       colors = depth.colors(np.linspace(1, -1, 256, dtype=np.float32)[None])[0]
-      scales[side, low, high] = Scale(title, low, high, signal.unit, colors, holes=True)
+      key = side, low, high
+      scale = Scale(f"{side}: {_shown_channel(signal) or 'quantity'}", low, high, signal.unit, colors, holes=holes)
+    elif isinstance(signal, Classes):
+      key, colors = (side,), signal.color_table
+      entries = tuple((str(index), colors[index]) for index in range(signal.count) if index != signal.ignore)
+      scale = Scale(f"{side}: classes", 0, signal.count - 1, "", colors, holes=holes, entries=entries)
+    else:
+      continue
+    scales[key] = dataclasses.replace(scale, holes=scale.holes or (key in scales and scales[key].holes))
   return list(scales.values())
+
+
+def _shows_holes(images: Sequence[np.ndarray], signal: Signal) -> bool:
+  """Whether images drawn by a signal have pixels in the colour of holes."""
+  return signal.has_holes and any((image == depth.HOLE_COLOR).all(-1).any() for image in images)
 
 
 def _bounded(height: int, width: int, *, columns: int) -> tuple[int, int]:
@@ -150,7 +184,7 @@ def _shrink(array: np.ndarray, size: tuple[int, int], signal: Signal) -> np.ndar
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-  """A colour scale, drawn as a bar.
+  """A colour scale, drawn as a bar, or a legend of classes.
 
   Attributes:
     title: the quantity that the colours show.
@@ -158,8 +192,9 @@ class Scale:
     high: value of the last colour.
     unit: of the values, such as `"m"`; empty if there is none.
     colors: uint8 (256, 3) from `low` to `high`.
-    holes: whether black stands for pixels without a measurement.
+    holes: whether the images have pixels without a value, which are black.
     is_exceeded: whether some values lie above `high` and share its colour.
+    entries: name and colour of each class; they are drawn instead of the bar.
   """
 
   title: str
@@ -169,6 +204,16 @@ class Scale:
   colors: np.ndarray
   holes: bool
   is_exceeded: bool = False
+  entries: tuple[tuple[str, np.ndarray], ...] = ()
+
+  def legend(self) -> list[tuple[str, tuple[int, int, int]]]:
+    """(text, colour) of the swatches beside or instead of the bar."""
+    shown: list[tuple[str, tuple[int, int, int]]] = [
+      (text, (int(red), int(green), int(blue))) for text, (red, green, blue) in self.entries[:MAX_ENTRIES]
+    ]
+    if len(self.entries) > MAX_ENTRIES:
+      shown.append((f"and {len(self.entries) - MAX_ENTRIES} more", (255, 255, 255)))
+    return [*shown, *([("no label" if self.entries else LEGEND, depth.HOLE_COLOR)] if self.holes else [])]
 
   def paint(self, values: np.ndarray) -> np.ndarray:
     """float (H, W) → uint8 (H, W, 3), NaN in black."""
@@ -183,33 +228,44 @@ class Scale:
     return [f"{texts[0]} {self.unit}".strip(), *texts[1:-1], f"{texts[-1]} {self.unit}".strip()]
 
   def describe(self) -> dict[str, Any]:
-    """Title, labels, nine colours as #rrggbb, and the legend of holes, for the report."""
-    colors = ["#" + bytes(self.colors[round(255 * share / 8)]).hex() for share in range(9)]
-    return {"title": self.title, "labels": self.labels(), "colors": colors, "holes": LEGEND if self.holes else ""}
+    """Title, labels, nine colours as #rrggbb, and the text and colour of each swatch, for the report."""
+    colors = [] if self.entries else ["#" + bytes(self.colors[round(255 * share / 8)]).hex() for share in range(9)]
+    legend = [[text, f"#{bytes(color).hex()}"] for text, color in self.legend()]
+    return {
+      "title": self.title,
+      "labels": [] if self.entries else self.labels(),
+      "colors": colors,
+      "legend": legend,
+    }
 
 
-def _depth_scale(depth_range: tuple[float, float]) -> Scale:
+def _depth_scale(depth_range: tuple[float, float], *, holes: bool) -> Scale:
   colors = depth.colors(np.linspace(-1, 1, 256, dtype=np.float32)[None])[0]
-  return Scale("depth", *depth_range, "m", colors, holes=True)
+  return Scale("depth", *depth_range, "m", colors, holes=holes)
 
 
 def scale_errors(rows: Iterable[Row], target: Signal) -> Scale:
   """One scale for the errors of all rows: from 0 to their 99th percentile, rounded up to one digit."""
   import matplotlib  # slow to import
 
+  rows = list(rows)
   errors = np.concatenate([row.error[~np.isnan(row.error)] for row in rows])
   high = _round_up(float(np.percentile(errors, 99))) if errors.size else 1.0
   # Plasma is perceptually uniform, has no black (the colour of holes) and cannot be mistaken for depth's viridis.
   colors = matplotlib.colormaps["plasma"](np.arange(256), bytes=True)[:, :3]
-  titles = {"image": "|output − target| on [0, 1]", "depth": "|output − target| in metres", "classes": "wrong class"}
+  holes = any(np.isnan(row.error).any() for row in rows)
+  if target.kind == "classes":
+    entries = (("right class", colors[0]), ("wrong class", colors[-1]))
+    return Scale("error", 0.0, 1.0, "", colors, holes=holes, entries=entries)
+  titles = {"image": "|output − target| on [0, 1]", "depth": "|output − target| in metres"}
   quantity = f"|output − target|{f' in {target.unit}' if target.unit else ''}"
   return Scale(
     f"error: {titles.get(target.kind, quantity)}",
     0.0,
-    1.0 if target.kind == "classes" else high,
+    high,
     target.unit,
     colors,
-    holes=target.has_holes,
+    holes=holes,
     is_exceeded=bool(errors.size and errors.max() > high),
   )
 
@@ -236,14 +292,14 @@ def grid(
   Args:
     columns: name → uint8 (h, w, 3) images, all of one size.
     depth_range: in metres; adds a scale of the depth colours below the images.
-    spec: signals of the images, whose scales are added instead.
+    spec: signals of the images, whose scales are added instead; the columns are `input`, `output` and `target`.
   """
   if spec:
-    return _Sheet(columns, _value_scales(spec)).draw()
-  return _Sheet(columns, [_depth_scale(depth_range)] if depth_range else []).draw()
-
-
-LEGEND = "no value"
+    return _Sheet(_titled(columns, spec), _value_scales(columns, spec)).draw()
+  if not depth_range:
+    return _Sheet(columns, []).draw()
+  holes = any(_shows_holes(images, Depth()) for images in columns.values())
+  return _Sheet(columns, [_depth_scale(depth_range, holes=holes)]).draw()
 
 
 class _Sheet:
@@ -323,14 +379,40 @@ class _Sheet:
     return (half if beside else room), beside or not scale.holes
 
   def _scale_height(self, scale: Scale) -> int:
+    if scale.entries:
+      return (1 + len(self._legend_lines(scale))) * self.line + 2 * MARGIN
     lines = 2 if self._bar(scale)[1] else 3
     return lines * self.line + self.text_size + 2 * MARGIN
+
+  def _legend_lines(self, scale: Scale) -> list[list[tuple[str, tuple[int, int, int]]]]:
+    """The swatches of a legend, as many on a line as there is room for."""
+    lines: list[list[tuple[str, tuple[int, int, int]]]] = [[]]
+    for text, color in scale.legend():
+      if lines[-1] and sum(map(self._swatch_width, [*(each for each, _ in lines[-1]), text])) > self.width - MARGIN:
+        lines.append([])
+      lines[-1].append((text, color))
+    return lines
+
+  def _swatch_width(self, text: str) -> int:
+    return math.ceil(self.text_size + 5 + self.font.getlength(text) + self.text_size)
+
+  def _swatch(self, x: float, y: float, text: str, color: tuple[int, int, int]) -> None:
+    thick = self.text_size
+    self._canvas.rectangle((x, y + 1, x + thick - 2, y + thick - 1), fill=color)
+    self._text(x + thick + 5, y - 1, text, "la")
 
   def _draw_scale(self, sheet: Image.Image, scale: Scale, top: int) -> None:
     """A title, the bar, and values below it; the colour of holes beside or below the bar."""
     (length, beside), thick = self._bar(scale), self.text_size
     self._text(MARGIN, top + MARGIN, _shorten(scale.title, self.font, self.width - 2 * MARGIN), "la")
     top += self.line + MARGIN
+    if scale.entries:
+      for i, line in enumerate(self._legend_lines(scale)):
+        x = MARGIN
+        for text, color in line:
+          self._swatch(x, top + i * self.line, text, color)
+          x += self._swatch_width(text)
+      return
     bar = scale.colors[np.linspace(0, 255, length).round().astype(int)]
     sheet.paste(Image.fromarray(np.tile(bar, (thick, 1, 1))), (MARGIN, top))
     labels = scale.labels()
@@ -339,8 +421,7 @@ class _Sheet:
       self._text(MARGIN + i * length / 4, top + thick + 2, labels[i], {0: "la", 4: "ra"}.get(i, "ma"))
     if scale.holes:
       x, y = (MARGIN + length + 40, top) if beside else (MARGIN, top + thick + self.line)
-      self._canvas.rectangle((x, y + 1, x + thick - 2, y + thick - 1), fill=depth.HOLE_COLOR)
-      self._text(x + thick + 5, y - 1, LEGEND, "la")
+      self._swatch(x, y, *scale.legend()[-1])
 
 
 def _tile_size(height: int, width: int, columns: int) -> tuple[int, int]:
