@@ -19,6 +19,7 @@ import numpy as np
 
 from pix2pix_jax import palettes, signals
 from pix2pix_jax.errors import UsageError, reason
+from pix2pix_jax.output import counted
 from pix2pix_jax.signals import DataSpec, Signal
 
 MAX_LEVELS = 8
@@ -699,8 +700,8 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
   train.num_steps = train.num_steps or train.num_epochs * count // train.batch_size
   if train.num_steps < 1:
     raise UsageError(
-      f"train.num_epochs={train.num_epochs} passes through {count} pairs do not fill one batch of train.batch_size="
-      f"{train.batch_size}. Train for more epochs or steps, or with smaller batches."
+      f"train.num_epochs={train.num_epochs} with {counted(count, 'training pair')} cannot fill one batch of "
+      f"train.batch_size={train.batch_size}. Train for more epochs, or with smaller batches."
     )
   epoch = max(1, count // train.batch_size)
   train.eval_every_steps = train.eval_every_steps or epoch

@@ -24,6 +24,7 @@ from pix2pix_jax.data import pipeline, summary
 from pix2pix_jax.errors import UsageError, require_integer
 from pix2pix_jax.inference import Translator
 from pix2pix_jax.model.state import TrainState
+from pix2pix_jax.output import counted
 from pix2pix_jax.run import evaluation, history
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.signals import DataSpec, Signal
@@ -162,7 +163,8 @@ def fit(
   spec = _complete(spec, splits["train"])
   count = len(splits["train"][0])
   if settings.train.batch_size > count:
-    raise UsageError(f"batch_size is {settings.train.batch_size}, but there are {count} training pairs.")
+    pairs = f"there {'is' if count == 1 else 'are'} only {counted(count, 'training pair')}"
+    raise UsageError(f"batch_size is {settings.train.batch_size}, but {pairs}. Lower it to {count} or less.")
   counts = {name: len(inputs) for name, (inputs, _) in splits.items()}
   spec = DataSpec.of(spec.input, spec.target, counts, _content(splits))
 

@@ -147,7 +147,7 @@ def name_outputs(
   if shared := _shared(outputs):
     outputs = {path: names(path, tagged=path in shared) for path in inputs}
   if shared := _shared(outputs):
-    raise UsageError(f"{few(shared)} would be written to one output. Rename one, or translate them one by one.")
+    raise UsageError(f"{few(shared)} would be written to the same file. Rename one, or translate them one by one.")
   return outputs
 
 
@@ -340,7 +340,7 @@ def main(argv: list[str] | None = None) -> None:
   listed = f": {few(written)}" if written else ""
   print(f"{len(inputs) - len(failed)} of {counted(len(inputs), 'image')} translated{listed}.")
   if left_out:
-    print(f"Left out, not being images of a known format: {few(left_out)}.")
+    print(f"Left out, because their format is unknown: {few(left_out)}.")
   if resize_to is None and (hint := _size_hint(sizes, config_lib.eval_shape(data))):
     print(hint)
   for path, reason in failed.items():

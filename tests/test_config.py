@@ -50,7 +50,10 @@ def test_an_unknown_variant_lists_the_known(tmp_path):
     ({"loss__gan": "wgan"}, "loss.gan is 'wgan'"),
     ({"model__patch": 20}, "model.patch is 20"),
     ({"model__residual": True}, "model.residual is for depth → depth.*the input is: 8-bit image, 3 channels"),
-    ({"train__num_steps": 0, "train__num_epochs": 1, "train__batch_size": 9}, "do not fill one batch"),
+    (
+      {"train__num_steps": 0, "train__num_epochs": 1, "train__batch_size": 9},
+      "num_epochs=1 with 8 training pairs cannot fill one batch of train.batch_size=9",
+    ),
     ({"train__dtype": "float8"}, "train.dtype is 'float8'"),
     ({"train__batch_size": 0}, "train.batch_size is 0; it has to be between 1"),
     ({"train__eval_every_steps": -1}, "train.eval_every_steps is -1; it has to be between 0"),

@@ -582,6 +582,35 @@ def test_all_files_that_cannot_be_used_are_listed_at_once(tmp_path):
   assert "3 files cannot be used." in message and "train/1.png is uint8 of 3 channels" in message
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy", ".jpg", ".bmp"])
+@pytest.mark.parametrize("whole", [0, 4])
+def test_damaged_files_of_any_format_on_both_sides_are_listed_at_once(tmp_path, suffix, whole):
+  """Also if they are the first files, or all of them."""
+  for number in range(4 + whole):
+    for side in "AB":
+      path = tmp_path / f"raw/{side}/train/{number}{suffix}"
+      write(path, draw(number, 3, size=(16, 16)))
+      if number < 4:
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) * (1 + number) // 6])
+  with pytest.raises(UsageError) as caught:
+    prepare.prepare(make_data(tmp_path))
+  lines = str(caught.value).splitlines()
+  assert lines[0] == "8 files cannot be used." and len(lines) == 9
+  for side in "AB":
+    for number in range(4):
+      assert sum(f"raw/{side}/train/{number}{suffix} " in line for line in lines) == 1
+
+
+def test_what_is_wrong_with_every_file_is_said_once(tmp_path):
+  for number in range(3):
+    for side in "AB":
+      write(tmp_path / f"raw/{side}/train/{number}.npy", draw(number, 1, np.float32))
+  with pytest.raises(UsageError, match=r"A/train/0.npy holds float32 numbers, which could mean several") as caught:
+    prepare.prepare(make_data(tmp_path))
+  assert len(str(caught.value).splitlines()) == 1
+
+
 def test_a_long_list_is_cut_after_ten(tmp_path):
   for number in range(40):
     write(tmp_path / f"raw/train/{number}.png", draw(number, 1 if number % 2 else 3))

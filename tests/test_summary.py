@@ -79,6 +79,21 @@ def test_the_block_has_a_line_for_each_side_of_each_split(tmp_path):
   ]
 
 
+@pytest.mark.parametrize("missing, text", [(0, ""), (1, "under 0.1% {}"), (6, "0.1% {}"), (100, "1.0% {}")])
+def test_missing_values_are_named_only_if_there_are_some(missing, text):
+  x = np.linspace(1, 2, 10_000, dtype=np.float32).reshape(1, 100, 100, 1)
+  for signal, hole, word in (
+    (signals.Depth(range=(0.0, 3.0)), 0, "holes"),
+    (signals.Quantity(range=((0.0, 3.0),)), np.nan, "without a value"),
+  ):
+    y = x.copy()
+    y.reshape(-1)[:missing] = hole
+    source = ArraySource({"train": (x, y)}, DataSpec(signals.Quantity(range=((0.0, 3.0),)), signal, {}))
+    of_input, of_target = summary.lines(summary.make(source), source.spec)[1:]
+    assert word not in of_input and "holes" not in of_input
+    assert of_target.count(word) == (missing > 0) and text.format(word) in of_target
+
+
 def test_it_is_made_once_and_read_again(tmp_path, monkeypatch, capsys):
   for side in "AB":
     for number in range(2):

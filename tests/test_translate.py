@@ -112,7 +112,7 @@ def test_a_folder_keeps_subfolders_and_names_and_does_the_rest_when_a_file_is_br
   assert stop.value.code == 1
   said = capsys.readouterr()
   assert said.err.count("broken.png") == 1 and "6 of 7 images translated: " in said.out and "and 3 more." in said.out
-  assert "Left out, not being images of a known format: " in said.out and "notes.txt" in said.out
+  assert "Left out, because their format is unknown: " in said.out and "notes.txt" in said.out
   assert names_below(tmp_path / "out") == {"a.png", "sub/b.png", "sub/c.tiff", "d.npy", "e.png", "f.png"}
   np.testing.assert_array_equal(tifffile.imread(tmp_path / "out/sub/c.tiff"), translator(draw()))
   np.testing.assert_array_equal(np.load(tmp_path / "out/d.npy"), translator(draw()))
@@ -135,7 +135,7 @@ def test_collisions_that_remain_are_refused(tmp_path, run):
   files.write(tmp_path / "in/a.png", draw())
   files.write(tmp_path / "in/a_bmp.png", draw())
   Image.fromarray(draw()).save(tmp_path / "in/a.bmp")
-  with pytest.raises(UsageError, match="a.bmp.*would be written to one output"):
+  with pytest.raises(UsageError, match="a.bmp.*would be written to the same file"):
     run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}")
   assert not (tmp_path / "out").exists()
 

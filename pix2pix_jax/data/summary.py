@@ -409,17 +409,22 @@ def _describe_side(side: Side, signal: Signal) -> str:
     unit = f" {signal.unit}" if signal.unit else ""
     values = f"{_short(side.low)} to {_short(side.high)}{unit}"
     where = " of the first channel" if signal.channels > 1 else ""
-    clipped = f"{_outside(side, signal.range[0]):.1%}{where} clipped" if signal.range else ""
-    missing = f"{side.zeros:.1%} without a value" if side.zeros else ""
+    clipped = f"{_percent(_outside(side, signal.range[0]))}{where} clipped" if signal.range else ""
+    missing = f"{_percent(side.zeros)} without a value" if side.zeros else ""
     return "; ".join(filter(None, [*parts, f"found {values}", clipped, missing]))
   if not isinstance(signal, Depth):
     return "; ".join([*parts, f"{side.low:g} to {side.high:g}"])
-  holes = f"{side.zeros:.1%} holes"
+  holes = [f"{_percent(side.zeros)} holes"] if side.zeros else []
   if not side.quantiles:
-    return "; ".join([*parts, holes])
+    return "; ".join([*parts, *holes])
   median = side.quantiles[len(side.quantiles) // 2]
   measured = f"{_short(side.low)} to {_short(side.high)} m, median {_short(median)} m"
-  return "; ".join([*parts, measured, holes, f"{_outside(side, signal.range):.1%} out of range"])
+  return "; ".join([*parts, measured, *holes, f"{_percent(_outside(side, signal.range))} out of range"])
+
+
+def _percent(share: float) -> str:
+  """A share with one decimal; a small one is not shown as none."""
+  return "under 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
 
 
 def _describe_sizes(sizes: list[tuple[int, int, int]]) -> str:
@@ -484,8 +489,9 @@ def _about_classes(name: str, side: Side, signal: Classes) -> Iterator[str]:
 def _about_pairs(split: SplitSummary, batch_size: int) -> Iterator[str]:
   if split.count < batch_size:
     yield (
-      f"train.batch_size is {batch_size}, but there are only {output.counted(split.count, 'training pair')}, so a "
-      f"batch repeats pairs. Set train.batch_size={split.count} or less."
+      f"train.batch_size is {batch_size}, but there {'is' if split.count == 1 else 'are'} only "
+      f"{output.counted(split.count, 'training pair')}, so a batch repeats pairs. Set train.batch_size={split.count}"
+      f"{' or less' if split.count > 1 else ''}."
     )
   if split.count < FEW_PAIRS:
     yield (

@@ -55,11 +55,11 @@ def slices(file: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
   pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)]
   pages = [page for page in pages if not page.is_reduced and not page.is_mask]
   if not pages:
-    raise ValueError("it holds no image")
+    raise ValueError("it contains no whole image")
   if (count := len(pages) * pages[0].imagedepth) > len(pages):
     raise UsageError(f"{file.filehandle.path} holds {count} images in one page; save each as a file of its own.")
   if _next_offset(file) >= file.filehandle.size:
-    raise ValueError("it ends before its last image")
+    raise ValueError("the file is truncated: its last image is missing")
   if len(pages) == 1:
     return [pages]
   if file.is_ome and len(file.series) > 1:
@@ -112,7 +112,7 @@ def _is_plain(page: tifffile.TiffPage) -> bool:
 
 def _page(path: Path, page: tifffile.TiffPage, size: int, colors: bool) -> np.ndarray:
   if any(start + length > size for start, length in zip(page.dataoffsets, page.databytecounts)):
-    raise ValueError("it ends before its last pixels")
+    raise ValueError("the file is truncated: its last pixels are missing")
   limits.check_claim(page.nbytes, size)
   array = np.array(_stored(path, page, colors))
   if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and page.bitspersample > 8 and array.dtype.kind == "u":

@@ -37,6 +37,7 @@ class Side(NamedTuple):
     asked: kind in the config, which may be `auto`.
     convert_to: number of channels to which images are converted; 0: they stay as they are.
     channels: number of channels as stored.
+    file_channels: number of channels in the first file.
     dtype: number type as stored.
     raw_dtype: number type in the files.
     first: the file from which these were read.
@@ -48,6 +49,7 @@ class Side(NamedTuple):
   asked: str = "auto"
   convert_to: int = 0
   channels: int = 3
+  file_channels: int = 3
   dtype: str = "uint8"
   raw_dtype: str = "uint8"
   first: Path = Path()
@@ -109,11 +111,55 @@ def make_config(
     whole: whether all pairs form one split, `whole`, if there are no split folders.
 
   Raises:
-    UsageError: no pairs, or a first pair that cannot be used.
+    UsageError: no pairs, or none that can be used.
   """
   splits, _ = find_splits(examples.source_folder(source_dir, "folder", WANTED), seed, whole, reading)
-  pair, arrays = _first_readable([pair for members in splits.values() for pair in members], reading)
   asked = {"input": (input_settings, channels[0]), "target": (target_settings, channels[1])}
+  sides = _first_usable([pair for members in splits.values() for pair in members], reading, asked)
+  for side, found in sides.items():
+    if found.channels != found.file_channels:
+      name += f"_{side}_of_{found.channels}"
+  if WHOLE in splits:
+    name += f"_{WHOLE}"
+  return FolderConfig(
+    name=name,
+    source_dir=source_dir,
+    reading=reading._replace(colors=(sides["input"].reads_colors, sides["target"].reads_colors)),
+    seed=seed,
+    whole=whole,
+    input=sides["input"],
+    target=sides["target"],
+    label_maps=(sides["input"].label_map, sides["target"].label_map),
+    raw_dtypes=(sides["input"].raw_dtype, sides["target"].raw_dtype),
+  )
+
+
+Asked = dict[str, tuple[signals.Settings, int]]  # input and target → what the config declares, channels to convert to
+
+
+def _first_usable(pairs: list[Pair], reading: Reading, asked: Asked) -> dict[str, Side]:
+  """The sides as the first usable pair has them. Preparation lists the pairs before it, with all others.
+
+  Raises:
+    UsageError: none of the first pairs is usable; the message lists the files that cannot be read, or says what is
+      wrong with the first of those that can.
+  """
+  unreadable: list[str] = []
+  unsuitable: list[UsageError] = []
+  for pair in pairs[:MAX_PROBLEMS]:
+    try:
+      arrays = read_pair(pair, reading)
+    except UsageError as error:
+      unreadable += str(error).splitlines()
+      continue
+    try:
+      return _sides_of(pair, reading, arrays, asked)
+    except UsageError as error:
+      unsuitable.append(error)
+  raise unsuitable[0] if unsuitable else UsageError("\n".join(_listed(unreadable)))
+
+
+def _sides_of(pair: Pair, reading: Reading, arrays: tuple[np.ndarray, np.ndarray], asked: Asked) -> dict[str, Side]:
   sides = {}
   indices = functools.partial(read_pair, pair, reading._replace(colors=(False, False)))
   for i, ((side, (settings, convert_to)), array, path) in enumerate(zip(asked.items(), arrays, pair.files)):
@@ -131,23 +177,13 @@ def make_config(
         "it as (height, width, channels)."
       )
     sides[side] = unchecked._replace(
-      channels=stored.shape[-1], dtype=str(stored.dtype), label_map=label_map, palette=palette
+      channels=stored.shape[-1],
+      file_channels=array.shape[-1],
+      dtype=str(stored.dtype),
+      label_map=label_map,
+      palette=palette,
     )
-    if stored.shape[-1] != array.shape[-1]:
-      name += f"_{side}_of_{stored.shape[-1]}"
-  if WHOLE in splits:
-    name += f"_{WHOLE}"
-  return FolderConfig(
-    name=name,
-    source_dir=source_dir,
-    reading=reading._replace(colors=(sides["input"].reads_colors, sides["target"].reads_colors)),
-    seed=seed,
-    whole=whole,
-    input=sides["input"],
-    target=sides["target"],
-    label_maps=(sides["input"].label_map, sides["target"].label_map),
-    raw_dtypes=(sides["input"].raw_dtype, sides["target"].raw_dtype),
-  )
+  return sides
 
 
 def _is_label_map(colors: np.ndarray, indices: Callable[[], tuple[np.ndarray, np.ndarray]], side: int) -> bool:
@@ -156,17 +192,6 @@ def _is_label_map(colors: np.ndarray, indices: Callable[[], tuple[np.ndarray, np
     return False
   found = indices()[side]
   return found.shape[-1] == 1 and np.unique(found).size <= MAX_LABELS
-
-
-def _first_readable(pairs: list[Pair], reading: Reading) -> tuple[Pair, tuple[np.ndarray, np.ndarray]]:
-  """A damaged pair among the first is no reason to name it alone: preparation lists all."""
-  errors = []
-  for pair in pairs[:MAX_PROBLEMS]:
-    try:
-      return pair, read_pair(pair, reading)
-    except UsageError as error:
-      errors.append(error)
-  raise errors[0]
 
 
 def _stored(array: np.ndarray, side: Side, name: str, path: Path) -> np.ndarray:
@@ -325,7 +350,7 @@ class Findings:
     self._blank[path] += 1
 
   def add_unusable(self, error: UsageError) -> None:
-    self._unusable.append(str(error))
+    self._unusable += str(error).splitlines()
     self._stop_at_many()
 
   def add_different(self, name: str, path: Path, array: np.ndarray) -> None:
@@ -349,11 +374,7 @@ class Findings:
           f"{few(found, 10)}, but {side.first} is {_form(side.channels, side.dtype)}. All {name}s must agree: convert "
           f"or remove {'it' if len(found) == 1 else f'these {len(found)} files'}.{self._conversion(name)}"
         )
-    if len(self._unusable) > 1:
-      parts.append(f"{len(self._unusable)} files cannot be used.")
-    parts += self._unusable[:10]
-    if len(self._unusable) > 10:
-      parts.append(f"And {len(self._unusable) - 10} more.")
+    parts += _listed(self._unusable)
     if parts:
       raise UsageError("\n".join(parts))
 
@@ -366,6 +387,13 @@ class Findings:
     field = {"input": "model.input_channels", "target": "model.output_channels"}[name]
     flag = f"--config.{field}={3 if max(channels) > 2 else 1}"
     return f" Or set {flag} to have them converted (grey to RGB, alpha over white)."
+
+
+def _listed(problems: list[str]) -> list[str]:
+  """Lines about files that cannot be used: their number, the first ten, and how many more there are."""
+  count = len(problems)
+  heading = [f"{count} files cannot be used."] if count > 1 else []
+  return [*heading, *problems[:10], *([f"And {count - 10} more."] if count > 10 else [])]
 
 
 def _form(channels: int, dtype: Any) -> str:

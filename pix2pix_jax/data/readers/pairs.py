@@ -240,7 +240,7 @@ def _unread(source: Path, layout: Layout) -> list[str]:
     beside = [path for place in places for path in _entries(place) if path not in read and path not in places]
   ignored = [path for path in beside if path.is_file() or files.find(path)[0]]
   names = [f"{path.relative_to(source).as_posix()}{'/' * path.is_dir()}" for path in ignored]
-  return [f"Not used, because of the folders that are: {few(names, 10)}."] if names else []
+  return [f"Not used, because other folders hold the pairs: {few(names, 10)}."] if names else []
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -413,15 +413,14 @@ def read_pair(pair: Pair, reading: Reading = PLAIN) -> tuple[np.ndarray, np.ndar
   """(input, target), each (H, W, C) with the numbers of its file.
 
   Raises:
-    UsageError: a file that cannot be read, an odd width, or sizes that do not show the same view.
+    UsageError: files that cannot be read, one on each line of the message; an odd width; or sizes that do not show the
+      same view.
   """
   if reading.side_by_side not in ORDERS:
     raise UsageError(f"data.side_by_side is {reading.side_by_side!r}; it is {' or '.join(ORDERS)}.")
   is_archive = files.suffix(pair.input) in files.ARCHIVES and len(set(reading.keys)) == 2
-  colors = reading.colors if pair.target is not None else (any(reading.colors),) * 2
-  first = _read(pair.input, pair.slice, reading.axis, reading.keys[0], colors[0])
   if pair.target is not None or is_archive:
-    second = _read(pair.files[1], pair.slice, reading.axis, reading.keys[1], colors[1])
+    first, second = _read_both(pair, reading)
     (height, width), (other_height, other_width) = first.shape[:2], second.shape[:2]
     largest = max(height, other_height, width, other_width)
     if abs(height * other_width - other_height * width) > largest:  # more than rounding
@@ -430,6 +429,7 @@ def read_pair(pair: Pair, reading: Reading = PLAIN) -> tuple[np.ndarray, np.ndar
         "files of a pair must show the same view, in the same proportions: crop one of them."
       )
     return first, second
+  first = _read(pair.input, pair.slice, reading.axis, reading.keys[0], any(reading.colors))
   if first.shape[1] % 2:
     raise UsageError(
       f"{pair.input} is {first.shape[1]} pixels wide; an input and a target side by side have an even width. "
@@ -437,6 +437,19 @@ def read_pair(pair: Pair, reading: Reading = PLAIN) -> tuple[np.ndarray, np.ndar
     )
   left, right = np.split(first, 2, axis=1)
   return (left, right) if reading.side_by_side == "input_target" else (right, left)
+
+
+def _read_both(pair: Pair, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
+  """Both files of a pair, so that the error names both if neither can be read."""
+  arrays, problems = [], []
+  for path, key, colors in zip(pair.files, reading.keys, reading.colors):
+    try:
+      arrays.append(_read(path, pair.slice, reading.axis, key, colors))
+    except UsageError as error:
+      problems.append(str(error))
+  if problems:
+    raise UsageError("\n".join(problems))
+  return arrays[0], arrays[1]
 
 
 def _read(path: Path, index: int | None, axis: int | None, key: str, colors: bool) -> np.ndarray:
