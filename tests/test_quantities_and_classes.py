@@ -277,7 +277,9 @@ def test_a_folder_of_decibels_and_labels_trains_resumes_and_translates(tmp_path,
   assert labels.shape == (16, 16, 1) and labels.dtype == np.uint8 and labels.max() < 3
   colors = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)  # of the files' palettes
   assert saved.data.target_colors == "#000000,#ff0000,#00ff00" and saved.data.target_palette == ""
-  translate.write_for(translator.target_signal, tmp_path / "out.png", labels)
+  translate.main(
+    [f"--workdir={tmp_path / 'run'}", f"--input={tmp_path / 'raw/A/0.npy'}", f"--output={tmp_path / 'out.png'}"]
+  )
   np.testing.assert_array_equal(files.read(tmp_path / "out.png"), colors[labels[..., 0]])
   np.testing.assert_array_equal(files.read(tmp_path / "out.png", colors=False), labels)
 

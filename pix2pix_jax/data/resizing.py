@@ -15,7 +15,7 @@ def resize(signal: "Signal", array: np.ndarray, size: tuple[int, int | None]) ->
 
   Args:
     signal: signal of the array.
-    array: as `read_for` returns it.
+    array: as the signal's `accept` returns it.
     size: (height, width); a width of None keeps the proportions.
   """
   height, width = size[0], size[1] or max(1, round(array.shape[1] * size[0] / array.shape[0]))
