@@ -272,10 +272,17 @@ class Quantity(_Shared):
     """Checks raw values and returns float32 in which every pixel without a value is NaN.
 
     Raises:
-      UsageError: other than real numbers, or integers that float32 cannot hold.
+      UsageError: other than real numbers, integers that float32 cannot hold, or 8-bit numbers for a range that belongs
+        to other numbers: pictures, rather than the quantity.
     """
     if array.dtype.kind not in "uif":
       raise UsageError(f"{name} holds {array.dtype}; a quantity holds integers or floats. Convert it.")
+    if array.dtype == np.uint8 and self.range and self.dtype != "uint8":
+      raise UsageError(
+        f"{name} holds 8-bit integers from {array.min()} to {array.max()}, like an ordinary image, but the model was "
+        f"trained on {self.dtype} in the range {self.describe_range()}. Give the original values, or convert these "
+        f"to {self.dtype} if they are in that unit."
+      )
     if (
       array.dtype.kind in "ui" and array.dtype.itemsize > 2 and array.size and np.abs(array.astype(float)).max() > 2**24
     ):
@@ -297,7 +304,7 @@ class Quantity(_Shared):
     return xp.where(missing, np.float32(np.nan), raw.astype(np.float32))
 
   def check_range(self, accepted: np.ndarray, name: str) -> None:
-    """Refuses an array without a single value, or values most of which a declared range would clip.
+    """Refuses an array without a single value, or values most of which the range would clip.
 
     Raises:
       UsageError: with the range found, the range expected and what to do.
@@ -310,9 +317,9 @@ class Quantity(_Shared):
     if share > 0.5:
       values = accepted[np.isfinite(accepted)]
       raise UsageError(
-        f"{name} lies between {values.min():g} and {values.max():g}, but the declared range is "
-        f"{self.describe_range()}: {share:.0%} of the values would be clipped. Check the unit, or leave the range open "
-        "to take it from the data."
+        f"{name} lies between {values.min():g} and {values.max():g}, but the range is {self.describe_range()}: "
+        f"{share:.0%} of the values would be clipped. Check the unit. A new run takes an open range from "
+        "its data."
       )
 
   def clipped(self, raw: np.ndarray) -> float:

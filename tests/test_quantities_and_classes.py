@@ -13,7 +13,7 @@ from pix2pix_jax.data import files, pipeline, prepare, summary
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.model import losses, metrics
 from pix2pix_jax.run import evaluation
-from pix2pix_jax.signals import SHARPNESS, Classes, DataSpec, Image, Quantity
+from pix2pix_jax.signals import SHARPNESS, Classes, DataSpec, Depth, Image, Quantity
 
 RNG = np.random.default_rng(0)
 HOUNSFIELD = Quantity(1, "int16", ((-1000.0, 3000.0),), "HU", nodata=(-2000.0,))
@@ -56,8 +56,26 @@ def test_values_that_a_quantity_cannot_hold_are_refused():
     HOUNSFIELD.accept(np.full((2, 2, 1), 2**25), "x")
   with pytest.raises(UsageError, match="x holds no value at all"):
     HOUNSFIELD.check_range(np.full((2, 2, 1), np.nan), "x")
-  with pytest.raises(UsageError, match="between 5000 and 9000, but the declared range is -1000 to 3000 HU: 100%"):
+  with pytest.raises(UsageError, match="between 5000 and 9000, but the range is -1000 to 3000 HU: 100%"):
     HOUNSFIELD.check_range(np.array([5000.0, 9000.0]), "x")
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32", "uint16"])
+def test_files_of_other_numbers_than_in_training_are_refused(dtype, tmp_path):
+  decibel = Quantity(1, dtype, ((-25.0, 300.0),), "dB")
+  picture = np.random.default_rng(1).integers(0, 255, (8, 8, 1), np.uint8)
+  files.write(tmp_path / "picture.png", picture)
+  with pytest.raises(UsageError, match=rf"picture.png holds 8-bit .* trained on {dtype} in the range -25 to 300 dB"):
+    translate.read_for(decibel, tmp_path / "picture.png")
+  files.write(tmp_path / "same.npy", picture.astype(dtype))
+  np.testing.assert_array_equal(translate.read_for(decibel, tmp_path / "same.npy"), picture)
+  assert Quantity(1, "uint8", ((0.0, 100.0),)).accept(picture, "x").dtype == np.float32
+  files.write(tmp_path / "far.npy", np.full((8, 8, 1), 1000, dtype))
+  with pytest.raises(UsageError, match="far.npy lies between 1000 and 1000, but the range is -25 to 300 dB: 100%"):
+    translate.read_for(decibel, tmp_path / "far.npy")
+  files.write(tmp_path / "mm.npy", np.full((8, 8, 1), 4000.0, np.float32))
+  with pytest.raises(UsageError, match="mm.npy lies between 4000 and 4000, but the depth range is 0 to 10 m"):
+    translate.read_for(Depth(range=(0.0, 10.0)), tmp_path / "mm.npy")
 
 
 def test_classes_are_one_hot_and_come_back():

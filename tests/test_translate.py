@@ -443,7 +443,7 @@ def test_more_channels_than_png_holds(tmp_path, run):
 
 @pytest.mark.parametrize("scale", [0.0, 1000.0])
 def test_depth_in_and_out_as_integers_of_a_scale(tmp_path, run, scale):
-  using = depth_translator(data__input_scale=scale, data__target_scale=scale)
+  using = depth_translator(data__input_scale=scale, data__target_scale=scale, data__depth_range=(0.0, 256.0))
   divisor = scale or 256  # KITTI's
   values = draw((16, 16, 1), np.uint16)
   files.write(tmp_path / "in.png", values)

@@ -82,7 +82,7 @@ def read(signal: Signal, path: Path, options: Options = DEFAULTS) -> Content:
   their unit, NaN in holes, label maps as class indices.
 
   Raises:
-    UsageError: the file cannot be read, or holds another kind of numbers.
+    UsageError: the file cannot be read, or holds another kind of numbers, or numbers in another range.
   """
   is_index_map = signal.kind == "classes" and not getattr(signal, "palette", ())
   key = options.key if files.suffix(path) in files.ARCHIVES else None
@@ -94,6 +94,8 @@ def read(signal: Signal, path: Path, options: Options = DEFAULTS) -> Content:
     array = files.read(path, colors=not is_index_map, key=key)[None]
   geometry = files.read_geometry(path) if files.may_hold_slices(path) else None
   images, outside = _accepted(signal, array, path, None if geometry is None else geometry.nodata)
+  if images.shape[-1] == signal.raw_channels:  # otherwise the translator says so
+    signal.check_range(images, str(path))
   if options.resize_to is not None:
     images = np.stack([resize(signal, image, options.resize_to) for image in images])
     if images.shape[1:3] != array.shape[1:3]:
