@@ -12,7 +12,7 @@ from pix2pix_jax import palettes, translate
 from pix2pix_jax.data import files, pipeline, prepare, summary
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.model import losses, metrics
-from pix2pix_jax.run import evaluation
+from pix2pix_jax.run import evaluation, translation
 from pix2pix_jax.signals import SHARPNESS, Classes, DataSpec, Depth, Image, Quantity
 
 RNG = np.random.default_rng(0)
@@ -66,16 +66,16 @@ def test_files_of_other_numbers_than_in_training_are_refused(dtype, tmp_path):
   picture = np.random.default_rng(1).integers(0, 255, (8, 8, 1), np.uint8)
   files.write(tmp_path / "picture.png", picture)
   with pytest.raises(UsageError, match=rf"picture.png holds 8-bit .* trained on {dtype} in the range -25 to 300 dB"):
-    translate.read_for(decibel, tmp_path / "picture.png")
+    translation.read(decibel, tmp_path / "picture.png")
   files.write(tmp_path / "same.npy", picture.astype(dtype))
-  np.testing.assert_array_equal(translate.read_for(decibel, tmp_path / "same.npy"), picture)
+  np.testing.assert_array_equal(translation.read(decibel, tmp_path / "same.npy").images[0], picture)
   assert Quantity(1, "uint8", ((0.0, 100.0),)).accept(picture, "x").dtype == np.float32
   files.write(tmp_path / "far.npy", np.full((8, 8, 1), 1000, dtype))
   with pytest.raises(UsageError, match="far.npy lies between 1000 and 1000, but the range is -25 to 300 dB: 100%"):
-    translate.read_for(decibel, tmp_path / "far.npy")
+    translation.read(decibel, tmp_path / "far.npy")
   files.write(tmp_path / "mm.npy", np.full((8, 8, 1), 4000.0, np.float32))
   with pytest.raises(UsageError, match="mm.npy lies between 4000 and 4000, but the depth range is 0 to 10 m"):
-    translate.read_for(Depth(range=(0.0, 10.0)), tmp_path / "mm.npy")
+    translation.read(Depth(range=(0.0, 10.0)), tmp_path / "mm.npy")
 
 
 def test_classes_are_one_hot_and_come_back():
@@ -306,7 +306,7 @@ def test_a_folder_of_decibels_and_labels_trains_resumes_and_translates(tmp_path,
     image.putpalette([7, 7, 7, 9, 9, 9, 8, 8, 8])
     image.save(path)
   for path in (tmp_path / "raw/A").glob("*.npy"):  # another range of values does not change the recorded one
-    np.save(path, np.load(path) * 0.5)
+    np.save(path, np.load(path) * 0.8)
   config_lib.update(config, {"train.num_steps": 5})
   train_and_evaluate(config, tmp_path / "run")
   resumed = config_lib.read(tmp_path / "run").data

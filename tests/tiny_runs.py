@@ -4,10 +4,15 @@ from pathlib import Path
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from pix2pix_jax import config as config_lib
 from pix2pix_jax.configs import procedural
+from pix2pix_jax.inference import Translator
+from pix2pix_jax.model import networks
 from pix2pix_jax.run import checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -77,3 +82,26 @@ def changed(config, **fields):
   with config.unlocked():
     config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
   return config
+
+
+def make_translator(**fields):
+  """An untrained translator of 3 levels and 2 features."""
+  config = config_lib.default()
+  config.update_from_flattened_dict(
+    {
+      "model.base_features": 2,
+      "model.levels": 3,
+      "model.input_channels": 3,
+      "model.output_channels": 3,
+      "data.crop_size": 16,
+      "data.crop_width": 24,
+      "data.input_kind": "image",
+      "data.target_kind": "image",
+      "data.input_dtype": "uint8",
+      "data.target_dtype": "uint8",
+      **{name.replace("__", "."): value for name, value in fields.items()},
+    }
+  )
+  generator, _ = networks.make_networks(config.model)
+  x = jnp.zeros((1, 8, 8, config.model.input_channels))
+  return Translator(config, jax.jit(lambda: generator.init(jax.random.key(0), x, dropout=False, norm_stats="batch"))())

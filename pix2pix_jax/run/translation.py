@@ -113,7 +113,7 @@ def _accepted(
   signal: Signal, array: np.ndarray, path: Path, nodata: float | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
   """Accepted (D, H, W, C), and where every channel is nodata: bool (H, W, 1), or None."""
-  outside = (array == nodata).all((0, -1))[..., None] if nodata is not None else None
+  outside = None if nodata is None else _is(array[0], nodata).all(-1, keepdims=True)
   if signal.kind != "image":
     array = signal.mark_missing(array, nodata)
   elif array.shape[-1] != signal.channels:
@@ -144,6 +144,11 @@ def write(signal: Signal, path: Path, result: np.ndarray, content: Content) -> N
     files.write(path, np.round(image.astype(np.float64) * np.iinfo(signal.dtype).max).astype(signal.dtype))
   else:
     files.write(path, image)
+
+
+def _is(array: np.ndarray, number: float) -> np.ndarray:
+  """Where an array is a number, which may be NaN."""
+  return np.isnan(array) if np.isnan(number) else array == number
 
 
 def _with_nodata(image: np.ndarray, outside: np.ndarray, nodata: float) -> np.ndarray:
@@ -368,7 +373,7 @@ class FileTranslator:
       with files.RasterWriter(target, height, width, signal.raw_channels, np.dtype(signal.dtype), geometry) as writer:
         for row, result in rows:
           if nodata is not None:
-            outside = (files.read_window(path, row, 0, len(result), width) == nodata).all(-1, keepdims=True)
+            outside = _is(files.read_window(path, row, 0, len(result), width), nodata).all(-1, keepdims=True)
             result = _with_nodata(result, outside, nodata)
           writer.write(row, 0, result)
     self._results[path] = []
