@@ -341,7 +341,7 @@ def main(argv: list[str] | None = None) -> None:
   print(f"{len(inputs) - len(failed)} of {counted(len(inputs), 'image')} translated{listed}.")
   if left_out:
     print(f"Left out, because their format is unknown: {few(left_out)}.")
-  if resize_to is None and (hint := _size_hint(sizes, config_lib.eval_shape(data))):
+  if resize_to is None and options.tile is None and (hint := _size_hint(sizes, config_lib.eval_shape(data))):
     print(hint)
   for path, reason in failed.items():
     print(f"not translated: {'' if str(path) in reason else f'{path}: '}{reason}", file=sys.stderr)

@@ -113,7 +113,7 @@ def _accepted(
   signal: Signal, array: np.ndarray, path: Path, nodata: float | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
   """Accepted (D, H, W, C), and where every channel is nodata: bool (H, W, 1), or None."""
-  outside = None if nodata is None else _is(array[0], nodata).all(-1, keepdims=True)
+  outside = None if nodata is None else _outside(array[0], nodata)
   if signal.kind != "image":
     array = signal.mark_missing(array, nodata)
   elif array.shape[-1] != signal.channels:
@@ -146,9 +146,10 @@ def write(signal: Signal, path: Path, result: np.ndarray, content: Content) -> N
     files.write(path, image)
 
 
-def _is(array: np.ndarray, number: float) -> np.ndarray:
-  """Where an array is a number, which may be NaN."""
-  return np.isnan(array) if np.isnan(number) else array == number
+def _outside(array: np.ndarray, nodata: float) -> np.ndarray:
+  """bool (H, W, 1): where every channel is nodata, which may be NaN."""
+  missing = np.isnan(array) if np.isnan(nodata) else array == nodata
+  return np.asarray(missing.all(-1))[..., None]
 
 
 def _with_nodata(image: np.ndarray, outside: np.ndarray, nodata: float) -> np.ndarray:
@@ -373,7 +374,7 @@ class FileTranslator:
       with files.RasterWriter(target, height, width, signal.raw_channels, np.dtype(signal.dtype), geometry) as writer:
         for row, result in rows:
           if nodata is not None:
-            outside = _is(files.read_window(path, row, 0, len(result), width), nodata).all(-1, keepdims=True)
+            outside = _outside(files.read_window(path, row, 0, len(result), width), nodata)
             result = _with_nodata(result, outside, nodata)
           writer.write(row, 0, result)
     self._results[path] = []
