@@ -34,7 +34,7 @@ def ramp_split(count=5, size=20):
     "target": np.stack([np.stack([y, x], -1)] * count).astype(np.float32),
     "mask": np.stack([((y + x) % 2 == 0)[..., None]] * count),
   }
-  return pipeline.Split(arrays, [str(n) for n in range(count)], make_spec(count))
+  return pipeline.MemorySplit(arrays, [str(n) for n in range(count)], make_spec(count))
 
 
 def test_input_target_and_mask_stay_aligned_under_jitter():
@@ -101,16 +101,6 @@ def test_evaluation_visits_seven_images_once_in_batches_of_four():
   assert seen == list(range(7))
 
 
-def test_depth_and_masks_are_not_blended_by_resizing():
-  import tensorflow as tf
-
-  depth = tf.constant(np.random.default_rng(0).choice([1.0, 50.0], (9, 9, 1)), tf.float32)
-  assert set(np.unique(pipeline._resize(depth, (14, 14), "nearest"))) == {1.0, 50.0}
-  assert pipeline._resize(depth > 2, (14, 14), "nearest").dtype == tf.bool
-  step = tf.cast(tf.concat([tf.zeros((8, 4, 3)), 200 * tf.ones((8, 4, 3))], 1), tf.uint8)
-  assert 0 < np.unique(pipeline._resize(step, (7, 7), "bicubic")).size - 2  # photographs are blended
-
-
 @pytest.mark.parametrize("resampling, colors", [("nearest", 3), ("bicubic", None)])
 def test_a_label_map_keeps_its_colours_if_asked(resampling, colors):
   labels = np.random.default_rng(0).integers(0, 3, (2, 20, 20, 1)).astype(np.uint8) * 100
@@ -138,33 +128,27 @@ def test_pixels_without_a_measurement_within_the_range_are_masked():
   np.testing.assert_array_equal(split.arrays["mask"], (x > 0) & (x <= 20))
 
 
-def test_the_decoded_cache_appears_complete_or_not_at_all(tmp_path, monkeypatch):
-  """Arrays on disk equal those in memory; a crash while decoding leaves nothing that a later run would read; and of two
-  processes that decode at once the later one takes the other's files."""
+def test_a_split_beyond_the_budget_is_read_as_it_is_used_with_the_same_bits(tmp_path):
+  """Whole examples, windows of them, and jittered batches; nothing is written to disk."""
   source, _ = depth_source(tmp_path)
-  in_memory = pipeline.load_split(source, "train", (8, 8), cache_gib=1)
-  fill = pipeline._fill
-
-  def crash(arrays, dataset, spec):
-    fill(arrays, dataset.take(1), spec)
-    raise RuntimeError("power cut")
-
-  monkeypatch.setattr(pipeline, "_fill", crash)
-  with pytest.raises(RuntimeError, match="power cut"):
-    pipeline.load_split(source, "train", (8, 8), cache_gib=0)
+  in_memory = pipeline.load_split(source, "train", (12, 10), cache_gib=1)
+  streamed = pipeline.load_split(source, "train", (12, 10), cache_gib=0)
+  assert isinstance(in_memory, pipeline.MemorySplit) and isinstance(streamed, pipeline.StreamedSplit)
+  assert streamed.ids == in_memory.ids and streamed.names == in_memory.names == ("input", "target", "mask")
+  for index in range(3):
+    for window in (None, (3, 1, 8, 8)):
+      for name, array in in_memory.read(index, window).items():
+        np.testing.assert_array_equal(streamed.read(index, window)[name], array)
+  splits, data = (in_memory, streamed), make_data(crop_size=8)
+  for batch, other in zip(
+    *(next(pipeline.train_batches(split, data, batch_size=6, seed=1)).items() for split in splits)
+  ):
+    np.testing.assert_array_equal(batch[1], other[1])
+  for batch, other in zip(*(pipeline.eval_batches(split, batch_size=2) for split in splits), strict=True):
+    assert {name: array.tobytes() for name, array in batch.items()} == {
+      n: array.tobytes() for n, array in other.items()
+    }
   assert list(tmp_path.iterdir()) == []
-
-  def overtaken(arrays, dataset, spec):
-    monkeypatch.setattr(pipeline, "_fill", fill)
-    pipeline.load_split(source, "train", (8, 8), cache_gib=0)
-    return fill(arrays, dataset, spec)
-
-  monkeypatch.setattr(pipeline, "_fill", overtaken)
-  on_disk = pipeline.load_split(source, "train", (8, 8), cache_gib=0)
-  assert len(list(tmp_path.iterdir())) == 1
-  for name, array in in_memory.arrays.items():
-    np.testing.assert_array_equal(on_disk.arrays[name], array)
-  assert isinstance(on_disk.arrays["input"], np.memmap) and on_disk.ids == in_memory.ids
 
 
 def test_order_and_jitter_have_streams_of_their_own(monkeypatch):

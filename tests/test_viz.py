@@ -234,7 +234,7 @@ def test_sheets_of_an_evaluation_rank_by_the_metric_of_the_run(metric, best, wor
   mesh, rows = types.SimpleNamespace(size=1), jax.sharding.SingleDeviceSharding(jax.devices()[0])
   run = types.SimpleNamespace(config=config, mesh=mesh, split_rows=rows, spec=IMAGES, eval_step=eval_step)
   images = (np.arange(20, dtype=np.uint8)[:, None, None, None] * 10).repeat(8, 1).repeat(8, 2).repeat(3, 3)
-  split = pipeline.Split({"input": images, "target": images}, [f"image {n}" for n in range(20)], IMAGES)
+  split = pipeline.MemorySplit({"input": images, "target": images}, [f"image {n}" for n in range(20)], IMAGES)
   result = evaluation.evaluate_split(run, {}, split)
   assert result.best == best and result.worst == worst
   assert result.grid.shape == (20 + 4 + 3 * 132, 3 * 132 + 4, 3)  # the sample grid: three rows, three columns

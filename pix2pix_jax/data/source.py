@@ -1,14 +1,18 @@
 """Sources of examples: prepared data on disk, or arrays in memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import os
 from pathlib import Path
+import sys
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from pix2pix_jax.data import parallel
+from pix2pix_jax.data.encoding import Record
+from pix2pix_jax.errors import UsageError
 from pix2pix_jax.signals import DataSpec
 
 
@@ -25,12 +29,12 @@ def share_gpus() -> None:
 
 
 class PreparedSource:
-  """Examples of a prepared TFDS builder.
+  """Examples of a prepared TFDS builder, read and decoded at random.
 
   Attributes:
     spec: signals of both sides, and the number of pairs per split.
     stored: (dtype, channels) of the stored arrays: `input`, `target` and, if there is one, `mask`.
-    folder: where decoded images and a summary may be stored.
+    folder: where a summary may be stored.
   """
 
   def __init__(self, builder: tfds.core.DatasetBuilder, spec: DataSpec):
@@ -42,19 +46,67 @@ class PreparedSource:
       if name != "id"
     }
     self.folder: Path | None = Path(builder.data_dir)
+    self._opened: dict[str, Sequence[bytes]] = {}
 
-  def examples(self, split: str) -> tf.data.Dataset:
-    """Every example once, in the order of the raw files: `input`, `target`, `mask` (H, W, C) and `id`."""
-    return self._builder.as_dataset(
-      split=split,
-      shuffle_files=False,
-      read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False, add_tfds_id=False),
-    )
+  def _records(self, split: str) -> Sequence[bytes]:
+    """The serialized examples of a split, in the order of the raw files."""
+    if split not in self._opened:
+      paths = [os.fspath(path) for path in self._builder.info.splits[split].filepaths]
+      if file_format() == "array_record":
+        from array_record.python import array_record_data_source
 
-  def pairs(self, split: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """The same as (id, input, target)."""
-    for example in self.examples(split).prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
-      yield example["id"].decode(), example["input"], example["target"]
+        self._opened[split] = array_record_data_source.ArrayRecordDataSource(paths)
+      else:
+        self._opened[split] = list(tf.data.TFRecordDataset(paths).as_numpy_iterator())
+    return self._opened[split]
+
+  def read(self, split: str, index: int) -> dict[str, np.ndarray]:
+    """The decoded arrays of an example: `input`, `target`, `mask` (H, W, C). May be called in several threads."""
+    return Record.parse(self._records(split)[index]).arrays()
+
+  def ids(self, split: str) -> list[str]:
+    """The ids of all examples; their arrays are read, but not decoded."""
+    return [Record.parse(record).id for record in self._all(split)]
+
+  def sizes(self, split: str) -> np.ndarray:
+    """(n, 2): height and width of every example; its arrays are read, but not decoded.
+
+    Raises:
+      UsageError: an input and target of different sizes.
+    """
+    found = []
+    for record in map(Record.parse, self._all(split)):
+      sizes = record.sizes()
+      if sizes["input"] != sizes["target"]:
+        (height, width), (other_height, other_width) = sizes["input"], sizes["target"]
+        raise UsageError(
+          f"The input of {record.id} in {split} is {width}×{height} but its target {other_width}×{other_height} (width "
+          "× height), and data.load_size=0 crops both at the same place. Resize one of them, or set data.load_size."
+        )
+      found.append(sizes["input"])
+    return np.array(found)
+
+  def _all(self, split: str) -> Iterator[bytes]:
+    records = self._records(split)
+    return (records[index] for index in range(len(records)))
+
+  def pairs(self, split: str, step: int = 1) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(id, input, target) of every example, or every `step`-th one, in the order of the raw files."""
+    records = self._records(split)
+
+    def decode(index: int) -> tuple[str, np.ndarray, np.ndarray]:
+      record = Record.parse(records[index])
+      arrays = record.arrays()
+      return record.id, arrays["input"], arrays["target"]
+
+    return parallel.in_order(decode, range(0, len(records), step))
+
+
+def file_format() -> str:
+  """The format of prepared files: ArrayRecord, which is read at random; on Windows, for which its library is not
+  published, TFRecord, whose records are kept in memory, still encoded.
+  """
+  return "tfrecord" if sys.platform == "win32" else "array_record"
 
 
 class ArraySource:
@@ -71,32 +123,24 @@ class ArraySource:
     self.stored = {name: (array.dtype, array.shape[-1]) for name, array in zip(("input", "target"), first, strict=True)}
     self.folder: Path | None = None
 
-  def examples(self, split: str) -> tf.data.Dataset:
-    """Every example once, in order: `input`, `target` (H, W, C) and `id`."""
+  def read(self, split: str, index: int) -> dict[str, np.ndarray]:
+    """The arrays of an example: `input` and `target` (H, W, C)."""
     inputs, targets = self._splits[split]
-    signature = {
-      "input": tf.TensorSpec(inputs.shape[1:], inputs.dtype),
-      "target": tf.TensorSpec(targets.shape[1:], targets.dtype),
-      "id": tf.TensorSpec((), tf.string),
-    }
-    return tf.data.Dataset.from_generator(_pairs(split, inputs, targets), output_signature=signature)
+    return {"input": inputs[index], "target": targets[index]}
 
-  def pairs(self, split: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """The same as (id, input, target)."""
-    for i, pair in enumerate(zip(*self._splits[split], strict=True)):
-      yield _id(split, i), *pair
+  def ids(self, split: str) -> list[str]:
+    """The ids of all examples."""
+    return [f"{split}_{index:05d}" for index in range(self.spec.counts[split])]
 
+  def sizes(self, split: str) -> np.ndarray:
+    """(n, 2): height and width of every example."""
+    inputs, _ = self._splits[split]
+    return np.tile(inputs.shape[1:3], (len(inputs), 1))
 
-def _pairs(split: str, inputs: np.ndarray, targets: np.ndarray) -> Callable[[], Iterator[dict]]:
-  def generate():
-    for i, (x, y) in enumerate(zip(inputs, targets, strict=True)):
-      yield {"input": x, "target": y, "id": _id(split, i)}
-
-  return generate
-
-
-def _id(split: str, index: int) -> str:
-  return f"{split}_{index:05d}"
+  def pairs(self, split: str, step: int = 1) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(id, input, target) of every example, or every `step`-th one, in order."""
+    inputs, targets = self._splits[split]
+    return zip(self.ids(split)[::step], inputs[::step], targets[::step], strict=True)
 
 
 Source = PreparedSource | ArraySource

@@ -105,8 +105,9 @@ def mean_target(source: pipeline.Source, config: ml_collections.ConfigDict) -> n
   train = pipeline.load_split(source, "train", shape, cache_gib=config.data.cache_gib, limit=MAX_TRAINING_PAIRS)
   total, weight = np.zeros(1), np.zeros(1)
   for i in range(len(train)):
-    mask = train.arrays["mask"][i].astype(np.float64) if "mask" in train.arrays else np.ones(1)
-    total = total + train.spec.target.encode(train.arrays["target"][i]) * mask
+    example = train.read_encoded(i)
+    mask = example.get("mask", np.ones(1)).astype(np.float64)
+    total = total + example["target"] * mask
     weight = weight + mask
   if weight.min() == 0:  # pixels without any measurement get the mean of all others
     total, weight = np.where(weight > 0, total, total.sum() / max(weight.sum(), 1)), np.maximum(weight, 1)

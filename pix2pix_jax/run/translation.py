@@ -37,7 +37,8 @@ class Options:
     seed, tile, dropout, norm_stats: as for `Translator.__call__`.
     side_by_side: write input and output beside each other, in the colours of the samples.
     batch_size: number of images of equal shape computed together; 1 with `tile` and with `norm_stats="batch"`.
-    resize_to: (height, width) as for `resize`; None: images keep their size.
+    resize_to: (height, width) of the images that are translated; a width of None keeps the proportions. None: images
+      keep their size.
     key: name of the array in .npz and HDF5 files; None: their only one.
     axis: axis of the slices of volumes, as in `files.read`; None: its default.
   """
@@ -97,7 +98,9 @@ def read(signal: Signal, path: Path, options: Options = DEFAULTS) -> Content:
   if images.shape[-1] == signal.raw_channels:  # otherwise the translator says so
     signal.check_range(images, str(path))
   if options.resize_to is not None:
-    images = np.stack([resize(signal, image, options.resize_to) for image in images])
+    height, width = options.resize_to
+    shape = height, width or max(1, round(images.shape[2] * height / images.shape[1]))
+    images = np.stack([resize(image, shape, signal.resampling) for image in images])
     if images.shape[1:3] != array.shape[1:3]:
       geometry = outside = None
   along = _other_way(path, axis)

@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from pix2pix_jax import output
 from pix2pix_jax.data import files
+from pix2pix_jax.data.encoding import Encoded
 from pix2pix_jax.data.readers.progress import track
 from pix2pix_jax.errors import UsageError, nearest_path
 
 T = TypeVar("T")
 BUCKETS = 128  # see `in_order`; each may be an open file, and some systems allow 256 of them
-PNG_CHANNELS = (1, 3, 4)  # TensorFlow writes a PNG of two channels but does not read it
 
 
 @dataclasses.dataclass(eq=False)
@@ -37,25 +36,18 @@ class ReaderConfig(tfds.core.BuilderConfig):
 
 
 def picture(channels: int = 3, dtype: Any = np.uint8) -> tfds.features.FeatureConnector:
-  """An image, uint8 or uint16 (H, W, channels), stored without loss; its examples are `png(array)`."""
-  if channels not in PNG_CHANNELS:
-    return tfds.features.Tensor(shape=(None, None, channels), dtype=dtype, encoding="zlib")
-  return tfds.features.Image(shape=(None, None, channels), dtype=dtype, encoding_format="png")
-
-
-def png(array: np.ndarray) -> bytes | np.ndarray:
-  """Encodes an array as `picture` stores it. (TFDS would build and keep one graph for every size of array.)"""
-  return tf.io.encode_png(array).numpy() if array.shape[-1] in PNG_CHANNELS else array
+  """An image, uint8 or uint16 (H, W, channels)."""
+  return Encoded(channels, dtype)
 
 
 def real_numbers(channels: int = 1) -> tfds.features.FeatureConnector:
   """float32 (H, W, channels): depth in metres, in which 0 is a hole, or a quantity, in which NaN is one."""
-  return tfds.features.Tensor(shape=(None, None, channels), dtype=np.float32, encoding="zlib")
+  return Encoded(channels, np.float32)
 
 
 def validity() -> tfds.features.FeatureConnector:
   """bool (H, W, 1): where the target was measured."""
-  return tfds.features.Tensor(shape=(None, None, 1), dtype=np.bool_, encoding="zlib")
+  return Encoded(1, np.bool_)
 
 
 def read_rgb(path: Path) -> np.ndarray:

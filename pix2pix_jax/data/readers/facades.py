@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 
 from pix2pix_jax import palettes
 from pix2pix_jax.data import files
+from pix2pix_jax.data.encoding import keep_files
 from pix2pix_jax.data.readers import examples
 from pix2pix_jax.data.synthesis.facades import LABEL_COLORS
 from pix2pix_jax.errors import UsageError, few
@@ -75,7 +76,12 @@ class Facades(tfds.core.GeneratorBasedBuilder):
       if "classes" in self.builder_config.kinds:
         label = palettes.match(label, palettes.CMP, f"The label map of {path}")[0]
       sides = (photo, label) if self.builder_config.is_reversed else (label, photo)
-      yield key, {"input": examples.png(sides[0]), "target": examples.png(sides[1]), "id": path.stem}
+      paths = (path, path)
+      if path.stem.startswith("cmp_b"):
+        paths = (
+          (path, path.with_suffix(".png")) if self.builder_config.is_reversed else (path.with_suffix(".png"), path)
+        )
+      yield key, {**keep_files(dict(zip(("input", "target"), sides)), paths), "id": path.stem}
 
 
 def download(dl_manager: Any) -> Path:

@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 
 from pix2pix_jax import output, palettes, signals
 from pix2pix_jax.data import files, summary
+from pix2pix_jax.data.encoding import keep_files
 from pix2pix_jax.data.readers import examples
 from pix2pix_jax.data.readers.negatives import Negatives
 from pix2pix_jax.data.readers.pairs import PLAIN, WANTED, WHOLE, Pair, Reading, find_splits, read_pair
@@ -211,7 +212,7 @@ def _has_value(kind: str, stored: np.ndarray) -> bool:
 
 
 class Folder(tfds.core.GeneratorBasedBuilder):
-  """A user's pairs as `{input, target, id}`, with `mask` where the target has holes.
+  """A user's pairs as `{input, target, id}`.
 
   Attributes:
     notes: lines for the user about the content of the files, complete after preparation.
@@ -223,8 +224,6 @@ class Folder(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     config = self.builder_config
     features = {"input": config.input.feature, "target": config.target.feature, "id": tfds.features.Text()}
-    if config.target.kind == "depth":
-      features["mask"] = examples.validity()
     return tfds.core.DatasetInfo(
       builder=self,
       description=__doc__,
@@ -274,12 +273,10 @@ class Folder(tfds.core.GeneratorBasedBuilder):
           findings.add_unusable(UsageError(f"{path} holds no value at all: every number is NaN, infinite or nodata."))
           continue
         findings.add_read(name, path, array)
-        example[name] = stored if side.kind in ("depth", "quantity") else examples.png(stored)
+        example[name] = stored
       if len(example) == 3:
-        if config.target.kind == "depth":
-          example["mask"] = (example["target"] > 0).all(-1, keepdims=True)
         usable += 1
-        yield key, example
+        yield key, example if pair.slice is not None else keep_files(example, pair.paths)
     if is_last or not usable:
       findings.raise_all()
     if is_last:

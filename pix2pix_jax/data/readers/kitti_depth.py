@@ -53,10 +53,7 @@ class KittiDepthConfig(examples.ReaderConfig):
 
 
 class KittiDepth(tfds.core.GeneratorBasedBuilder):
-  """KITTI as `{input: uint8 (352, 1216, 3), target: float32 metres (352, 1216, 1), mask, id}`.
-
-  The mask is True where depth was measured.
-  """
+  """KITTI as `{input: uint8 (352, 1216, 3), target: float32 metres (352, 1216, 1), id}`."""
 
   VERSION = tfds.core.Version("1.0.0")
 
@@ -69,7 +66,6 @@ class KittiDepth(tfds.core.GeneratorBasedBuilder):
         {
           "input": examples.picture(),
           "target": examples.real_numbers(),
-          "mask": examples.validity(),
           "id": tfds.features.Text(),
         }
       ),
@@ -84,7 +80,7 @@ class KittiDepth(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, split: str, frames: list["Frame"]) -> Iterator:
     for key, frame in examples.in_order(frames, split, self.builder_config):
       photo, depth = read_frame(frame)
-      yield key, {"input": examples.png(photo), "target": depth, "mask": depth > 0, "id": frame.id}
+      yield key, {"input": photo, "target": depth, "id": frame.id}
 
 
 class Frame(NamedTuple):

@@ -41,10 +41,7 @@ class NyuDepthConfig(examples.ReaderConfig):
 
 
 class NyuDepth(tfds.core.GeneratorBasedBuilder):
-  """NYU as `{input: raw depth, target: dense depth, mask, id}`, float32 metres (480, 640, 1).
-
-  The mask is True where the target is above 0.
-  """
+  """NYU as `{input: raw depth, target: dense depth, id}`, float32 metres (480, 640, 1)."""
 
   VERSION = tfds.core.Version("1.0.0")
 
@@ -57,7 +54,6 @@ class NyuDepth(tfds.core.GeneratorBasedBuilder):
         {
           "input": examples.real_numbers(),
           "target": examples.real_numbers(),
-          "mask": examples.validity(),
           "id": tfds.features.Text(),
         }
       ),
@@ -71,8 +67,8 @@ class NyuDepth(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, path: Path, split: str, frames: list[int]) -> Iterator:
     with open_frames(path) as (raw, dense):
       for key, frame in examples.in_order(frames, split, self.builder_config):
-        depth = read_frame(dense, frame, path)
-        yield key, {"input": read_frame(raw, frame, path), "target": depth, "mask": depth > 0, "id": f"{frame + 1:04d}"}
+        depths = {"input": read_frame(raw, frame, path), "target": read_frame(dense, frame, path)}
+        yield key, {**depths, "id": f"{frame + 1:04d}"}
 
 
 def find_file(source: Path) -> Path:

@@ -96,6 +96,11 @@ class Pair(NamedTuple):
   def files(self) -> tuple[Path, Path]:
     return self.input, self.target or self.input
 
+  @property
+  def paths(self) -> dict[str, Path]:
+    """The same files by the names of the arrays."""
+    return dict(zip(("input", "target"), self.files))
+
 
 # --- Finding pairs
 

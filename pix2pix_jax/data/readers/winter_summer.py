@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from pix2pix_jax.data import files
+from pix2pix_jax.data.encoding import keep_files
 from pix2pix_jax.data.readers import examples
 from pix2pix_jax.errors import UsageError, few, reason
 
@@ -69,8 +70,9 @@ class WinterSummer(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, folder: Path, split: str, members: list["Pair"]) -> Iterator:
     for key, pair in examples.in_order(members, split, self.builder_config):
-      winter, summer = (examples.read_rgb(folder / pair.camera / name) for name in (pair.winter, pair.summer))
-      yield key, {"input": examples.png(winter), "target": examples.png(summer), "id": pair.id}
+      paths = folder / pair.camera / pair.winter, folder / pair.camera / pair.summer
+      arrays = dict(zip(("input", "target"), map(examples.read_rgb, paths)))
+      yield key, {**keep_files(arrays, paths), "id": pair.id}
 
 
 class Pair(NamedTuple):

@@ -1,0 +1,264 @@
+"""Compact encodings of the arrays in prepared data: the bytes of their own files, or compressed without loss.
+
+Each example is a record of TFDS with `id` and one `Encoded` feature for each array, which holds one of these:
+
+* an image file, PNG, JPEG or WebP, as it was found (`keep_files`); or a PNG made of the pixels;
+* "left" or "right" and an image file, of which the pixels are that half; without a file, the other side's is meant, so
+  that files with input and target side by side are stored once;
+* "array", a header and the compressed array (`_Header`).
+
+A file is stored only if it decodes to exactly the reader's pixels.
+"""
+
+from collections.abc import Iterator
+import io
+from pathlib import Path
+import struct
+from typing import Any, NamedTuple
+import zlib
+
+import numpy as np
+from PIL import Image
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from pix2pix_jax.data.formats import pillow
+
+FILE_FORMATS = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WEBP"}
+MAX_FILE_PIXELS = 2**26  # Pillow warns above 2**26.4
+LEFT, RIGHT = b"left", b"right"
+ARRAY = b"array"
+SCALES = (1, 256, 1000)  # depth in metres is often made of integers by one of these divisors
+
+
+class Encoded(tfds.features.FeatureConnector):
+  """An array (H, W, channels) of a number type, stored as bytes. Examples are arrays, or bytes as described above."""
+
+  def __init__(self, channels: int, dtype: Any):
+    super().__init__()
+    self._channels, self._dtype = channels, np.dtype(dtype)
+
+  def get_tensor_info(self) -> tfds.features.TensorInfo:
+    return tfds.features.TensorInfo(shape=(None, None, self._channels), dtype=self._dtype)
+
+  def get_serialized_info(self) -> tfds.features.TensorInfo:
+    return tfds.features.TensorInfo(shape=(), dtype=np.object_)
+
+  def encode_example(self, example_data: np.ndarray | bytes) -> bytes:
+    return example_data if isinstance(example_data, bytes) else encode(example_data)
+
+  def decode_example(self, example: Any) -> Any:
+    raise NotImplementedError("Records are read by PreparedSource, which decodes their sides together.")
+
+  def to_json_content(self) -> dict[str, Any]:
+    return {"channels": self._channels, "dtype": self._dtype.name}
+
+  @classmethod
+  def from_json_content(cls, value: Any) -> "Encoded":
+    return cls(**value)
+
+
+class Record(NamedTuple):
+  """A parsed record: the id of a pair, and its encoded arrays by name."""
+
+  id: str
+  contents: dict[str, bytes]
+
+  @classmethod
+  def parse(cls, serialized: bytes) -> "Record":
+    features = tf.train.Example.FromString(serialized).features.feature
+    contents = {name: feature.bytes_list.value[0] for name, feature in features.items()}
+    return cls(contents.pop("id").decode(), contents)
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """The decoded arrays, (H, W, C) each."""
+    files: dict[bytes, np.ndarray] = {}
+
+    def decode_half(content: bytes) -> np.ndarray:
+      file = self._file(content)
+      if file not in files:
+        files[file] = decode(file)
+      return half(files[file], content.startswith(LEFT))
+
+    return {
+      name: decode_half(content) if content.startswith((LEFT, RIGHT)) else decode(content)
+      for name, content in self.contents.items()
+    }
+
+  def sizes(self) -> dict[str, tuple[int, int]]:
+    """(height, width) of each array, without decoding it."""
+    found = {}
+    for name, content in self.contents.items():
+      if content.startswith(ARRAY):
+        header = _Header.unpack(content)
+        found[name] = (header.height, header.width)
+      else:
+        is_half = content.startswith((LEFT, RIGHT))
+        with _open(self._file(content) if is_half else content) as image:
+          found[name] = (image.height, image.width // 2 if is_half else image.width)
+    return found
+
+  def _file(self, content: bytes) -> bytes:
+    """The file of which `content` is one half."""
+    own = content.removeprefix(LEFT).removeprefix(RIGHT)
+    others = (other for other in self.contents.values() if other is not content)
+    return own or next(
+      file
+      for other in others
+      if other.startswith((LEFT, RIGHT)) and (file := other.removeprefix(LEFT).removeprefix(RIGHT))
+    )
+
+
+def half(image: np.ndarray, left: bool) -> np.ndarray:
+  """One half of an image of even width."""
+  middle = image.shape[1] // 2
+  return image[:, :middle] if left else image[:, middle:]
+
+
+def keep_files(arrays: dict[str, np.ndarray], paths: tuple[Path, Path]) -> dict[str, np.ndarray | bytes]:
+  """Replaces the input and target of a pair by the bytes of their files, where these decode to the same pixels.
+
+  Args:
+    arrays: the arrays of an example; those of other names stay.
+    paths: files of input and target; the same one if it holds both, side by side.
+  """
+  kept: dict[str, np.ndarray | bytes] = dict(arrays)
+  written: set[Path] = set()
+  for name, path in zip(("input", "target"), paths):
+    array = arrays[name]
+    if array.dtype != np.uint8 or array.shape[0] * array.shape[1] > MAX_FILE_PIXELS // 2:
+      continue
+    content, whole = _read_file(path)
+    if whole is None:
+      continue
+    if paths[0] != paths[1]:
+      kept[name] = content if np.array_equal(whole, array) else array
+    elif whole.shape[1] % 2 == 0 and (side := _which_half(whole, array)):
+      kept[name] = side if path in written else side + content
+      written.add(path)
+  return kept
+
+
+def _which_half(whole: np.ndarray, array: np.ndarray) -> bytes:
+  return next((name for name in (LEFT, RIGHT) if np.array_equal(half(whole, name == LEFT), array)), b"")
+
+
+def _read_file(path: Path) -> tuple[bytes, np.ndarray | None]:
+  """The content of a file and its pixels; None if they are not those of an 8-bit image that `decode` reads."""
+  with path.open("rb") as file:
+    if not (head := file.read(4)).startswith(tuple(FILE_FORMATS)):
+      return b"", None
+    content = head + file.read()
+  try:
+    return content, decode(content)
+  except Exception:  # the reader has its own way with this file
+    return b"", None
+
+
+# --- Single arrays
+
+
+def encode(array: np.ndarray) -> bytes:
+  """The smallest encoding of an array (H, W, C) that is fast to decode: a PNG for images of 8 bits, else "array"."""
+  if array.dtype == np.uint8 and array.shape[-1] <= 4 and array.shape[0] * array.shape[1] <= MAX_FILE_PIXELS:
+    stream = io.BytesIO()
+    Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(stream, "PNG")
+    return stream.getvalue()
+  return min((_pack(*form) for form in _forms(array)), key=len)
+
+
+def decode(content: bytes) -> np.ndarray:
+  """The array (H, W, C) of an image file or of "array"."""
+  if content.startswith(ARRAY):
+    return _unpack(content)
+  with _open(content) as image:
+    array = pillow.pixels(image, colors=True)
+  return array[..., None] if array.ndim == 2 else array
+
+
+def _open(content: bytes) -> Image.Image:
+  return Image.open(io.BytesIO(content), formats=tuple(FILE_FORMATS.values()))
+
+
+class _Header(NamedTuple):
+  """What precedes a compressed array.
+
+  Attributes:
+    height, width, channels: the shape.
+    dtype: number type of the array, such as "<f4".
+    stored: number type of the stored numbers; integers for floats that are fractions of them by `scale`, in which the
+      largest integer stands for NaN.
+    scale: divisor of the stored integers; 0: none.
+    deltas: whether each number is stored as its difference from its left neighbour.
+  """
+
+  height: int
+  width: int
+  channels: int
+  dtype: bytes
+  stored: bytes
+  scale: int = 0
+  deltas: bool = False
+
+  @classmethod
+  def unpack(cls, content: bytes) -> "_Header":
+    return cls(*_LAYOUT.unpack_from(content, len(ARRAY)))
+
+
+_LAYOUT = struct.Struct("<III3s3sI?")
+
+
+def _forms(array: np.ndarray) -> Iterator[tuple[_Header, np.ndarray]]:
+  """Headers for an array and what each one stores."""
+  array = np.ascontiguousarray(array)
+  header = _Header(*array.shape, _name(array.dtype), _name(array.dtype))
+  values = array
+  if array.dtype.kind == "f" and (found := _as_integers(array)):
+    scale, values = found
+    header = header._replace(stored=_name(values.dtype), scale=scale)
+  yield header, values
+  if values.dtype.kind in "ui":
+    yield header._replace(deltas=True), np.diff(values, axis=1, prepend=values.dtype.type(0))
+
+
+def _name(dtype: np.dtype) -> bytes:
+  return dtype.newbyteorder("<").str.replace("|", "<").encode()
+
+
+def _as_integers(array: np.ndarray) -> tuple[int, np.ndarray] | None:
+  """(scale, 16-bit integers) of which the array is exactly a fraction; None if there is no such scale."""
+  missing = np.isnan(array)
+  for scale in SCALES:
+    with np.errstate(over="ignore"):  # infinity is no integer either
+      scaled = np.where(missing, 0, array) * np.float32(scale)
+    low, high = scaled.min(initial=0), scaled.max(initial=0)
+    for dtype in (np.uint16, np.int16):
+      limits = np.iinfo(dtype)
+      if limits.min <= low and high < limits.max:
+        integers = np.where(missing, limits.max, np.rint(scaled)).astype(dtype)
+        if np.array_equal(_as_floats(integers, scale, array.dtype), array, equal_nan=True):
+          return scale, integers
+        break
+  return None
+
+
+def _as_floats(integers: np.ndarray, scale: int, dtype: np.dtype) -> np.ndarray:
+  values = integers.astype(dtype) / dtype.type(scale)
+  return np.where(integers == np.iinfo(integers.dtype).max, dtype.type(np.nan), values)
+
+
+def _pack(header: _Header, values: np.ndarray) -> bytes:
+  """First the first bytes of all numbers, then the second ones, and so on, which compresses better."""
+  planes = values.reshape(-1, 1).view(np.uint8).T
+  return ARRAY + _LAYOUT.pack(*header) + zlib.compress(np.ascontiguousarray(planes).data, 6)
+
+
+def _unpack(content: bytes) -> np.ndarray:
+  header = _Header.unpack(content)
+  planes = np.frombuffer(zlib.decompress(memoryview(content)[len(ARRAY) + _LAYOUT.size :]), np.uint8)
+  stored = np.dtype(header.stored.decode())
+  values = np.ascontiguousarray(planes.reshape(stored.itemsize, -1).T).view(stored)
+  values = values.reshape(header.height, header.width, header.channels)
+  if header.deltas:
+    values = np.cumsum(values, axis=1, dtype=stored)
+  return _as_floats(values, header.scale, np.dtype(header.dtype.decode())) if header.scale else values
