@@ -71,13 +71,11 @@ def kept(arrays, paths):
 
 @pytest.mark.parametrize("form", ["jpeg", "png", "webp"])
 def test_a_file_that_decodes_to_the_pixels_is_stored_as_it_is(tmp_path, form):
-  paths = tmp_path / f"x.{form}", tmp_path / "y.png"
-  Image.fromarray(PHOTO).save(paths[0], quality=80)
-  Image.fromarray(PHOTO[..., 0]).save(paths[1])
-  x, y = files.read(paths[0]), files.read(paths[1])
-  assert kept({"input": x, "target": y}, paths) == {
-    name: path.read_bytes() for name, path in zip(("input", "target"), paths)
-  }
+  paths = {"input": tmp_path / f"x.{form}", "target": tmp_path / "y.png"}
+  Image.fromarray(PHOTO).save(paths["input"], quality=80)
+  Image.fromarray(PHOTO[..., 0]).save(paths["target"])
+  arrays = {name: files.read(path) for name, path in paths.items()}
+  assert kept(arrays, paths) == {name: path.read_bytes() for name, path in paths.items()}
 
 
 def test_a_side_by_side_file_is_stored_once(tmp_path):
@@ -85,10 +83,16 @@ def test_a_side_by_side_file_is_stored_once(tmp_path):
   Image.fromarray(PHOTO).save(path)
   left, right = np.split(files.read(path), 2, axis=1)
   content = path.read_bytes()
-  assert kept({"input": left, "target": right}, (path, path)) == {"input": LEFT + content, "target": RIGHT}
-  assert kept({"input": right, "target": left}, (path, path)) == {"input": RIGHT + content, "target": LEFT}
+  assert kept({"input": left, "target": right}, {"input": path, "target": path}) == {
+    "input": LEFT + content,
+    "target": RIGHT,
+  }
+  assert kept({"input": right, "target": left}, {"input": path, "target": path}) == {
+    "input": RIGHT + content,
+    "target": LEFT,
+  }
   labels = np.zeros((48, 40, 1), np.uint8)  # one side is not the file's: the other still is
-  assert kept({"input": labels, "target": left}, (path, path))["target"] == LEFT + content
+  assert kept({"input": labels, "target": left}, {"input": path, "target": path})["target"] == LEFT + content
 
 
 def rotated(path):
@@ -113,7 +117,7 @@ def test_other_files_are_encoded_anew(tmp_path, name):
   pixels = files.read(path)
   other = tmp_path / "y.png"
   Image.fromarray(PHOTO).save(other)
-  contents = kept({"input": pixels, "target": PHOTO}, (path, other))
+  contents = kept({"input": pixels, "target": PHOTO}, {"input": path, "target": other})
   assert contents["target"] == other.read_bytes()
   assert isinstance(contents["input"], np.ndarray) or name == "inks.jpg"
 
@@ -122,5 +126,5 @@ def test_a_file_changed_by_the_reader_is_not_taken_for_its_pixels(tmp_path):
   path, other = tmp_path / "x.png", tmp_path / "y.png"
   for each in (path, other):
     Image.fromarray(PHOTO).save(each)
-  contents = kept({"input": PHOTO[..., :1], "target": PHOTO}, (path, other))
+  contents = kept({"input": PHOTO[..., :1], "target": PHOTO}, {"input": path, "target": other})
   assert isinstance(contents["input"], np.ndarray) and contents["target"] == other.read_bytes()

@@ -115,23 +115,22 @@ def half(image: np.ndarray, left: bool) -> np.ndarray:
   return image[:, :middle] if left else image[:, middle:]
 
 
-def keep_files(arrays: dict[str, np.ndarray], paths: tuple[Path, Path]) -> dict[str, np.ndarray | bytes]:
-  """Replaces the input and target of a pair by the bytes of their files, where these decode to the same pixels.
+def keep_files(example: dict[str, Any], paths: dict[str, Path]) -> dict[str, Any]:
+  """Replaces arrays of an example by the bytes of their files, where these decode to the same pixels.
 
   Args:
-    arrays: the arrays of an example; those of other names stay.
-    paths: files of input and target; the same one if it holds both, side by side.
+    example: arrays by name, and others, which stay.
+    paths: files of `input` and `target`; the same one if it holds both, side by side.
   """
-  kept: dict[str, np.ndarray | bytes] = dict(arrays)
-  written: set[Path] = set()
-  for name, path in zip(("input", "target"), paths):
-    array = arrays[name]
+  kept, written = dict(example), set[Path]()
+  for name, path in paths.items():
+    array = example[name]
     if array.dtype != np.uint8 or array.shape[0] * array.shape[1] > MAX_FILE_PIXELS // 2:
       continue
     content, whole = _read_file(path)
     if whole is None:
       continue
-    if paths[0] != paths[1]:
+    if paths["input"] != paths["target"]:
       kept[name] = content if np.array_equal(whole, array) else array
     elif whole.shape[1] % 2 == 0 and (side := _which_half(whole, array)):
       kept[name] = side if path in written else side + content
@@ -211,7 +210,8 @@ _LAYOUT = struct.Struct("<III3s3sI?")
 def _forms(array: np.ndarray) -> Iterator[tuple[_Header, np.ndarray]]:
   """Headers for an array and what each one stores."""
   array = np.ascontiguousarray(array)
-  header = _Header(*array.shape, _name(array.dtype), _name(array.dtype))
+  height, width, channels = array.shape
+  header = _Header(height, width, channels, _name(array.dtype), _name(array.dtype))
   values = array
   if array.dtype.kind == "f" and (found := _as_integers(array)):
     scale, values = found

@@ -6,7 +6,8 @@ import concurrent.futures
 import os
 from typing import TypeVar
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

@@ -114,7 +114,9 @@ class StreamedSplit(Split):
       for name, array in self._source.read(self._split, index).items()
     }
     if self.spec.target.has_holes:
-      example["mask"] = self.spec.target.valid(example["target"]) & example.get("mask", True)
+      valid = self.spec.target.valid(example["target"])
+      assert valid is not None
+      example["mask"] = valid & example.get("mask", True)
     return example
 
 
@@ -215,8 +217,8 @@ def _check_crop(split: Split, crop: tuple[int, int], data: Any) -> None:
   count = output.counted(too_small.size, "training image")
   raise UsageError(
     f"data.load_size=0 crops {crop[1]}×{crop[0]} from images of their own sizes, but {count} "
-    f"{'is' if too_small.size == 1 else 'are'} smaller: {names} (width × height). Leave them out, lower data.crop_size, "
-    "or set data.load_size to resize all images."
+    f"{'is' if too_small.size == 1 else 'are'} smaller: {names} (width × height). Leave them out, lower "
+    "data.crop_size, or set data.load_size to resize all images."
   )
 
 

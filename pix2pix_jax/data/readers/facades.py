@@ -75,13 +75,10 @@ class Facades(tfds.core.GeneratorBasedBuilder):
       label, photo = read_cmp_pair(path) if path.stem.startswith("cmp_b") else read_archive_pair(path)
       if "classes" in self.builder_config.kinds:
         label = palettes.match(label, palettes.CMP, f"The label map of {path}")[0]
-      sides = (photo, label) if self.builder_config.is_reversed else (label, photo)
-      paths = (path, path)
-      if path.stem.startswith("cmp_b"):
-        paths = (
-          (path, path.with_suffix(".png")) if self.builder_config.is_reversed else (path.with_suffix(".png"), path)
-        )
-      yield key, {**keep_files(dict(zip(("input", "target"), sides)), paths), "id": path.stem}
+      label_file = path.with_suffix(".png") if path.stem.startswith("cmp_b") else path
+      of_label, of_photo = ("target", "input") if self.builder_config.is_reversed else ("input", "target")
+      files_of_sides = {of_label: label_file, of_photo: path}
+      yield key, {**keep_files({of_label: label, of_photo: photo}, files_of_sides), "id": path.stem}
 
 
 def download(dl_manager: Any) -> Path:

@@ -70,8 +70,8 @@ class WinterSummer(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, folder: Path, split: str, members: list["Pair"]) -> Iterator:
     for key, pair in examples.in_order(members, split, self.builder_config):
-      paths = folder / pair.camera / pair.winter, folder / pair.camera / pair.summer
-      arrays = dict(zip(("input", "target"), map(examples.read_rgb, paths)))
+      paths = {"input": folder / pair.camera / pair.winter, "target": folder / pair.camera / pair.summer}
+      arrays = {name: examples.read_rgb(path) for name, path in paths.items()}
       yield key, {**keep_files(arrays, paths), "id": pair.id}
 
 
