@@ -239,13 +239,13 @@ def describe(device=None, dtype=torch.float32, **settings):
 
 
 class PairDataset(torch.utils.data.Dataset):
-  """The usual Dataset over DIR/N.jpg (photo = target | labels = input).
+  """The usual Dataset over DIR/N.jpg or DIR/N.png (photo = target | labels = input).
 
   Every access decodes, resizes, crops, mirrors and normalises.
   """
 
   def __init__(self, path, load_size, crop_size):
-    self.files = sorted(pathlib.Path(path).glob("*.jpg"))
+    self.files = sorted(file for form in ("*.jpg", "*.png") for file in pathlib.Path(path).glob(form))
     self.load_size, self.crop_size = load_size, crop_size
 
   def __len__(self):

@@ -37,20 +37,25 @@ def resize(image: np.ndarray, shape: tuple[int, int], resampling: str, window: W
     weight = _product(valid.astype(np.float32), *matrices)
     total = _product(np.where(valid, image, 0), *matrices)
     mean = np.where(weight >= 0.5, total / np.maximum(weight, np.float32(0.5)), np.float32(np.nan))
-    return np.ascontiguousarray(mean.swapaxes(0, 1))
+    return _transposed(mean)
   values = _product(image.astype(np.float32), *matrices)
   if image.dtype.kind in "ui":
     np.rint(values, out=values)
   np.clip(values, 0, 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max, out=values)
-  return np.ascontiguousarray(values.astype(image.dtype).swapaxes(0, 1))
+  return _transposed(values.astype(image.dtype))
 
 
 def _product(image: np.ndarray, down: scipy.sparse.csr_matrix, across: scipy.sparse.csr_matrix) -> np.ndarray:
-  """(H, W, C) float32 → (width, height, C), transposed."""
-  channels = image.shape[-1]
-  tall = (down @ image.reshape(image.shape[0], -1)).reshape(-1, image.shape[1], channels)
-  transposed = np.ascontiguousarray(tall.swapaxes(0, 1))
-  return (across @ transposed.reshape(image.shape[1], -1)).reshape(-1, tall.shape[0], channels)
+  """(H, W, C) float32 → (width, C, height), which `_transposed` turns back."""
+  height, width, channels = image.shape
+  tall = (down @ image.reshape(height, -1)).reshape(-1, width, channels)
+  columns = np.stack([tall[..., channel].T for channel in range(channels)], 1)  # faster than one copy of all axes
+  return (across @ columns.reshape(width, -1)).reshape(-1, channels, tall.shape[0])
+
+
+def _transposed(columns: np.ndarray) -> np.ndarray:
+  """(width, C, height) → (height, width, C)."""
+  return np.stack([columns[:, channel].T for channel in range(columns.shape[1])], -1)
 
 
 @functools.lru_cache(maxsize=512)
