@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
@@ -9,6 +10,7 @@ import functools
 import hashlib
 import os
 from pathlib import Path
+import shutil
 import sys
 import tempfile
 from typing import Any
@@ -19,12 +21,11 @@ import ml_collections
 import numpy as np
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax import signals
+from pix2pix_jax import output, signals
 from pix2pix_jax.data import pipeline, summary
 from pix2pix_jax.errors import UsageError, require_integer
 from pix2pix_jax.inference import Translator
 from pix2pix_jax.model.state import TrainState
-from pix2pix_jax.output import counted
 from pix2pix_jax.run import evaluation, history
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.signals import DataSpec, Signal
@@ -132,7 +133,8 @@ def fit(
       `on_train_batch_begin/end`, `set_params` and `set_model`. They receive `logs`; the values of a batch stay on
       the device until they are read. Setting `stop_training` on the object given to `set_model` ends the run after the
       epoch.
-    workdir: for checkpoints and logs; a run found there is resumed. None: a new temporary folder.
+    workdir: for checkpoints and logs; a run found there is resumed. None: a temporary folder, which is deleted when the
+      program exits.
     input_kind, target_kind: `"image"` (`"picture"` is accepted too), `"depth"`, `"quantity"` or `"classes"`; None: as
       `config` says, by default image.
     input_range, target_range: nearest and farthest metres of depth, one range for both sides; lowest and highest value
@@ -163,7 +165,7 @@ def fit(
   spec = _complete(spec, splits["train"])
   count = len(splits["train"][0])
   if settings.train.batch_size > count:
-    pairs = f"there {'is' if count == 1 else 'are'} only {counted(count, 'training pair')}"
+    pairs = f"there {'is' if count == 1 else 'are'} only {output.counted(count, 'training pair')}"
     raise UsageError(f"batch_size is {settings.train.batch_size}, but {pairs}. Lower it to {count} or less.")
   counts = {name: len(inputs) for name, (inputs, _) in splits.items()}
   spec = DataSpec.of(spec.input, spec.target, counts, _content(splits))
@@ -173,7 +175,11 @@ def fit(
     settings.train.log_every_steps = steps_per_epoch  # `history` has one value per epoch
   num_steps = settings.train.num_steps or settings.train.num_epochs * steps_per_epoch
   settings.train.num_steps = num_steps
-  workdir = Path(workdir or tempfile.mkdtemp(prefix="pix2pix_jax_")).expanduser()
+  if not workdir and verbose:
+    output.say(
+      "No workdir was given, so the checkpoints are deleted when the program exits. To keep them: workdir=DIR."
+    )
+  workdir = Path(workdir or _temporary_folder()).expanduser()
   old = config_lib.previous(workdir)
   if old and not signals.same_data(old.data.fingerprint, spec.fingerprint):
     warnings.warn(f"{workdir} was trained on other data; this run continues with the new data.", stacklevel=2)
@@ -185,6 +191,13 @@ def fit(
   state = TrainState(state.step, *networks)
   translator = Translator(config_lib.read(workdir), state.generator.variables, step=int(state.step))
   return FitResult(_history(workdir, steps_per_epoch), translator, workdir, state)
+
+
+def _temporary_folder() -> str:
+  """A new folder that exists until the program exits."""
+  folder = tempfile.mkdtemp(prefix="pix2pix_jax_")
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  return folder
 
 
 def _settings(

@@ -1,8 +1,10 @@
 """`fit`, `predict` and `evaluate` on arrays, and the translator they give."""
 
+import atexit
 import json
 import subprocess
 import sys
+import tempfile
 import warnings
 
 import jax
@@ -215,6 +217,19 @@ def test_nothing_is_printed_where_verbose_is_0(capsys, monkeypatch, terminal, ve
     assert "PatchGAN" in said.out and "epoch 0 of the callback" in said.out and "step/s" in said.err
   else:
     assert (said.out, said.err) == ("epoch 0 of the callback\n", "warning of the callback\n")
+
+
+def test_a_folder_of_fit_s_own_is_announced_and_deleted_when_the_program_exits(tmp_path, capsys, monkeypatch):
+  at_exit = []
+  monkeypatch.setattr(atexit, "register", lambda function, *args, **options: at_exit.append((function, args, options)))
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+  result = p2p.fit(*pairs(4), overrides=TINY)
+  (line,) = [line for line in capsys.readouterr().out.splitlines() if "deleted" in line]
+  assert line.endswith("To keep them: workdir=DIR.") and (result.workdir / "config.json").exists()
+  for function, args, options in at_exit:
+    if str(result.workdir) in map(str, args):
+      function(*args, **options)
+  assert not result.workdir.exists()
 
 
 def test_depth_metrics_against_numpy():
