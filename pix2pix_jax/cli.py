@@ -17,7 +17,7 @@ import signal
 import sys
 import textwrap
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pix2pix_jax import __version__, launch, output
 from pix2pix_jax.errors import UsageError, nearest_path, run_command
@@ -35,7 +35,7 @@ COMMANDS = {
   "inspect": "Summarize a data set and draw training batches, without training.",
   "fields": "List the configuration fields with their defaults, meanings and limits.",
 }
-TRAIN_FLAGS = ("--config", "--workdir", "--distributed", "--init_from")
+TRAIN_FLAGS = ("--config", "--workdir", "--distributed", "--init_from", "--verbose")
 _KEEP_MEMORY = ("train", "translate")  # the commands that compute the most
 _DESCRIBED_IN = {  # reader of raw files → the named configuration whose docstring describes them
   "facades": "facades",
@@ -59,7 +59,7 @@ commands:
 
 _TRAIN_HELP = """\
 usage: pix2pix_jax train --config=NAME[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...] [--init_from=WORKDIR]
-                         [--distributed]
+                         [--distributed] [--verbose]
 
 Trains a model. If the workdir holds an interrupted run, training resumes from its newest checkpoint.
 "python main.py" in a clone of the repository accepts the same flags.
@@ -72,6 +72,7 @@ flags:
                           "pix2pix_jax fields" explains every field; so does {config_file}
   --init_from=WORKDIR     start from the networks of another run, at its best checkpoint; append @STEP for another one
   --distributed           run as one of several processes, which jax.distributed.initialize() connects
+  --verbose               print the time of each stage of the start, and every parameter of the networks
 
 configurations:
 {configurations}
@@ -154,7 +155,9 @@ def train(argv: list[str] | None = None) -> None:
   if {"-h", "--help"} & set(arguments):
     print(_train_help(), end="")
     return
-  config, workdir, distributed = parse_train(arguments)
+  config, workdir, distributed, verbose = parse_train(arguments)
+  if verbose:
+    output.be_verbose()
   check_before_imports(config)
   _check_workdir(workdir)
   if distributed:
@@ -162,13 +165,16 @@ def train(argv: list[str] | None = None) -> None:
   output.say("Loading JAX and TensorFlow …")  # takes seconds, so flags are checked first
   with _stopping_signals_interrupt():
     try:
-      from pix2pix_jax.train import train_and_evaluate
+      with output.stage("Loading JAX and TensorFlow"):
+        from pix2pix_jax.train import train_and_evaluate
 
       train_and_evaluate(config, workdir)
     except KeyboardInterrupt:
-      if not any((workdir.expanduser() / "checkpoints").glob("*")):
-        output.say("Stopped before the first checkpoint; nothing was saved.", error=True)
-      raise
+      if any((workdir.expanduser() / "checkpoints").glob("*")):
+        raise
+      told = "Interrupted before the first checkpoint; nothing was saved."
+      output.say(told, error=True)
+      raise KeyboardInterrupt(told) from None
 
 
 def check_before_imports(config: "ml_collections.ConfigDict") -> None:
@@ -245,11 +251,24 @@ def _join_processes() -> None:
     ) from error
 
 
-def parse_train(arguments: list[str]) -> tuple["ml_collections.ConfigDict", Path, bool]:
-  """Parses the flags of `train`.
+class TrainOptions(NamedTuple):
+  """The flags of `train`.
 
-  Returns:
-    The locked configuration, checked, with overrides applied; the workdir; and whether this is one of many processes.
+  Attributes:
+    config: the locked configuration, checked, with overrides applied.
+    workdir: folder of the run.
+    distributed: whether this is one of many processes.
+    verbose: whether to print the times of the start and all parameters.
+  """
+
+  config: "ml_collections.ConfigDict"
+  workdir: Path
+  distributed: bool
+  verbose: bool
+
+
+def parse_train(arguments: list[str]) -> TrainOptions:
+  """Parses the flags of `train`.
 
   Raises:
     UsageError: one paragraph about the first invalid or missing flag.
@@ -260,6 +279,7 @@ def parse_train(arguments: list[str]) -> tuple["ml_collections.ConfigDict", Path
   parser.add_argument("--config")
   parser.add_argument("--workdir", type=Path)
   parser.add_argument("--distributed", action="store_true")
+  parser.add_argument("--verbose", action="store_true")
   parser.add_argument("--init_from", metavar="WORKDIR[@STEP]")
   try:
     options, overrides = parser.parse_known_args(arguments)
@@ -275,7 +295,8 @@ def parse_train(arguments: list[str]) -> tuple["ml_collections.ConfigDict", Path
       )
   if options.init_from:
     overrides = [*overrides, f"--config.train.init_from={options.init_from}"]
-  return load_config(options.config, overrides), options.workdir, options.distributed
+  config = load_config(options.config, overrides)
+  return TrainOptions(config, options.workdir, options.distributed, options.verbose)
 
 
 def load_config(text: str, overrides: list[str]) -> "ml_collections.ConfigDict":

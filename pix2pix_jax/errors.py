@@ -34,8 +34,9 @@ def run_command(main: Callable[[], None]) -> None:
     except UsageError as error:
       output.say(f"error: {error}", error=True)
       sys.exit(2)
-    except KeyboardInterrupt:
-      output.say("interrupted", error=True)
+    except KeyboardInterrupt as interrupt:
+      if not interrupt.args:  # those with a text have been told already
+        output.say("interrupted", error=True)
       sys.exit(130)
 
 

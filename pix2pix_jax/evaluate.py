@@ -114,7 +114,7 @@ def evaluate(
   evaluation.write(folder, result, data.ids, number, config, compared, distances=measured, notes=notes)
   chosen_by = f" (best {trained.config.train.best_metric})" if step in (None, "best") else ""
   print(f"{split}: {output.counted(len(data), 'image')}, step {number}{chosen_by}, {_describe_protocol(config)}")
-  print(evaluation.table({"model": {**result.means, **measured}, **compared}))
+  print(evaluation.table({"model": {**result.means, **measured}, **compared}, trained.spec.target.unit))
   if comparison:
     print("  fid is biased for few images: only compare FIDs computed from equally many images. kid is unbiased.")
   print(f"Results are in {folder}")

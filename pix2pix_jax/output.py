@@ -5,6 +5,7 @@ import contextlib
 import io
 import os
 import sys
+import time
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -25,6 +26,29 @@ def say(text: str, *, error: bool = False) -> None:
     stream.flush()
   except (OSError, ValueError):  # a broken pipe, or a closed file
     silence(stream)
+
+
+_verbose = False  # like the level of a log
+
+
+def be_verbose() -> None:
+  """Makes `stage` print, for the rest of the process (`--verbose`)."""
+  global _verbose
+  _verbose = True
+
+
+def is_verbose() -> bool:
+  """Whether `be_verbose` was called."""
+  return _verbose
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[None]:
+  """Prints how long the block took, if the output is verbose."""
+  begin = time.perf_counter()
+  yield
+  if _verbose:
+    say(f"{name} took {time.perf_counter() - begin:.1f} s.")
 
 
 def counted(number: int, noun: str) -> str:

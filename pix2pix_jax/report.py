@@ -185,11 +185,10 @@ def _counts(config: ml_collections.ConfigDict, splits: list[dict[str, Any]]) -> 
 
 
 def _networks(run: Experiment) -> list[dict[str, Any]]:
-  """Every parameter of both networks with its shape, from shapes alone."""
+  """Every parameter of both networks with its shape."""
   networks = []
-  for network, variables in run.abstract().variables.items():
-    leaves = flatten_dict(variables["params"])
-    rows = [["/".join(path), "×".join(map(str, leaf.shape)), leaf.size] for path, leaf in leaves.items()]
+  for network, shapes in run.parameters.items():
+    rows: list[list[Any]] = [[name, "×".join(map(str, shape)), math.prod(shape)] for name, shape in shapes.items()]
     networks.append({"name": network, "rows": rows, "count": sum(row[-1] for row in rows)})
   return networks
 

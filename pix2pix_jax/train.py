@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from pathlib import Path
 
@@ -13,9 +12,10 @@ from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
 from pix2pix_jax.data import pipeline, prepare, summary
 from pix2pix_jax.model.state import TrainState
-from pix2pix_jax.run import baselines, checkpoint, evaluation, experiment, fine_tuning, loggers
+from pix2pix_jax.run import checkpoint, evaluation, experiment, final, fine_tuning, loggers
 from pix2pix_jax.run.evaluation import Evaluation
 from pix2pix_jax.run.experiment import Experiment
+from pix2pix_jax.run.final import Progress
 from pix2pix_jax.run.finite import require_finite_state
 from pix2pix_jax.run.reporter import Reporter, make_writer
 from pix2pix_jax.run.stopping import StopOnSignal
@@ -49,50 +49,42 @@ def train_and_evaluate(
   experiment.check_batch_size(config.train.batch_size)
   fine_tuning.check(config.train.init_from)
   config, old = config_lib.keep_recorded(config, workdir)
-  source = source or prepare.prepare(config.data, config.model)
+  with output.stage("Preparing the data"):
+    source = source or prepare.prepare(config.data, config.model)
   config = config_lib.resolve(config, source.spec)
   changes = config_lib.differences(old, config) if old else {}
   config_lib.require_same_model(workdir, changes)
   config_lib.make_workdir(workdir)
-  data, cache_gib = config.data, config.data.cache_gib
-  train_split = pipeline.load_split(source, "train", config_lib.load_shape(data), cache_gib=cache_gib)
-  val_split = None
-  if "val" in source.spec.counts:
-    val_split = pipeline.load_split(source, "val", config_lib.eval_shape(data), cache_gib=cache_gib)
+  data, val_split = config.data, None
+  with output.stage("Reading the data"):
+    train_split = pipeline.load_split(source, "train", config_lib.load_shape(data), cache_gib=data.cache_gib)
+    if "val" in source.spec.counts:
+      val_split = pipeline.load_split(source, "val", config_lib.eval_shape(data), cache_gib=data.cache_gib)
   if jax.process_index() == 0:
     output.say(summary.describe(source, config))
 
   run = Experiment(config, source.spec)
   with checkpoint.Checkpointer(workdir, config=config) as checkpointer:
     start = checkpointer.latest_step()
-    state = fine_tuning.initial_state(run) if start is None else checkpointer.restore(start, run.abstract())
+    with output.stage("Initializing the networks" if start is None else "Restoring the networks"):
+      state = fine_tuning.initial_state(run) if start is None else checkpointer.restore(start, run.abstract())
     config_lib.write(workdir, config)  # only now, so that a failed start leaves the old file
     if changes:
       config_lib.record_changes(workdir, start or 0, changes)
     writer, logger = make_writer(workdir, config), loggers.make(config.train.logger, config.to_dict(), workdir)
-    with Reporter(writer, workdir, start=start or 0, config=config.train, logger=logger) as reporter:
+    unit = run.spec.target.unit
+    with Reporter(writer, workdir, start=start or 0, config=config.train, logger=logger, unit=unit) as reporter:
       reporter.say(_describe(run, start, changes))
       progress = _loop(run, state, start, (train_split, val_split), checkpointer, reporter, observer or Observer())
       if progress.step < config.train.num_steps:
         reporter.say(f"Stopped at step {progress.step} of {config.train.num_steps}; run the same command to resume.")
       elif val_split:
-        _finish(run, progress, source, val_split, workdir, reporter)
-  if progress.interrupted:
-    raise KeyboardInterrupt
+        final.evaluate(run, progress, source, val_split, workdir, reporter)
+  if progress.interrupted and progress.step < config.train.num_steps:
+    raise KeyboardInterrupt("stopped, as a line has told")
   written = "checkpoints/, curves.png, samples/ and eval/" if val_split else "checkpoints/ and curves.png"
   reporter.say(f"{written} are in {workdir}; for all scalars: tensorboard --logdir={workdir}")
   return progress.state
-
-
-@dataclasses.dataclass
-class _Progress:
-  """The state after `step`, its validation if there was one, and the best validation so far."""
-
-  state: TrainState
-  step: int
-  evaluation: Evaluation | None = None
-  best: tuple[int, float] | None = None
-  interrupted: bool = False
 
 
 def _loop(
@@ -103,11 +95,11 @@ def _loop(
   checkpointer: checkpoint.Checkpointer,
   reporter: Reporter,
   observer: Observer,
-) -> _Progress:
+) -> Progress:
   """Trains, validates and saves from `start` until the last step, a signal, or the observer's request to stop."""
   config, (train_split, val_split) = run.config, splits
   train = config.train
-  progress = _Progress(state, start or 0, best=checkpointer.best())
+  progress = Progress(state, start or 0, best=checkpointer.best())
   batches = pipeline.to_devices(
     pipeline.train_batches(
       train_split, config.data, batch_size=train.batch_size, seed=config.seed, start_step=progress.step
@@ -116,7 +108,8 @@ def _loop(
   )
   if val_split and not start:  # the untrained networks: curves begin here, and data errors surface immediately
     reporter.say(f"Validating the initial networks on {output.counted(len(val_split), 'image')} …")
-    untrained = evaluation.evaluate_split(run, state.variables, val_split)
+    with output.stage("Validating the initial networks"):
+      untrained = evaluation.evaluate_split(run, state.variables, val_split)
     reporter.validated(0, untrained)
   if progress.step < train.num_steps:
     reporter.say("Compiling the training step …")
@@ -129,6 +122,8 @@ def _loop(
       last = step == train.num_steps
       stopping = stop.asked  # read once, so that a signal during validation cannot end the run unsaved
       reporter.trained(step, metrics, last=last or stopping, at_log=functools.partial(run.update_norms, state))
+      if stopping:
+        reporter.say(f"Interrupted: saving step {step} …")
 
       with reporter.pause():
         validation, improved = None, False
@@ -147,31 +142,8 @@ def _loop(
       progress.state, progress.step, progress.evaluation = state, step, validation
       if stopping:
         break
-    progress.interrupted = stop.asked and progress.step < train.num_steps
+    progress.interrupted = stop.asked
   return progress
-
-
-def _finish(
-  run: Experiment,
-  progress: _Progress,
-  source: pipeline.Source,
-  val_split: pipeline.Split,
-  workdir: Path,
-  reporter: Reporter,
-) -> None:
-  """Writes the validation of the last step to eval/val, even if an earlier start was killed before it could do so."""
-  folder, step = workdir / "eval" / "val", progress.step
-  if progress.evaluation is None and evaluation.read_summary(folder).get("step") == step:
-    return  # nothing was left to train, and eval/val is up to date
-  result = progress.evaluation or evaluation.evaluate_split(run, progress.state.variables, val_split)
-  compared = baselines.measure(source, val_split, run.config)
-  if jax.process_index() == 0:
-    evaluation.write(folder, result, val_split.ids, step, run.config, compared)
-  table = evaluation.table({"model": result.means, **compared})
-  reporter.say(f"Validation at the last step, {output.counted(len(val_split), 'image')}:\n{table}")
-  if progress.best:
-    metric = run.config.train.best_metric
-    reporter.say(f"Best validation {metric}: {progress.best[1]:.4f} at step {progress.best[0]}.")
 
 
 class Observer:
@@ -196,4 +168,5 @@ def _describe(run: Experiment, start: int | None, changes: config_lib.Changes) -
     lines.append(f"Changed since the last start: {config_lib.describe_changes(changes)}.")
   if "data.fingerprint" in changes:
     lines.append("The data changed, so the search for the best checkpoint starts over.")
-  return "\n".join([*lines, *run.describe()])
+  table = run.describe_parameters() if output.is_verbose() else []
+  return "\n".join([*lines, *run.describe(), *table])

@@ -54,21 +54,21 @@ def environment(**variables):
 )
 @pytest.mark.parametrize("first", [True, False])
 def test_overrides(arguments, name, value, first):
-  config, workdir, distributed = cli.parse_train([*arguments, *TRAIN] if first else [*TRAIN, *arguments])
+  config, workdir, distributed, verbose = cli.parse_train([*arguments, *TRAIN] if first else [*TRAIN, *arguments])
   expected = config_lib.load("procedural")
   section, _, field = name.rpartition(".")
   (expected[section] if section else expected)[field] = value
   assert config.to_dict() == expected.to_dict()
-  assert (workdir, distributed) == (Path("w"), False)
+  assert (workdir, distributed, verbose) == (Path("w"), False, False)
   assert config.is_locked
 
 
 def test_flags_may_follow_as_separate_arguments_and_variants_apply():
-  config, workdir, distributed = cli.parse_train(
-    ["--distributed", "--config", "kitti:report,procedural", "--workdir", "runs/a b"]
+  config, workdir, distributed, verbose = cli.parse_train(
+    ["--distributed", "--verbose", "--config", "kitti:report,procedural", "--workdir", "runs/a b"]
   )
   assert (config.model.decoder_widths, config.data.name, config.data.task) == ("report", "procedural", "kitti_depth")
-  assert (workdir, distributed) == (Path("runs/a b"), True)
+  assert (workdir, distributed, verbose) == (Path("runs/a b"), True, True)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_configuration_file_of_ones_own(tmp_path):
     "from pix2pix_jax.configs import kitti\n\n\ndef get_config(variant=''):\n  config = kitti.get_config(variant)\n"
     "  config.train.num_epochs = 3\n  return config\n",
   )
-  config, _, _ = cli.parse_train([f"--config={path}:procedural", "--workdir=w", "--config.train.batch_size=2"])
+  config, *_ = cli.parse_train([f"--config={path}:procedural", "--workdir=w", "--config.train.batch_size=2"])
   assert (config.train.num_epochs, config.data.task, config.train.batch_size) == (3, "kitti_depth", 2)
 
 
@@ -276,7 +276,7 @@ def test_the_documented_commands_are_accepted(name, monkeypatch):
   commands = commands_in(importlib.import_module(f"pix2pix_jax.configs.{name}").__doc__)
   assert len(commands) >= 2
   for command in commands:
-    config, workdir, _ = cli.parse_train(command)
+    config, workdir, *_ = cli.parse_train(command)
     assert workdir.parts[0] == "runs"
     assert (config.data.source_dir == "DIR") == ("--config.data.source_dir=DIR" in command)
 

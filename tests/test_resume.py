@@ -1,5 +1,6 @@
 """What a run leaves and how it continues: checkpoints, interruptions, changes between starts."""
 
+import re
 import signal
 import subprocess
 import time
@@ -9,10 +10,10 @@ import pytest
 from tiny_runs import assert_same_bits, command, latest_step, run, saved_arrays, tiny_config
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax import evaluate
+from pix2pix_jax import evaluate, output
 from pix2pix_jax.data import pipeline
-from pix2pix_jax.errors import UsageError
-from pix2pix_jax.run import checkpoint, evaluation, history
+from pix2pix_jax.errors import UsageError, run_command
+from pix2pix_jax.run import baselines, checkpoint, evaluation, history
 from pix2pix_jax.signals import DataSpec, Image
 from pix2pix_jax.train import Observer, train_and_evaluate
 
@@ -154,6 +155,66 @@ def test_an_observers_stop_saves_the_step(tmp_path):
     state.generator.params["output"]["kernel"],
     saved_arrays(tmp_path / "run", 5)["['generator']['params']['output']['kernel']"],
   )
+
+
+class Signal(Observer):
+  """Sends a Ctrl-C after a step."""
+
+  def __init__(self, step):
+    self.step = step
+
+  def step_ended(self, step, metrics, validation):
+    if step == self.step:
+      signal.raise_signal(signal.SIGINT)
+    return False
+
+
+def interrupted_output(start, capsys):
+  """What a command prints that is interrupted, in order; its exit status has to be 130."""
+  with pytest.raises(SystemExit) as stop:
+    run_command(start)
+  assert stop.value.code == 130
+  shown = capsys.readouterr()
+  assert shown.err == ""
+  return shown.out.splitlines()
+
+
+def test_an_interruption_is_announced_before_the_save_and_explained_last(tmp_path, capsys):
+  start = lambda step: lambda: train_and_evaluate(tiny_config(), tmp_path / "run", observer=Signal(step))
+  lines = interrupted_output(start(3), capsys)
+  assert lines[-2:] == ["Interrupted: saving step 4 …", "Stopped at step 4 of 6; run the same command to resume."]
+  assert latest_step(tmp_path / "run") == 4
+  told = "Interrupted after the last step, 6, which is saved. Run the same command for the final evaluation."
+  assert interrupted_output(start(6), capsys)[-1] == told
+  assert latest_step(tmp_path / "run") == 6 and not (tmp_path / "run/eval").exists()
+
+
+def test_an_interrupted_final_evaluation_is_announced_and_made_later(tmp_path, capsys, monkeypatch):
+  start = lambda: train_and_evaluate(tiny_config(), tmp_path / "run")
+  with monkeypatch.context() as patch:
+    patch.setattr(baselines, "measure", lambda *_: signal.raise_signal(signal.SIGINT))
+    lines = interrupted_output(start, capsys)
+  assert lines[-2:] == [
+    "Final evaluation: comparing 7 validation images with baselines …",
+    "Interrupted after the last step, 6, which is saved. Run the same command for the final evaluation.",
+  ]
+  assert not (tmp_path / "run/eval/val/metrics.json").exists()
+  start()
+  assert evaluation.read_summary(tmp_path / "run/eval/val")["step"] == 6
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_verbose_output_has_the_stages_of_the_start_and_every_parameter(verbose, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(output, "_verbose", verbose)
+  config = tiny_config(train__num_steps=1)
+  train_and_evaluate(config, tmp_path / "run")
+  lines = capsys.readouterr().out.splitlines()
+  stages = [line.partition(" took ")[0] for line in lines if re.search(r" took \d+\.\d s\.$", line)]
+  expected = ["Preparing the data", "Reading the data", "Initializing the networks", "Validating the initial networks"]
+  assert stages == ([*expected, "Final evaluation"] if verbose else [])
+  sizes = [int(line.split()[-1].replace(",", "")) for line in lines if re.match(r"  \S+/(kernel|scale|bias) ", line)]
+  total = sum(int(count.replace(",", "")) for count in re.findall(r"([\d,]+) parameters", "\n".join(lines)))
+  assert sum(sizes) == (total if verbose else 0) and total > 0
 
 
 def test_an_exception_leaves_files_closed_and_the_running_save_complete(tmp_path):

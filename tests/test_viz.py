@@ -322,6 +322,7 @@ def test_curves_mark_baselines_changes_and_a_learning_rate_that_falls(tmp_path, 
   assert list(axes) == ["L1 on [0, 1]", "SSIM", "learning rate"]
   labels = [text.get_text() for text in axes["L1 on [0, 1]"].get_legend().get_texts()]
   assert labels == ["train", "val", "mean target 0.25", "nearest valid 7 (above)", "configuration changed"]
+  assert axes["learning rate"].lines[0].get_drawstyle() == "steps-pre"  # each value belongs to the steps before it
   for axis in axes.values():
     verticals = [
       line.get_xdata()[0] for line in axis.lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2
@@ -330,6 +331,28 @@ def test_curves_mark_baselines_changes_and_a_learning_rate_that_falls(tmp_path, 
     assert "2,000" in [label.get_text() for label in axis.get_xticklabels()]
   rows = [{**row, "train/learning_rate": 2e-4} for row in rows]
   assert "learning rate" not in drawn_axes(monkeypatch, rows, Path(tmp_path / "other" / "curves.png"))
+
+
+@pytest.mark.parametrize("unit, title", [("m", "RMSE in m"), ("HU", "RMSE in HU"), ("", "RMSE")])
+def test_units_of_metrics_are_named(unit, title, tmp_path, monkeypatch):
+  rows = [{"step": step, "val/rmse": 1.0} for step in (1, 2)]
+  assert list(drawn_axes(monkeypatch, rows, tmp_path / "curves.png", unit=unit)) == [title]
+  lines = evaluation.table({"model": {"rmse": 1.5, "psnr": 20.0, "ssim": 0.5}, "mean_target": {"rmse": 2}}, unit)
+  names = [line.split("  ")[1] for line in lines.splitlines()[1:]]
+  assert names == [f"rmse ({unit})" if unit else "rmse", "psnr (dB)", "ssim"]
+  assert len({len(line) for line in lines.splitlines()[:2]}) == 1  # columns are aligned
+
+
+@pytest.mark.parametrize("first, last", [(0, 0), (7, 7), (0, 1), (1980, 1983), (1975, 1996), (0, 3200), (100, 99999)])
+def test_steps_are_labelled_by_round_integers(first, last, tmp_path, monkeypatch):
+  ticks = viz.step_ticks(first, last)
+  assert 1 <= len(ticks) <= 7 and ticks[0] >= first and ticks[-1] <= last
+  distance = ticks[1] - ticks[0] if len(ticks) > 1 else 1
+  assert distance in {digit * 10**power for digit in (1, 2, 5) for power in range(6)}
+  assert all(isinstance(tick, int) and tick % distance == 0 for tick in ticks)
+  rows = [{"step": step, "val/l1": 1.0} for step in sorted({first, last})]
+  (axis,) = drawn_axes(monkeypatch, rows, tmp_path / "curves.png").values()
+  assert [label.get_text() for label in axis.get_xticklabels()] == [f"{tick:,}" for tick in ticks]
 
 
 def test_the_range_of_interest():

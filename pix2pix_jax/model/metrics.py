@@ -13,7 +13,13 @@ CONFUSION = "confusion"  # not a metric, but the counts from which those of clas
 CLASS_METRICS = ("mean_iou", "pixel_accuracy", "class_accuracy")
 HIGHER_IS_BETTER = ("psnr", "ssim", "delta1", "delta2", "delta3", *CLASS_METRICS)  # for all others, lower is better
 
+_IN_TARGET_UNIT = ("rmse", "mae", "hole_rmse", "hole_mae")
 MAX_PSNR = 120.0  # dB; that of identical images would be infinite
+
+
+def unit_of(metric: str, target_unit: str) -> str:
+  """The unit of a metric's values; `target_unit` is that of the target. Empty if it has none."""
+  return "dB" if metric == "psnr" else target_unit if metric in _IN_TARGET_UNIT else ""
 
 
 def to_unit(image: jax.Array) -> jax.Array:

@@ -232,19 +232,21 @@ def describe_image(per_image: dict[str, np.ndarray], i: int, metric: str, unit: 
 
   For depth and quantities, also the RMSE, unless a value in their `unit` is shown already.
   """
-  units = {"psnr": " dB", "rmse": f" {unit}".rstrip(), "mae": f" {unit}".rstrip()}
   names = [metric, *(["rmse"] if "rmse" in per_image and metric not in ("rmse", "mae") else [])]
   shown = [
-    f"{name} {per_image[name][i]:#.4g}{units.get(name, '')}" for name in names if not np.isnan(per_image[name][i])
+    f"{name} {per_image[name][i]:#.4g} {metrics_lib.unit_of(name, unit)}".rstrip()
+    for name in names
+    if not np.isnan(per_image[name][i])
   ]
   return ", ".join(shown) or "nothing to compare with"
 
 
-def table(columns: dict[str, dict[str, float]]) -> str:
-  """Metrics as lines of text, with one column for the model and one for each baseline."""
+def table(columns: dict[str, dict[str, float]], unit: str) -> str:
+  """Metrics as lines of text, with one column for the model and one for each baseline; `unit` is the target's."""
   width = max(12, *map(len, columns))
   lines = [" " * 30 + "".join(f"{name:>{width + 2}}" for name in columns)]
   for metric in next(iter(columns.values())):
     cells = (f"{column[metric]:.4f}" if metric in column else "" for column in columns.values())
-    lines.append(f"  {metric:<28}" + "".join(f"{cell:>{width + 2}}" for cell in cells))
+    name = f"{metric} ({metrics_lib.unit_of(metric, unit)})".removesuffix(" ()")
+    lines.append(f"  {name:<28}" + "".join(f"{cell:>{width + 2}}" for cell in cells))
   return "\n".join(lines)

@@ -5,10 +5,12 @@ Training, evaluation, `fit` and import all get their mesh, networks, optimizer, 
 
 import dataclasses
 import functools
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -99,13 +101,28 @@ class Experiment:
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated), jax.eval_shape(self._init)
     )
 
-  def count_parameters(self) -> dict[str, int]:
-    """Parameters of each network, from shapes alone."""
-    state = jax.eval_shape(self._init)
+  @functools.cached_property
+  def parameters(self) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shape of every parameter, such as `up_0/conv/kernel`, by network; from shapes alone."""
+    variables = jax.eval_shape(self._init).variables
     return {
-      name: sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-      for name, variables in state.variables.items()
+      network: {name: leaf.shape for name, leaf in flatten_dict(each["params"], sep="/").items()}
+      for network, each in variables.items()
     }
+
+  def count_parameters(self) -> dict[str, int]:
+    """Parameters of each network."""
+    return {network: sum(map(math.prod, shapes.values())) for network, shapes in self.parameters.items()}
+
+  def describe_parameters(self) -> list[str]:
+    """A line about each parameter: its name, shape and size."""
+    lines = []
+    for network, shapes in self.parameters.items():
+      lines.append(f"Parameters of the {network}:")
+      width = max(map(len, shapes))
+      for name, shape in shapes.items():
+        lines.append(f"  {name:<{width}}  {'×'.join(map(str, shape)):>16}  {math.prod(shape):>12,}")
+    return lines
 
   def describe(self) -> list[str]:
     """One line each about the generator, the discriminator, the losses in the log, and the run."""

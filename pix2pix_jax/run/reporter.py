@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
+from pix2pix_jax.model import metrics as metrics_lib
 from pix2pix_jax.run import history, viz
 from pix2pix_jax.run.finite import require_finite
 
@@ -71,10 +72,11 @@ class Reporter:
     start: step that the run resumes from, 0 for a fresh run.
     config: the `train` section of the run's configuration.
     logger: a logger besides TensorBoard (`loggers.make`), or None.
+    unit: unit of the target; empty if it has none.
   """
 
-  def __init__(self, writer: Any, workdir: Path, *, start: int, config: Any, logger: Any = None):
-    self._writer, self._workdir, self._logger = writer, workdir, logger
+  def __init__(self, writer: Any, workdir: Path, *, start: int, config: Any, logger: Any = None, unit: str = ""):
+    self._writer, self._workdir, self._logger, self._unit = writer, workdir, logger, unit
     self._config = config
     self._is_main = jax.process_index() == 0
     self._history = history.History(workdir, start) if self._is_main else None
@@ -103,7 +105,10 @@ class Reporter:
       self._logger.close()
     if self._is_main:
       viz.curves(
-        history.read(self._workdir), self._workdir / "curves.png", changes=config_lib.read_changes(self._workdir)
+        history.read(self._workdir),
+        self._workdir / "curves.png",
+        changes=config_lib.read_changes(self._workdir),
+        unit=self._unit,
       )
 
   def _restart_clock(self) -> None:
@@ -207,7 +212,8 @@ class Reporter:
     if self._is_main:
       texts = {viz.LAYOUT_KEY: json.dumps(validation.grid_layout)}
       viz.save_png(self._workdir / "samples" / f"step_{step:08d}.png", grid, texts)
-    shown = [f"{name} {means[name]:.4f}" for name in _VALIDATION if name in means]
+    units = {name: metrics_lib.unit_of(name, self._unit) for name in _VALIDATION}
+    shown = [f"{name} {means[name]:.4f} {units[name]}".rstrip() for name in _VALIDATION if name in means]
     self.say(f"step {step}/{self._config.num_steps}  validation  {'  '.join(shown)}")
 
   def _write(self, step: int, scalars: dict[str, float]) -> None:

@@ -507,7 +507,7 @@ CURVES = {  # title: the scalars in it
   "GAN loss of the generator": ("gan_loss",),
   "discriminator accuracy, real and fake": ("discriminator_accuracy_real", "discriminator_accuracy_fake"),
   "SSIM": ("ssim",),
-  "RMSE in the target's unit": ("rmse",),  # metres for depth
+  "RMSE": ("rmse",),
   "cross-entropy": ("cross_entropy",),
   "mean IoU": ("mean_iou",),
   "pixel accuracy": ("pixel_accuracy",),
@@ -521,7 +521,7 @@ _BASELINE_DASHES = ((0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (1, 4)))
 Points = list[tuple[float, float]]
 
 
-def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[str, Any]] = ()) -> None:
+def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[str, Any]] = (), unit: str = "") -> None:
   """Draws the training (line) and validation (dots) curves of a history as a PNG.
 
   Baselines are read from `eval/val/metrics.json` beside the PNG, if it exists. A learning rate that is not constant
@@ -531,6 +531,7 @@ def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[s
     rows: as `history.read` returns them.
     path: path of the PNG, in the workdir.
     changes: resumes that changed the configuration, with their `step`; each is marked by a vertical line.
+    unit: unit of the target, for the title of the RMSE; empty if it has none.
   """
   # Not pyplot, which would keep the figure, and whose backend is the user's choice.
   from matplotlib.figure import Figure  # slow to import, used once
@@ -547,13 +548,14 @@ def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[s
   for i, (title, names) in enumerate(shown):
     axis = figure.add_subplot(panels[divmod(i, num_columns)])
     _draw_lines(axis, rows, names, {name: means[names[0]] for name, means in baselines.items() if names[0] in means})
-    _finish_axis(axis, title, rows, changes)
+    _finish_axis(axis, f"{title} in {unit}" if title == "RMSE" and unit else title, rows, changes)
     axis.legend(fontsize=8)
   if rate_panel:
     axis = figure.add_subplot(panels[num_rows, :])
-    axis.plot(*zip(*rates), color="tab:blue", linewidth=1.3)
+    # A logged rate is that of the steps since the last log, so a jump is a step and not a ramp.
+    axis.plot(*zip(*rates), color="tab:blue", linewidth=1.3, drawstyle="steps-pre")
     axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.1 * max(rate for _, rate in rates))
     _finish_axis(axis, "learning rate", rows, changes)
   figure.supxlabel(_ABOUT_LIMITS if num_columns > 2 else _ABOUT_LIMITS.replace("; ", ";\n"), fontsize=8, color="0.35")
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -622,18 +624,24 @@ def value_limits(lines: Sequence[Points], baselines: Iterable[float] = ()) -> tu
   return low - room, high + room
 
 
+def step_ticks(first: float, last: float) -> list[int]:
+  """At most seven steps to label from `first` to `last`: multiples of 1, 2 or 5 times a power of ten."""
+  wanted = max((last - first) / 6, 1)
+  power = 10 ** math.floor(math.log10(wanted))
+  distance = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= wanted)
+  return list(range(math.ceil(first / distance) * distance, math.floor(last) + 1, distance))
+
+
 def _finish_axis(axis: Any, title: str, rows: list[dict[str, float]], changes: Sequence[dict[str, Any]]) -> None:
   """Adds the parts that all panels share: title, step labels, and marks where the configuration changed."""
-  from matplotlib.ticker import FuncFormatter, MaxNLocator  # slow to import
-
   for i, change in enumerate(changes):
     label = None if i else "configuration changed"
     axis.axvline(change["step"], color="0.4", linestyle=(0, (4, 2)), linewidth=1, label=label)
   first, last = rows[0]["step"], rows[-1]["step"]
   room = 0.02 * ((last - first) or 1)
   axis.set_xlim(first - room, last + room)
-  axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
-  axis.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+  ticks = step_ticks(first, last)
+  axis.set_xticks(ticks, [f"{step:,}" for step in ticks])
   axis.set_title(title, fontsize=11)
   axis.set_xlabel("step", fontsize=9)
   axis.tick_params(labelsize=9)

@@ -1,0 +1,69 @@
+"""The end of a run: the validation of its last step, beside baselines, in `eval/val`."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from pix2pix_jax import output
+from pix2pix_jax.data import pipeline
+from pix2pix_jax.model.state import TrainState
+from pix2pix_jax.run import baselines, evaluation
+from pix2pix_jax.run.evaluation import Evaluation
+from pix2pix_jax.run.experiment import Experiment
+from pix2pix_jax.run.reporter import Reporter
+
+
+@dataclasses.dataclass
+class Progress:
+  """How far a run has come.
+
+  Attributes:
+    state: the state after `step`.
+    step: the last step that is done.
+    evaluation: its validation, if there was one.
+    best: step and score of the best validation so far.
+    interrupted: whether a signal asked the run to stop.
+  """
+
+  state: TrainState
+  step: int
+  evaluation: Evaluation | None = None
+  best: tuple[int, float] | None = None
+  interrupted: bool = False
+
+
+def evaluate(
+  run: Experiment,
+  progress: Progress,
+  source: pipeline.Source,
+  split: pipeline.Split,
+  workdir: Path,
+  reporter: Reporter,
+) -> None:
+  """Writes the validation of the last step to `eval/val`, even if an earlier start was stopped before it could do so.
+
+  Raises:
+    KeyboardInterrupt: interrupted before the end, which a line has told.
+  """
+  folder, step = workdir / "eval" / "val", progress.step
+  if progress.evaluation is None and evaluation.read_summary(folder).get("step") == step:
+    return  # nothing was left to train, and eval/val is up to date
+  try:
+    if progress.interrupted:
+      raise KeyboardInterrupt
+    reporter.say(f"Final evaluation: comparing {output.counted(len(split), 'validation image')} with baselines …")
+    with output.stage("Final evaluation"):
+      result = progress.evaluation or evaluation.evaluate_split(run, progress.state.variables, split)
+      compared = baselines.measure(source, split, run.config)
+      if jax.process_index() == 0:
+        evaluation.write(folder, result, split.ids, step, run.config, compared)
+  except KeyboardInterrupt:
+    told = f"Interrupted after the last step, {step}, which is saved. Run the same command for the final evaluation."
+    reporter.say(told)
+    raise KeyboardInterrupt(told) from None
+  table = evaluation.table({"model": result.means, **compared}, run.spec.target.unit)
+  reporter.say(f"Validation at the last step, {output.counted(len(split), 'image')}:\n{table}")
+  if progress.best:
+    metric = run.config.train.best_metric
+    reporter.say(f"Best validation {metric}: {progress.best[1]:.4f} at step {progress.best[0]}.")
