@@ -17,7 +17,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from pix2pix_jax import palettes, signals
+from pix2pix_jax import inputs, palettes, signals
 from pix2pix_jax.errors import UsageError, reason
 from pix2pix_jax.output import counted
 from pix2pix_jax.signals import DataSpec, Signal
@@ -66,6 +66,7 @@ _RANGE = Limit(
   lambda value: len(value) == 2 and 0 <= value[0] < value[1] < np.inf, "two numbers, 0 ≤ nearest < farthest"
 )
 _KIND = _one_of("auto", *signals.KINDS, *signals.ALIASES)
+_INPUT_KIND = _one_of("auto", *signals.KINDS, *signals.ALIASES, signals.Stack.kind)  # the last with data.inputs alone
 _RESAMPLING = _one_of("auto", "bicubic", "area", "nearest")
 _DTYPE = _one_of("", "uint8", "uint16", "int8", "int16", "int32", "int64", "uint32", "uint64", "float32")
 _CLASSES = _between(0, 256)
@@ -121,12 +122,19 @@ FIELDS: dict[str, dict[str, Field]] = {
       "", "Folder with the raw files. Empty: download them, if the reader can. The procedural reader needs no files."
     ),
     "prepared_dir": Field("", "Folder for prepared data. Empty: $TFDS_DATA_DIR, or the user's cache directory."),
+    "inputs": Field(
+      ("A",),
+      "folder: name of the folder of inputs; or several inputs on one grid, which the network sees together, each as "
+      "FOLDER[:KIND][,FIELD=VALUE …]: ('rgb', 'lidar:depth,scale=256'). The fields are scale, range, unit, nodata, "
+      "classes, palette, ignore and resampling. kitti_depth: the same for ('image', 'velodyne_raw').",
+    ),
+    "target_folder": Field("B", "folder: name of the folder of targets."),
     "input_kind": Field(
       "auto",
       "Meaning of the input's numbers: image, depth (metres, 0 where nothing was measured), quantity (any real numbers "
       "with a unit), classes (a label map) or auto. With auto, unsigned integers are images; any other number type "
       "needs an explicit kind. picture is an older word for image.",
-      _KIND,
+      _INPUT_KIND,
     ),
     "target_kind": Field("auto", "Meaning of the target's numbers, with the same choices.", _KIND),
     "input_scale": Field(
@@ -476,6 +484,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       raise UsageError(f"{name} is {value!r}; it has to be {_type_name(field.default)}{example}.")
     if field.limit and not field.limit.holds(value):
       raise UsageError(f"{name} is {value!r}; it has to be {field.limit.text}.")
+  inputs.parse(tuple(config.data.inputs))
 
 
 def _suggestion(name: str, known: set[str]) -> str:
@@ -711,8 +720,10 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
 
 def _record(data: ml_collections.ConfigDict, side: str, signal: Signal) -> None:
   """Fills in what the data determined, so that a workdir describes its signals completely."""
-  if data[f"{side}_resampling"] == "auto":
+  if data[f"{side}_resampling"] == "auto" and signal.kind != signals.Stack.kind:
     data[f"{side}_resampling"] = signal.resampling
+  if isinstance(signal, signals.Stack):
+    data.inputs = inputs.write(signal)
   if isinstance(signal, signals.Quantity):
     data[f"{side}_range"] = tuple(value for pair in signal.range for value in pair)
   if isinstance(signal, signals.Classes):
@@ -774,9 +785,16 @@ def settings_of(data: ml_collections.ConfigDict, side: str) -> signals.Settings:
     UsageError: an unknown kind.
   """
   kind, values = data[f"{side}_kind"], tuple(data[f"{side}_range"])
+  depth_range = (float(data.depth_range[0]), float(data.depth_range[1]))
+  if side == "input" and len(data.inputs) > 1:
+    if kind not in ("auto", signals.Stack.kind):
+      raise UsageError(
+        f"data.input_kind is {kind!r}, but data.inputs declares the kind of each input; set it to 'auto'."
+      )
+    return signals.Settings(signals.Stack.kind, depth_range, parts=inputs.parse(tuple(data.inputs), depth_range))
   return signals.Settings(
     kind=kind if kind == "auto" else signals.check_kind(kind, f"data.{side}_kind"),
-    depth_range=(float(data.depth_range[0]), float(data.depth_range[1])),
+    depth_range=depth_range,
     scale=float(data[f"{side}_scale"]),
     range=() if values == (0, 0) else tuple(zip(map(float, values[::2]), map(float, values[1::2]))),
     unit=data[f"{side}_unit"],
@@ -804,6 +822,8 @@ def keep_recorded(
     for name, is_open in ((f"{side}_range", (0, 0)), (f"{side}_classes", 0), (f"{side}_colors", "")):
       if config.data[name] == is_open:
         config.data[name] = old.data[name]
+  if len(config.data.inputs) == len(old.data.inputs) > 1:
+    config.data.inputs = inputs.keep(tuple(config.data.inputs), tuple(old.data.inputs))
   return config, old
 
 
@@ -904,7 +924,8 @@ def require_same_model(workdir: Path, changes: Changes) -> None:
     UsageError: the fields that differ.
   """
   fixed = (
-    *("data.input_kind", "data.target_kind", "data.input_range", "data.target_range", "data.input_classes"),
+    *("data.inputs", "data.input_kind", "data.target_kind", "data.input_range", "data.target_range"),
+    "data.input_classes",
     *("data.target_classes", "data.validity_channel"),
   )
   changed = {name: pair for name, pair in changes.items() if name.startswith("model.") or name in fixed}

@@ -5,7 +5,7 @@ photo = translator(labels)                        # uint8 (H, W, 3) of any size
 photos = translator(labels, num_samples=4, seed=1)
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import functools
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pix2pix_jax import prng
 from pix2pix_jax.errors import UsageError, require_integer
 from pix2pix_jax.model import layers, networks
 from pix2pix_jax.run import checkpoint, experiment
+from pix2pix_jax.signals import Stack
 
 Run = Callable[[np.ndarray], np.ndarray]  # encoded images (N, H, W, C) → encoded answers
 
@@ -84,7 +85,7 @@ class Translator:
 
   def __call__(
     self,
-    images: np.ndarray,
+    images: np.ndarray | Mapping[str, np.ndarray],
     *,
     num_samples: int | None = None,
     seed: int = 0,
@@ -99,7 +100,7 @@ class Translator:
       images: (H, W), (H, W, C) or (N, H, W, C) of any height and width. Images are uint8 or uint16 over their full
         range, bool, or float in [0, 1]; depth is float metres, where zero, negative, NaN and infinite values are holes;
         quantities are in the unit of the training data, where NaN is a hole; classes are indices, or colours of the
-        palette.
+        palette. Several inputs are given by name, `{"rgb": …, "lidar": …}`, or as one array with their channels.
       num_samples: number of results to draw per image; None: one, without the leading axis.
       seed: seed of the dropout noise, in [0, 2**32); the same seed gives the same result.
       dropout: whether the noise is on; None: as in the run (`evaluation.dropout`, on by default).
@@ -117,6 +118,8 @@ class Translator:
     Raises:
       UsageError: invalid shapes, dtypes, values or options; the message says what is accepted.
     """
+    if isinstance(images, Mapping):
+      images = self._join(images)
     images = np.asarray(images)
     single = images.ndim < 4
     batch = images[..., None] if images.ndim == 2 else images
@@ -189,6 +192,11 @@ class Translator:
   def multiple(self) -> int:
     """Heights and widths that are multiples of this are not padded."""
     return config_lib.multiple(self.config.model)
+
+  def _join(self, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    if not isinstance(self.input_signal, Stack):
+      raise UsageError("This model has one input; pass its array alone.")
+    return self.input_signal.join(parts)
 
   def _accept(self, batch: np.ndarray) -> np.ndarray:
     channels = self.input_signal.raw_channels

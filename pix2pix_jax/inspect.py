@@ -72,10 +72,9 @@ def _write_sheet(path: Path, batch: Mapping[str, np.ndarray], spec: DataSpec) ->
   from pix2pix_jax.run import viz
 
   masks = batch.get("mask", itertools.repeat(None))
-  columns = {
-    "input": [spec.input.display(image, spec.input.measured(image)) for image in batch["input"]],
-    "target": [spec.target.display(image, mask) for image, mask in zip(batch["target"], masks)],
-  }
+  inputs = [viz.input_columns(spec.input, image) for image in batch["input"]]
+  columns = {name: [row[name] for row in inputs] for name in inputs[0]}
+  columns["target"] = [spec.target.display(image, mask) for image, mask in zip(batch["target"], masks)]
   viz.save_png(path, viz.grid(columns, spec=spec))
   return path
 

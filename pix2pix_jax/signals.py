@@ -8,9 +8,10 @@ other module infers meaning from a dtype.
 pipeline, the compiled programs and exported files all run the same code. Arrays are (..., H, W, C).
 """
 
+from collections.abc import Mapping
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -487,7 +488,133 @@ class Classes(_Shared):
     return f"{self.count or 'unknown number of'} classes"
 
 
-Signal = Image | Depth | Quantity | Classes
+@dataclasses.dataclass(frozen=True)
+class Stack(_Shared):
+  """Several inputs on one grid, each with its own signal: a photograph and LiDAR depth, or bands of several sensors.
+
+  Raw arrays are float32 with the raw channels of all parts one after the other; `join` makes them.
+
+  Attributes:
+    parts: the signals, in order.
+    names: their names, those of their folders.
+  """
+
+  parts: tuple["Image | Depth | Quantity | Classes", ...]
+  names: tuple[str, ...]
+
+  kind: ClassVar[str] = "stack"
+  unit: ClassVar[str] = ""
+  dtype: ClassVar[str] = "float32"
+  has_holes: ClassVar[bool] = False
+  resampling: ClassVar[str] = "parts"
+  metrics: ClassVar[tuple[str, ...]] = ()
+
+  @property
+  def channels(self) -> int:
+    """Channels that the networks see."""
+    return sum(part.channels for part in self.parts)
+
+  @property
+  def raw_channels(self) -> int:
+    return sum(part.raw_channels for part in self.parts)
+
+  def split(self, raw) -> list[Any]:
+    """The raw arrays of the parts, in their own number types."""
+    ends = np.cumsum([part.raw_channels for part in self.parts])
+    pieces = [raw[..., end - part.raw_channels : end] for part, end in zip(self.parts, ends)]
+    return [
+      piece.round().astype(part.dtype) if isinstance(part, Image | Classes) else piece
+      for part, piece in zip(self.parts, pieces)
+    ]
+
+  def split_encoded(self, encoded) -> list[Any]:
+    """The encoded arrays of the parts."""
+    ends = np.cumsum([part.channels for part in self.parts])
+    return [encoded[..., end - part.channels : end] for part, end in zip(self.parts, ends)]
+
+  def join(self, parts: Mapping[str, np.ndarray], name: str = "The input") -> np.ndarray:
+    """Raw arrays (..., H, W, C) by name, as the parts accept them, → float32 (..., H, W, raw_channels).
+
+    Raises:
+      UsageError: other names, sizes that differ, or an array that its part does not accept. The message starts with
+        `name`.
+    """
+    if set(parts) != set(self.names):
+      raise UsageError(f"{name} has the parts {', '.join(parts)}; this model has {', '.join(self.names)}.")
+    arrays = []
+    for key, part in zip(self.names, self.parts):
+      array = np.asarray(parts[key])
+      array = array[..., None] if array.ndim == 2 else array
+      accepted = part.accept(array, f"{name}, {key},")
+      if accepted.shape[-1] != part.raw_channels:
+        raise UsageError(
+          f"{name}, {key}, has {_channels(accepted.shape[-1])}; this model has {_channels(part.raw_channels)}."
+        )
+      if isinstance(part, Image) and accepted.dtype != part.dtype:
+        accepted = part.decode(part.encode(accepted))
+      arrays.append(accepted.astype(np.float32))
+    if len({array.shape[:-1] for array in arrays}) > 1:
+      sizes = ", ".join(f"{key} {array.shape[-2]}×{array.shape[-3]}" for key, array in zip(self.names, arrays))
+      raise UsageError(f"{name} has parts of different sizes: {sizes} (width × height). Bring them onto one grid.")
+    return np.concatenate(arrays, axis=-1)
+
+  def accept(self, array: np.ndarray, name: str) -> np.ndarray:
+    """Checks raw values that `join` made, or in the same order, and returns float32.
+
+    Raises:
+      UsageError: other than real numbers, or values that a part does not accept. The message starts with `name`.
+    """
+    if array.dtype.kind not in "uif" or array.shape[-1] != self.raw_channels:
+      raise UsageError(
+        f"{name} holds {array.dtype} of {_channels(array.shape[-1])}; this model has the inputs {self.describe()}. "
+        "Give them by name, or as numbers with their channels one after the other."
+      )
+    return self.join(dict(zip(self.names, self.split(array.astype(np.float32)))), name)
+
+  def canonical(self, raw):
+    """float32 in which the parts mark pixels without a value."""
+    xp = jnp if isinstance(raw, jax.Array) else np
+    pieces = [part.canonical(piece).astype(np.float32) for part, piece in zip(self.parts, self.split(raw))]
+    return xp.concatenate(pieces, axis=-1)
+
+  def check_range(self, accepted: np.ndarray, name: str) -> None:
+    """Refuses values that are unlikely to be of one of the parts' signals.
+
+    Raises:
+      UsageError: as those of the parts.
+    """
+    for key, part, piece in zip(self.names, self.parts, self.split(accepted)):
+      part.check_range(piece, f"{name}, {key},")
+
+  def encode(self, raw):
+    """The parts' codes one after the other, float32 in [-1, 1]."""
+    xp = jnp if isinstance(raw, jax.Array) else np
+    return xp.concatenate([part.encode(piece) for part, piece in zip(self.parts, self.split(raw))], axis=-1)
+
+  def decode(self, encoded):
+    """[-1, 1] → raw numbers as `join` returns them."""
+    xp = jnp if isinstance(encoded, jax.Array) else np
+    pieces = zip(self.parts, self.split_encoded(encoded))
+    return xp.concatenate([part.decode(piece).astype(np.float32) for part, piece in pieces], axis=-1)
+
+  decode_float = decode
+
+  def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """[-1, 1] (H, W, C) → uint8 (H, W · parts, 3): the parts beside each other."""
+    del valid
+    return np.concatenate([image for _, image in self.columns(encoded)], axis=1)
+
+  def columns(self, encoded: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """[-1, 1] (H, W, C) → name and uint8 (H, W, 3) of each part."""
+    pieces = zip(self.names, self.parts, self.split_encoded(encoded))
+    return [(name, part.display(piece, part.measured(piece))) for name, part, piece in pieces]
+
+  def describe(self) -> str:
+    """For example "rgb (8-bit image, 3 channels), lidar (depth, 0 to 80 m, 1 channel)"."""
+    return ", ".join(f"{name} ({part.describe()})" for name, part in zip(self.names, self.parts))
+
+
+Signal = Image | Depth | Quantity | Classes | Stack
 TYPES: dict[str, type[Signal]] = {"image": Image, "depth": Depth, "quantity": Quantity, "classes": Classes}
 KINDS = tuple(TYPES)
 
@@ -533,6 +660,7 @@ class Settings:
     depth_range, scale: of depth.
     range, unit, nodata: of a quantity.
     count, palette, ignore, shown: of classes.
+    parts: of a stack.
     resampling: `"auto"`, or how images (`"bicubic"`, `"nearest"`) or quantities (`"area"`, `"nearest"`) are resized.
   """
 
@@ -547,6 +675,7 @@ class Settings:
   ignore: int = -1
   shown: tuple[tuple[int, int, int], ...] = ()
   resampling: str = "auto"
+  parts: tuple["Part", ...] = ()
 
   def make(self, channels: int, dtype: Any) -> Signal:
     """The signal of raw data; images are 8-bit if `dtype` is, else 16-bit. The kind must not be `"auto"`.
@@ -555,6 +684,9 @@ class Settings:
       channels: number of channels of the raw data; classes ignore it.
       dtype: their number type.
     """
+    if self.kind == Stack.kind:
+      made = [part.settings.make(part.channels, part.dtype) for part in self.parts]
+      return Stack(tuple(each for each in made if not isinstance(each, Stack)), tuple(part.name for part in self.parts))
     if self.kind == "depth":
       return Depth(channels, self.depth_range, self.scale)
     if self.kind == "classes":
@@ -566,6 +698,21 @@ class Settings:
       return Quantity(channels, name, self.range, self.unit, self.nodata, resampling)
     bits = "uint8" if np.dtype(dtype) in (np.uint8, np.bool_) else "uint16"
     return Image(channels, bits, "nearest" if self.resampling == "nearest" else "bicubic")
+
+
+class Part(NamedTuple):
+  """One of several inputs.
+
+  Attributes:
+    name: name of its folder.
+    settings: what the configuration declares about it.
+    channels, dtype: form of its raw arrays; 0 and "": not known yet.
+  """
+
+  name: str
+  settings: Settings
+  channels: int = 0
+  dtype: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,6 @@ another order, so batching can change a pixel by one grey level. --batch_size=1 
 import argparse
 import collections
 from collections.abc import Collection, Sequence
-import functools
 import glob
 import os
 from pathlib import Path
@@ -34,6 +33,7 @@ from typing import TYPE_CHECKING
 
 from pix2pix_jax import launch
 from pix2pix_jax.data import files
+from pix2pix_jax.data.readers import pairs
 from pix2pix_jax.errors import UsageError, few, require_integer, run_command
 from pix2pix_jax.output import counted
 
@@ -76,6 +76,35 @@ def find_inputs(pattern: str, output: Path | None = None) -> tuple[dict[Path, Pa
       '.npy and others; "pix2pix_jax translate --help" lists every suffix.'
     )
   return {each: each.relative_to(base) for each in found}, left_out
+
+
+def find_partners(folder: Path, names: Sequence[str]) -> tuple[dict[Path, Path], dict[Path, tuple[Path, ...]]]:
+  """The files for a model with several inputs; files without partners are printed.
+
+  Args:
+    folder: holds a folder for each input, with files of the same names in all of them.
+    names: names of the inputs.
+
+  Returns:
+    {file of the first input: its name relative to that folder}, and the files of all inputs by that file.
+
+  Raises:
+    UsageError: a folder is missing, or no files match.
+  """
+  folders = [folder / name for name in names]
+  if missing := [each.name for each in folders if not each.is_dir()]:
+    raise UsageError(
+      f"This model has the inputs {', '.join(names)}, but --input {str(folder)!r} lacks the folder {missing[0]}. "
+      "Give a folder that holds one folder for each input."
+    )
+  notes: list[str] = []
+  found = pairs.match(folders, notes)
+  for note in notes:
+    print(note)
+  if not found:
+    raise UsageError(f"--input {str(folder)!r}: no file has the same name in {', '.join(names)}.")
+  inputs = {pair.paths[0]: pair.paths[0].relative_to(folders[0]) for pair in found}
+  return inputs, {pair.paths[0]: pair.paths for pair in found}
 
 
 def _match(pattern: Path) -> list[Path]:
@@ -295,16 +324,23 @@ def main(argv: list[str] | None = None) -> None:
   if volumes and options.side_by_side:
     raise UsageError(f"--side_by_side draws single images, but {few(volumes)} holds several. Leave the option out.")
   formats: tuple[str, ...] = (".png",) if options.side_by_side else files.WRITABLE
-  names = functools.partial(name_outputs, inputs, output, options.samples, is_folder=is_folder, volumes=volumes)
+  names = lambda formats: name_outputs(inputs, output, options.samples, formats, is_folder=is_folder, volumes=volumes)
   outputs = names(formats)
   check_outputs(outputs, overwrite=options.overwrite)
 
   from pix2pix_jax import config as config_lib  # imports JAX, which help and wrong flags need not wait for
   from pix2pix_jax.inference import Translator
   from pix2pix_jax.run import translation
+  from pix2pix_jax.signals import Stack
 
   workdir = options.workdir.expanduser()
   translator = Translator.load(workdir, step=options.step)
+  partners: dict[Path, tuple[Path, ...]] = {}
+  if isinstance(translator.input_signal, Stack):
+    inputs, partners = find_partners(given, translator.input_signal.names)
+    volumes = {path for path in inputs if files.holds_slices(path)}
+    outputs = names(formats)
+    check_outputs(outputs, overwrite=options.overwrite)
   if not options.side_by_side:
     if not translation.fits_png(translator.target_signal):
       outputs = names(tuple(each for each in formats if each != ".png"))
@@ -332,6 +368,7 @@ def main(argv: list[str] | None = None) -> None:
       resize_to=resize_to,
       key=options.key or data.input_key or None,
       axis=axis if axis >= 0 else None,
+      partners=partners,
     ),
   )
   work.run()

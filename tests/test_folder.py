@@ -277,7 +277,7 @@ def test_names_match_across_unicode_forms_case_and_side_suffixes(tmp_path):
     [unicodedata.normalize("NFC", "é.png"), "img_1.png", "b/2_B.npy", "X_b.webp", "same.png", "SAME.png"],
   )
   splits, notes = pairs.find_splits(tmp_path)
-  partners = {pair.id: pair.target.relative_to(tmp_path / "B").as_posix() for pair in splits["train"] + splits["val"]}
+  partners = {pair.id: pair.files[1].relative_to(tmp_path / "B").as_posix() for pair in splits["train"] + splits["val"]}
   assert partners == {
     "é": unicodedata.normalize("NFC", "é.png"),
     "IMG_1": "img_1.png",
@@ -303,7 +303,7 @@ def test_names_that_differ_in_their_suffix_alone_are_told_apart(tmp_path):
   put(tmp_path / "apart/A", ["1.png", "1.jpg", "2.png", "2.bmp"])
   put(tmp_path / "apart/B", ["1.png", "2.png", "2.bmp"])
   splits, notes = pairs.find_splits(tmp_path / "apart")
-  partners = {pair.input.name: pair.target.name for members in splits.values() for pair in members}
+  partners = {pair.files[0].name: pair.files[1].name for members in splits.values() for pair in members}
   assert partners == {name: name for name in ("1.png", "2.png", "2.bmp")}
   assert len(notes) == 1 and "1 of 4 files" in notes[0] and notes[0].endswith(": 1.jpg.")
 

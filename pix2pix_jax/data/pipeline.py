@@ -19,7 +19,7 @@ import tensorflow as tf
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output, prng
 from pix2pix_jax.data import parallel
-from pix2pix_jax.data.resizing import Window, resize
+from pix2pix_jax.data.resizing import Window, resize, resize_raw
 from pix2pix_jax.data.source import ArraySource, PreparedSource, Source
 from pix2pix_jax.errors import UsageError, few
 from pix2pix_jax.signals import DataSpec
@@ -100,7 +100,6 @@ class StreamedSplit(Split):
 
   def __init__(self, source: Source, split: str, sizes: np.ndarray):
     self._source, self._split, self.sizes, self.spec = source, split, sizes, source.spec
-    self._resampling = {"input": self.spec.input.resampling, "target": self.spec.target.resampling, "mask": "nearest"}
     self.names = tuple(_forms(source))
 
   @functools.cached_property
@@ -109,10 +108,13 @@ class StreamedSplit(Split):
 
   def read(self, index: int, window: Window | None = None) -> dict[str, np.ndarray]:
     shape = (int(self.sizes[index][0]), int(self.sizes[index][1]))
+    raw = self._source.read(self._split, index)
     example = {
-      name: resize(array, shape, self._resampling[name], window)
-      for name, array in self._source.read(self._split, index).items()
+      name: resize_raw(signal, raw[name], shape, window)
+      for name, signal in (("input", self.spec.input), ("target", self.spec.target))
     }
+    if "mask" in raw:
+      example["mask"] = resize(raw["mask"], shape, "nearest", window)
     if self.spec.target.has_holes:
       valid = self.spec.target.valid(example["target"])
       assert valid is not None

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax import output
+from pix2pix_jax import inputs, output
 from pix2pix_jax.data import files, summary
 from pix2pix_jax.data.readers import facades, folder, kitti_depth, nyu_depth, pairs, procedural, winter_summer
 from pix2pix_jax.data.readers.examples import ReaderConfig
@@ -96,7 +96,8 @@ def _folder(data, fingerprint, options):
 
 def _reading(data: Any) -> pairs.Reading:
   axis = None if data.slice_axis < 0 else data.slice_axis
-  return pairs.Reading(data.side_by_side, (data.input_key, data.target_key), axis)
+  names = tuple(part.name for part in inputs.parse(tuple(data.inputs)))
+  return pairs.Reading(data.side_by_side, (data.input_key, data.target_key), axis, names, data.target_folder)
 
 
 def _kitti_depth(data, fingerprint, _):
@@ -134,11 +135,11 @@ READERS = {
   "folder": Reader(
     _folder,
     (
-      *("source_dir", "side_by_side", "pair_seed", "slice_axis", "input_key", "target_key"),
+      *("source_dir", "side_by_side", "pair_seed", "slice_axis", "input_key", "target_key", "inputs", "target_folder"),
       *(f"{side}_{name}" for side in ("input", "target") for name in ("kind", "scale", "nodata", "palette", "ignore")),
     ),
-    lambda config: (config.input.kind, config.target.kind),
-    lambda source, data: pairs.raw_folders(source),
+    lambda config: config.kinds,
+    lambda source, data: pairs.raw_folders(source, _reading(data)),
     lambda source, data, options: folder.report(source, data.pair_seed, options.whole, _reading(data)),
   ),
   "kitti_depth": Reader(
@@ -233,6 +234,8 @@ def _key(reader: Reader, data: Any) -> str:
   """A hash of everything that the prepared files depend on."""
   key = {name: data[name] for name in reader.settings if name != "source_dir"}
   key = {name: "image" if value == "auto" else value for name, value in key.items()}  # what auto stands for, if allowed
+  if "inputs" in key:
+    key["inputs"] = inputs.stored_form(tuple(data.inputs))
   key |= {"reader": data.name, "revision": REVISION}
   if "source_dir" in reader.settings and data.source_dir:
     source = Path(_source(data))
@@ -262,6 +265,8 @@ def _spec(builder: tfds.core.DatasetBuilder, kinds: tuple[str, str], data: Any) 
       )
     nearest = settings.resampling == "auto" and kind == "image" and about.label_maps[i]
     settings = dataclasses.replace(settings, kind=kind, resampling="nearest" if nearest else settings.resampling)
+    if settings.parts:
+      settings = dataclasses.replace(settings, parts=inputs.complete(settings.parts, about.parts))
     made.append(settings.make(feature.shape[-1], about.raw_dtypes[i] or feature.np_dtype))
   return DataSpec(made[0], made[1], {name: info.num_examples for name, info in builder.info.splits.items()})
 

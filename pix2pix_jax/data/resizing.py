@@ -2,13 +2,15 @@
 
 A resize along one axis is a product with a matrix that has a few numbers in each row. Its numbers are computed like
 those of TensorFlow (tensorflow/core/kernels/image/scale_and_translate_op.cc), in float32, and SciPy's sparse product
-adds in the same order. Imports neither TensorFlow nor JAX.
+adds in the same order. Imports no TensorFlow.
 """
 
 import functools
 
 import numpy as np
 import scipy.sparse
+
+from pix2pix_jax.signals import Signal, Stack
 
 Window = tuple[int, int, int, int]  # first row, first column, height, width
 
@@ -51,6 +53,14 @@ def _product(image: np.ndarray, down: scipy.sparse.csr_matrix, across: scipy.spa
   tall = (down @ image.reshape(height, -1)).reshape(-1, width, channels)
   columns = np.stack([tall[..., channel].T for channel in range(channels)], 1)  # faster than one copy of all axes
   return (across @ columns.reshape(width, -1)).reshape(-1, channels, tall.shape[0])
+
+
+def resize_raw(signal: Signal, raw: np.ndarray, shape: tuple[int, int], window: Window | None = None) -> np.ndarray:
+  """Resizes raw values (H, W, C) as their signal requires; the parts of a stack each in their own way."""
+  if not isinstance(signal, Stack):
+    return resize(raw, shape, signal.resampling, window)
+  pieces = zip(signal.parts, signal.split(raw))
+  return np.concatenate([resize_raw(part, piece, shape, window).astype(np.float32) for part, piece in pieces], axis=-1)
 
 
 def _transposed(columns: np.ndarray) -> np.ndarray:

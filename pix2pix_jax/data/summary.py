@@ -21,10 +21,10 @@ from pix2pix_jax import output
 from pix2pix_jax.data.readers.progress import track
 from pix2pix_jax.data.source import Source
 from pix2pix_jax.errors import UsageError, few
-from pix2pix_jax.signals import Classes, DataSpec, Depth, Image, Quantity, Signal
+from pix2pix_jax.signals import Classes, DataSpec, Depth, Image, Quantity, Signal, Stack
 
 FILE = "summary.json"
-REVISION = 6  # of its content
+REVISION = 7  # of its content
 METADATA, PALETTES = "metadata.json", "palettes"  # what a reader recorded in TFDS's file beside the shards
 QUANTILES = 1000  # kept of the values of depth and quantities: 0.1 % apart
 CLIPPED = 0.001  # share of a quantity's values below a range that is left to the data, and above it
@@ -50,6 +50,7 @@ class Side:
     colors: number of different colours if it is small for the number of pixels, else 0.
     palette: of classes, the colours in the palette of the first file, one for each index; empty if it has none.
     identical: whether there are several images and all are the same.
+    parts: of several inputs, the same for each.
   """
 
   sizes: list[tuple[int, int, int]]
@@ -63,6 +64,7 @@ class Side:
   colors: int
   palette: list[tuple[int, int, int]]
   identical: bool
+  parts: list["Side"] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +123,7 @@ def read(source: Source) -> Summary | None:
 
 def _side(fields: dict[str, Any]) -> Side:
   tuples = {name: [tuple(row) for row in fields[name]] for name in ("sizes", "ranges", "palette")}
-  return Side(**{**fields, **tuples})
+  return Side(**{**fields, **tuples, "parts": [_side(part) for part in fields["parts"]]})
 
 
 def make(source: Source, notes: Iterable[str] = ()) -> Summary:
@@ -146,7 +148,7 @@ def _summarize(source: Source, split: str, count: int, digest: Any, seen: "Dupli
   digest.update(split.encode())
   palettes = _recorded_palettes(source)
   sides = [
-    _Collector(signal, count, palettes.get(side, []))
+    _Collector(signal, count, side, palettes)
     for side, signal in (("input", source.spec.input), ("target", source.spec.target))
   ]
   same = []
@@ -163,13 +165,16 @@ def _summarize(source: Source, split: str, count: int, digest: Any, seen: "Dupli
       f"{output.counted(len(same), 'target')} of {split} {_verb(same, 'equals its input', 'equal their inputs')} "
       f"({few(same)}). Check which files they were taken from."
     )
-  for noun, collected, side in (("input", sides[0], of_input), ("target", sides[1], of_target)):
-    findings += collected.about_empty(noun, split, side)
+  for collected, side in ((sides[0], of_input), (sides[1], of_target)):
+    findings += collected.about_empty(split, side)
   return SplitSummary(count, len(same), of_input, of_target, findings)
 
 
-def _recorded_palettes(source: Source) -> dict[str, list[list[int]]]:
-  """The colours in the palettes of the first input and target, if the reader recorded them with the shards."""
+Palettes = dict[str, list[list[int]]]  # by input (or the name of one of several) and target
+
+
+def _recorded_palettes(source: Source) -> Palettes:
+  """The colours in the palettes of the first files of each side, if the reader recorded them with the shards."""
   try:
     return json.loads((source.folder / METADATA).read_text(encoding="utf-8"))[PALETTES] if source.folder else {}
   except (OSError, ValueError, KeyError):
@@ -216,9 +221,14 @@ class Duplicates:
 class _Collector:
   """Computes a `Side`, image by image."""
 
-  def __init__(self, signal: Signal, count: int, palette: list[list[int]]):
-    self._signal, self._palette = signal, palette
-    self._has_numbers = isinstance(signal, Depth | Quantity)
+  def __init__(self, signal: Signal, count: int, noun: str, palettes: Palettes):
+    self._signal, self._noun, self._palette = signal, noun, palettes.get(noun, [])
+    self._parts = (
+      [_Collector(part, count, name, palettes) for name, part in zip(signal.names, signal.parts)]
+      if isinstance(signal, Stack)
+      else []
+    )
+    self._has_numbers = isinstance(signal, Depth | Quantity | Stack)
     self._samples = max(16, MAX_VALUES // count)
     self._sizes: collections.Counter[tuple[int, int]] = collections.Counter()
     self._low, self._high, self._low_above_zero = math.inf, -math.inf, math.inf
@@ -235,6 +245,10 @@ class _Collector:
     checksum = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest()
     self._sizes[image.shape[:2]] += 1
     self._checksums.add(checksum)
+    if isinstance(self._signal, Stack):
+      for part, piece in zip(self._parts, self._signal.split(image)):
+        part.add(name, piece)
+      return checksum
     self._values += image.size
     may_be_depth = image.dtype == np.uint16 and image.shape[-1] == 1
     values = image
@@ -268,8 +282,10 @@ class _Collector:
       self._colors = self._colors if len(self._colors) <= MAX_COLORS else None
     return checksum
 
-  def about_empty(self, noun: str, split: str, side: Side) -> Iterator[str]:
+  def about_empty(self, split: str, side: Side) -> Iterator[str]:
     """Lines about images without content, if there are others. Label maps of one class are ordinary."""
+    for part, of_part in zip(self._parts, side.parts):
+      yield from part.about_empty(split, of_part)
     label_maps = isinstance(self._signal, Classes) or side.colors
     for names, verb, content in (
       (self._without_value, _verb(self._without_value, "has", "have"), "no value in any pixel"),
@@ -277,8 +293,8 @@ class _Collector:
     ):
       if 0 < len(names) < self._sizes.total():
         yield (
-          f"{output.counted(len(names), noun)} of {split} {verb} {content} ({few(names)}). Check the files, or leave "
-          "these pairs out."
+          f"{output.counted(len(names), self._noun)} of {split} {verb} {content} ({few(names)}). Check the files, or "
+          "leave these pairs out."
         )
 
   def finish(self) -> Side:
@@ -300,6 +316,7 @@ class _Collector:
       colors=colors if 16 * colors <= self._pixels else 0,
       palette=[(red, green, blue) for red, green, blue in self._palette],
       identical=count > 1 and len(self._checksums) == 1,
+      parts=[part.finish() for part in self._parts],
     )
 
 
@@ -322,10 +339,24 @@ def complete(summary: Summary, spec: DataSpec) -> tuple[Signal, Signal]:
     UsageError: fewer than two classes.
   """
   split = summary.splits.get("train") or next(iter(summary.splits.values()))
-  return (
-    complete_signal(spec.input, split.input.ranges, split.input.values, "input", split.input.palette),
-    complete_signal(spec.target, split.target.ranges, split.target.values, "target", split.target.palette),
-  )
+  return _completed(spec.input, split.input, "input"), _completed(spec.target, split.target, "target")
+
+
+def _completed(signal: Signal, side: Side, name: str) -> Any:
+  if isinstance(signal, Stack):
+    parts = [_completed(part, of_part, each) for each, part, of_part in _each(name, signal, side)]
+    return dataclasses.replace(signal, parts=tuple(parts))
+  return complete_signal(signal, side.ranges, side.values, name, side.palette)
+
+
+def _each(name: str, signal: Signal, side: Side) -> list[tuple[str, Signal, Side]]:
+  """The parts of several inputs with their names, or the side itself."""
+  return list(zip(signal.names, signal.parts, side.parts)) if isinstance(signal, Stack) else [(name, signal, side)]
+
+
+def _sides(split: SplitSummary, spec: DataSpec) -> list[tuple[str, Signal, Side]]:
+  """Every input and the target with their names."""
+  return [*_each("input", spec.input, split.input), *_each("target", spec.target, split.target)]
 
 
 def complete_signal(
@@ -358,8 +389,7 @@ def check(summary: Summary, spec: DataSpec) -> None:
     UsageError: with the split and side, the range found, the range expected and the likely remedy.
   """
   for name, split in summary.splits.items():
-    for side, signal in (("input", spec.input), ("target", spec.target)):
-      found: Side = getattr(split, side)
+    for side, signal, found in _sides(split, spec):
       if isinstance(signal, Quantity):
         values = np.array([*found.quantiles, found.low, found.high])
         Quantity(1, range=signal.range[:1]).check_range(values, f"The {side} of the split {name}")
@@ -369,8 +399,8 @@ def check(summary: Summary, spec: DataSpec) -> None:
         signal.check_range(np.array([*found.quantiles, found.low, found.high]), f"The {side} of the split {name}")
       except UsageError as error:
         raise UsageError(
-          f"{error} data.{side}_scale is the divisor of integer files: 1000 for millimetres, 256 for KITTI's PNGs. If "
-          f"these are not distances, choose another data.{side}_kind."
+          f"{error} The divisor of integer files is 1000 for millimetres and 256 for KITTI's PNGs: "
+          f"{_declaration(side, spec, 'depth', scale=1000)}. If these are not distances, choose another kind."
         ) from error
 
 
@@ -388,16 +418,17 @@ def describe(source: Source, config: ml_collections.ConfigDict) -> str:
 
 
 def lines(summary: Summary, spec: DataSpec) -> list[str]:
-  """A headline and two lines per split; splits with the same lines share them."""
-  groups: dict[tuple[str, str], list[str]] = {}
+  """A headline and, for each split, a line for every input and the target; splits with the same lines share them."""
+  groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
   for name, split in summary.splits.items():
-    texts = _describe_side(split.input, spec.input), _describe_side(split.target, spec.target)
+    texts = tuple((noun, _describe_side(side, signal)) for noun, signal, side in _sides(split, spec))
     groups.setdefault(texts, []).append(f"{name} {split.count}")
   labels = {texts: ", ".join(names) for texts, names in groups.items()}
   width = max(map(len, labels.values()))
   result = ["Data, in pairs (sizes are width × height):"]
-  for (of_input, of_target), label in labels.items():
-    result += [f"  {label:<{width}}  input   {of_input}", f"  {'':<{width}}  target  {of_target}"]
+  for texts, label in labels.items():
+    nouns = max(len(noun) for noun, _ in texts)
+    result += [f"  {label if i == 0 else '':<{width}}  {noun:<{nouns}}  {text}" for i, (noun, text) in enumerate(texts)]
   return result
 
 
@@ -459,30 +490,41 @@ def warnings(summary: Summary, config: ml_collections.ConfigDict, spec: DataSpec
   split = summary.splits.get("train") or next(iter(summary.splits.values()))
   found = [*_about_pairs(split, config.train.batch_size), *_about_sizes(split.input.sizes, config)]
   depths = {}
-  for name, signal in (("input", spec.input), ("target", spec.target)):
-    side: Side = getattr(split, name)
+  for name, signal, side in _sides(split, spec):
     if isinstance(signal, Depth):
       depths[name] = side
     elif isinstance(signal, Image):
-      found += _about_image(name, side, signal)
+      found += _about_image(name, side, signal, spec)
     elif isinstance(signal, Classes):
-      found += _about_classes(name, side, signal)
+      found += _about_classes(name, side, signal, spec)
     elif isinstance(signal, Quantity) and (share := _outside(side, signal.range[0])) > 0.01:
       found.append(
         f"The range {signal.describe_range()} clips {share:.1%} of the {name}'s values (first channel). To cover them, "
-        f"widen data.{name}_range."
+        f"widen it: {_declaration(name, spec, range='…')}."
       )
   found += [line for each in summary.splits.values() for line in each.findings]
   return [*found, *summary.duplicates, *_about_label_maps(split, config), *_about_depths(depths, config)]
 
 
-def _about_classes(name: str, side: Side, signal: Classes) -> Iterator[str]:
+def _declaration(name: str, spec: DataSpec, kind: str = "", **fields: Any) -> str:
+  """How a configuration declares a kind and fields of the input, one of several inputs, or the target."""
+  if isinstance(spec.input, Stack) and name in spec.input.names:
+    declared = ",".join(
+      [f"{name}:{kind or spec.input.parts[spec.input.names.index(name)].kind}"]
+      + [f"{field}={value}" for field, value in fields.items()]
+    )
+    return f"declare '{declared}' in data.inputs"
+  kinds = [f"data.{name}_kind={kind}"] if kind else []
+  return f"set {', '.join([*kinds, *(f'data.{name}_{field}={value}' for field, value in fields.items())])}"
+
+
+def _about_classes(name: str, side: Side, signal: Classes, spec: DataSpec) -> Iterator[str]:
   """A class index far above all others, which often marks pixels without a label."""
   *most, last = side.values or [0]
   if signal.ignore < 0 and last >= 250 and len(most) >= 1 and most[-1] < 200:
     yield (
       f"The {name} holds the classes {most[0]} to {most[-1]} and {last}, so {signal.count} classes are trained. If "
-      f"{last} marks pixels without a label, set data.{name}_ignore={last}."
+      f"{last} marks pixels without a label, {_declaration(name, spec, ignore=last)}."
     )
 
 
@@ -582,26 +624,26 @@ def _fitting(size: tuple[int, int], side: int, levels: int) -> tuple[int, int]:
   return side, max(4, round(side * size[1] / size[0] / 4) * 4)
 
 
-def _about_image(name: str, side: Side, signal: Image) -> Iterator[str]:
+def _about_image(name: str, side: Side, signal: Image, spec: DataSpec) -> Iterator[str]:
   largest = np.iinfo(signal.dtype).max
   if side.low == side.high:
     return
   if signal.dtype == "uint16" and signal.channels == 1 and side.zeros >= 0.005 and side.low_above_zero >= 100:
     yield (
       f"The {name} looks like depth: 16 bits, {side.zeros:.0%} zeros, otherwise {side.low_above_zero:g} to "
-      f"{side.high:g}. If so, set data.{name}_kind='depth', data.{name}_scale=1000 for millimetres (256 for KITTI) and "
+      f"{side.high:g}. If so, {_declaration(name, spec, 'depth', scale=1000)} for millimetres (256 for KITTI), and set "
       "data.depth_range."
     )
   elif side.colors and side.high < largest / 4:
     yield (
       f"The {name} holds {side.colors} different values up to {side.high:g} of {largest}: class numbers? The networks "
-      f"see {side.high / largest:.1%} of their range. Declare them: data.{name}_kind=classes."
+      f"see {side.high / largest:.1%} of their range. If so, {_declaration(name, spec, 'classes')}."
     )
   elif signal.dtype == "uint16" and side.high < largest / 4:
     yield (
       f"The {name} uses {side.low:g} to {side.high:g} of the 16-bit range, {(side.high - side.low) / largest:.1%} of "
-      f"what the networks see. Set data.{name}_kind=quantity, which takes the range from the data; for depth in "
-      f"millimetres, data.{name}_kind=depth and data.{name}_scale=1000."
+      f"what the networks see. For a range that is taken from the data, {_declaration(name, spec, 'quantity')}; for "
+      f"depth in millimetres, {_declaration(name, spec, 'depth', scale=1000)}."
     )
 
 

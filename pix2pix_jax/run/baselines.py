@@ -13,7 +13,7 @@ from pix2pix_jax.data import pipeline
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.model import metrics
 from pix2pix_jax.run import evaluation
-from pix2pix_jax.signals import DataSpec
+from pix2pix_jax.signals import DataSpec, Depth, Stack
 
 MEAN_TARGET, NEAREST_VALID, INTERPOLATED = "mean_target", "nearest_valid", "interpolated"
 MAX_TRAINING_PAIRS = 1000  # for the mean target
@@ -21,8 +21,19 @@ MAX_TRAINING_PAIRS = 1000  # for the mean target
 
 def names(spec: DataSpec) -> tuple[str, ...]:
   """The baselines that apply to this data."""
-  depth_to_depth = spec.input.kind == spec.target.kind == "depth"
+  depth_to_depth = spec.target.kind == "depth" and _input_depth(spec) is not None
   return (MEAN_TARGET, *((NEAREST_VALID, INTERPOLATED) if depth_to_depth else ()))
+
+
+def _input_depth(spec: DataSpec) -> tuple[Depth, slice] | None:
+  """The signal of an input depth map and its place among the encoded channels; None if there is none."""
+  parts = spec.input.parts if isinstance(spec.input, Stack) else (spec.input,)
+  start = 0
+  for part in parts:
+    if isinstance(part, Depth) and part.channels == spec.target.channels:
+      return part, slice(start, start + part.channels)
+    start += part.channels
+  return None
 
 
 def choose(asked: Sequence[str], spec: DataSpec) -> tuple[str, ...]:
@@ -70,8 +81,8 @@ def measure(
     return metrics.measure(answer, batch["input"], batch["target"], batch.get("mask"), spec.input, spec.target)
 
   answers: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
-    NEAREST_VALID: lambda batch: _fill_with_nearest(batch["input"], spec),
-    INTERPOLATED: jax.jit(lambda batch: depth.interpolate(batch["input"], _measured(batch["input"], spec))),
+    NEAREST_VALID: lambda batch: _fill_with_nearest(*_depth_of(batch["input"], spec), spec),
+    INTERPOLATED: jax.jit(lambda batch: _interpolate(*_depth_of(batch["input"], spec), spec)),
   }
   if MEAN_TARGET in chosen and "train" in source.spec.counts:
     mean = mean_target(source, config)
@@ -88,15 +99,21 @@ def measure(
   }
 
 
-def _measured(encoded: Any, spec: DataSpec) -> Any:
-  measured = spec.input.measured(encoded)
-  assert measured is not None, "these baselines are for depth, which has holes"
-  return measured
+def _depth_of(encoded: Any, spec: DataSpec) -> tuple[Depth, Any]:
+  """The signal and the encoded array of the depth map in an input."""
+  found = _input_depth(spec)
+  assert found is not None, "these baselines need depth"
+  return found[0], encoded[..., found[1]]
 
 
-def _fill_with_nearest(encoded: np.ndarray, spec: DataSpec) -> np.ndarray:
-  metres = spec.input.decode(encoded) * _measured(encoded, spec)
+def _fill_with_nearest(signal: Depth, encoded: np.ndarray, spec: DataSpec) -> np.ndarray:
+  metres = signal.decode(encoded) * signal.measured(encoded)
   return spec.target.encode(np.stack([depth.fill_with_nearest(image) for image in metres]))
+
+
+def _interpolate(signal: Depth, encoded: Any, spec: DataSpec) -> Any:
+  filled = depth.interpolate(encoded, signal.measured(encoded))
+  return filled if signal == spec.target else spec.target.encode(signal.decode(filled))
 
 
 def mean_target(source: pipeline.Source, config: ml_collections.ConfigDict) -> np.ndarray:

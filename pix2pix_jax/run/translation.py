@@ -4,7 +4,7 @@ The files of one kind of signal are read and written here, with the geometry of 
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import concurrent.futures
 import dataclasses
 from pathlib import Path
@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from pix2pix_jax.data import files
 from pix2pix_jax.data.formats.geometry import Geometry
-from pix2pix_jax.data.resizing import resize
+from pix2pix_jax.data.resizing import resize_raw
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.inference import Translator
 from pix2pix_jax.run import viz
-from pix2pix_jax.signals import Signal
+from pix2pix_jax.signals import Signal, Stack
 
 BATCH_PIXELS = 2**21  # limits batches of large images; this many pixels need about 1.5 GiB with 64 features
 
@@ -41,6 +41,7 @@ class Options:
       keep their size.
     key: name of the array in .npz and HDF5 files; None: their only one.
     axis: axis of the slices of volumes, as in `files.read`; None: its default.
+    partners: for a model of several inputs, the files of all of them for each file of the first.
   """
 
   samples: int = 1
@@ -53,6 +54,7 @@ class Options:
   resize_to: tuple[int, int | None] | None = None
   key: str | None = None
   axis: int | None = None
+  partners: Mapping[Path, tuple[Path, ...]] = dataclasses.field(default_factory=dict)
 
 
 class Content(NamedTuple):
@@ -85,6 +87,11 @@ def read(signal: Signal, path: Path, options: Options = DEFAULTS) -> Content:
   Raises:
     UsageError: the file cannot be read, or holds another kind of numbers, or numbers in another range.
   """
+  if isinstance(signal, Stack):
+    parts = zip(signal.parts, options.partners[path], strict=True)
+    contents = [read(part, partner, options) for part, partner in parts]
+    joined = signal.join({name: each.images for name, each in zip(signal.names, contents)}, str(path))
+    return contents[0]._replace(images=joined)
   is_index_map = signal.kind == "classes" and not getattr(signal, "palette", ())
   key = options.key if files.suffix(path) in files.ARCHIVES else None
   axis = options.axis if path.is_dir() or files.suffix(path) in files.VOLUME_SUFFIXES else None
@@ -100,7 +107,7 @@ def read(signal: Signal, path: Path, options: Options = DEFAULTS) -> Content:
   if options.resize_to is not None:
     height, width = options.resize_to
     shape = height, width or max(1, round(images.shape[2] * height / images.shape[1]))
-    images = np.stack([resize(image, shape, signal.resampling) for image in images])
+    images = np.stack([resize_raw(signal, image, shape) for image in images])
     if images.shape[1:3] != array.shape[1:3]:
       geometry = outside = None
   along = _other_way(path, axis)
@@ -343,7 +350,7 @@ class FileTranslator:
 
   def _is_streamed(self, path: Path) -> bool:
     options = self._options
-    if options.tile is None or options.side_by_side or options.resize_to is not None:
+    if options.tile is None or options.side_by_side or options.resize_to is not None or options.partners:
       return False
     if not all(files.suffix(target).endswith((".tif", ".tiff")) for target in self._outputs[path]):
       return False

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from pix2pix_jax import depth
-from pix2pix_jax.signals import Classes, DataSpec, Depth, Quantity, Signal
+from pix2pix_jax.signals import Classes, DataSpec, Depth, Quantity, Signal, Stack
 
 MARGIN = 4
 SMALLEST = 128  # pixels; smaller images are upscaled by an integer factor for visibility
@@ -36,7 +36,7 @@ class Row:
   """An example ready to be drawn, small enough for a sheet of four columns.
 
   Attributes:
-    images: `input`, `output` and `target`, each uint8 (h, w, 3).
+    images: `input` (or each of several inputs by its name), `output` and `target`, each uint8 (h, w, 3).
     error: |output − target|, float32 (h, w), as `Signal.error` returns it; NaN where the target has no value.
   """
 
@@ -54,15 +54,29 @@ def draw_row(example: Mapping[str, np.ndarray], spec: DataSpec) -> Row:
   target, mask = example["target"], example.get("mask")
   error = spec.target.error(output, target)
   images = {
-    "input": (spec.input, spec.input.display(example["input"], spec.input.measured(example["input"]))),
-    "output": (spec.target, spec.target.display(output, validity > 0 if validity.shape[-1] else None)),
-    "target": (spec.target, spec.target.display(target, mask)),
+    **input_columns(spec.input, example["input"]),
+    "output": spec.target.display(output, validity > 0 if validity.shape[-1] else None),
+    "target": spec.target.display(target, mask),
   }
-  size = _bounded(*error.shape, columns=4)
+  size = _bounded(*error.shape, columns=len(images) + 1)
   return Row(
-    {name: _shrink(image, size, signal) for name, (signal, image) in images.items()},
+    {name: _shrink(image, size, signal_of(name, spec)) for name, image in images.items()},
     _shrink(error if mask is None else np.where(mask[..., 0] > 0, error, np.nan), size, spec.target),
   )
+
+
+def input_columns(signal: Signal, encoded: np.ndarray) -> dict[str, np.ndarray]:
+  """The images of an encoded input (H, W, C): `input`, or each of several inputs by its name; uint8 (H, W, 3)."""
+  if isinstance(signal, Stack):
+    return dict(signal.columns(encoded))
+  return {"input": signal.display(encoded, signal.measured(encoded))}
+
+
+def signal_of(column: str, spec: DataSpec) -> Signal:
+  """The signal that a column shows."""
+  if isinstance(spec.input, Stack) and column in spec.input.names:
+    return spec.input.parts[spec.input.names.index(column)]
+  return spec.input if column == "input" else spec.target
 
 
 def example_grid(rows: Sequence[Row], spec: DataSpec) -> np.ndarray:
@@ -93,12 +107,8 @@ def _example_sheet(rows: Sequence[Row], spec: DataSpec) -> "_Sheet":
 
 def _titled(columns: Mapping[str, Sequence[np.ndarray]], spec: DataSpec) -> dict[str, Sequence[np.ndarray]]:
   """Columns under names that say which channel they show, where that is one of several."""
-  channels = {name: _shown_channel(_signal_of(name, spec)) for name in columns}
+  channels = {name: _shown_channel(signal_of(name, spec)) for name in columns}
   return {f"{name}, {channels[name]}" if channels[name] else name: images for name, images in columns.items()}
-
-
-def _signal_of(column: str, spec: DataSpec) -> Signal:
-  return spec.input if column == "input" else spec.target
 
 
 def _shown_channel(signal: Signal) -> str:
@@ -138,8 +148,8 @@ def save_sheet(
 def _value_scales(columns: Mapping[str, Sequence[np.ndarray]], spec: DataSpec) -> list["Scale"]:
   """The scales and legends of the colours that stand for numbers or classes; one if both sides share it."""
   scales: dict[tuple[Any, ...], Scale] = {}
-  for side, signal in (("input", spec.input), ("target", spec.target)):
-    holes = any(_shows_holes(images, signal) for name, images in columns.items() if _signal_of(name, spec) is signal)
+  for side, signal in ((name, signal_of(name, spec)) for name in columns if name != "output"):
+    holes = any(_shows_holes(images, signal) for name, images in columns.items() if signal_of(name, spec) is signal)
     key: tuple[Any, ...]
     if isinstance(signal, Depth):
       key, scale = ("depth", *signal.range), _depth_scale(signal.range, holes=holes)

@@ -13,6 +13,7 @@ from pix2pix_jax.data import files
 from pix2pix_jax.data.encoding import Encoded
 from pix2pix_jax.data.readers.progress import track
 from pix2pix_jax.errors import UsageError, nearest_path
+from pix2pix_jax.signals import Part
 
 T = TypeVar("T")
 BUCKETS = 128  # see `in_order`; each may be an open file, and some systems allow 256 of them
@@ -25,6 +26,7 @@ class ReaderConfig(tfds.core.BuilderConfig):
   Attributes:
     source_dir: folder of the raw files.
     label_maps: whether input and target are files with palettes, whose colours must not mix when they are resized.
+    parts: the inputs, if there are several, with the kinds and forms of their files.
     raw_dtypes: number types of input and target in the raw files, where they differ from the stored ones.
     say: function that prints a line of progress.
   """
@@ -32,6 +34,7 @@ class ReaderConfig(tfds.core.BuilderConfig):
   source_dir: str = ""
   label_maps: tuple[bool, bool] = (False, False)
   raw_dtypes: tuple[str, str] = ("", "")
+  parts: tuple[Part, ...] = ()
   say: Callable[[str], None] = output.say
 
 

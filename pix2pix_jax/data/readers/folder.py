@@ -35,6 +35,7 @@ class Side(NamedTuple):
 
   Attributes:
     settings: what the config declares, with the resolved kind.
+    field: the field that declares the kind, for messages.
     asked: kind in the config, which may be `auto`.
     convert_to: number of channels to which images are converted; 0: they stay as they are.
     channels: number of channels as stored.
@@ -47,6 +48,7 @@ class Side(NamedTuple):
   """
 
   settings: signals.Settings = signals.Settings("image")
+  field: str = ""
   asked: str = "auto"
   convert_to: int = 0
   channels: int = 3
@@ -71,6 +73,14 @@ class Side(NamedTuple):
     return self.settings.make(self.channels, self.raw_dtype if self.kind == "quantity" else self.dtype)
 
   @property
+  def part(self) -> signals.Part:
+    """The same side as one of several inputs."""
+    is_label_map = self.label_map and self.kind == "image" and self.settings.resampling == "auto"
+    settings = dataclasses.replace(self.settings, resampling="nearest") if is_label_map else self.settings
+    dtype = self.raw_dtype if self.kind == "quantity" else self.dtype
+    return signals.Part("", settings, self.channels, dtype)
+
+  @property
   def feature(self) -> tfds.features.FeatureConnector:
     if self.kind in ("depth", "quantity"):
       return examples.real_numbers(self.channels)
@@ -79,13 +89,21 @@ class Side(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class FolderConfig(examples.ReaderConfig):
-  """Made by `make_config`, which reads the kind and form of both sides from the first pair."""
+  """Made by `make_config`, which reads the kind and form of every side from the first pair.
+
+  Attributes:
+    sides: `input` and `target`; or the inputs by the names of their folders, and `target`.
+  """
 
   reading: Reading = PLAIN
   seed: int = 0
   whole: bool = False
-  input: Side = Side()
-  target: Side = Side()
+  sides: dict[str, Side] = dataclasses.field(default_factory=dict)
+
+  @property
+  def kinds(self) -> tuple[str, str]:
+    """Of the input and the target."""
+    return signals.Stack.kind if self.parts else self.sides["input"].kind, self.sides["target"].kind
 
 
 def make_config(
@@ -106,7 +124,7 @@ def make_config(
     source_dir: the folder of pairs.
     reading: how the files are read; `colors` is determined from the kinds.
     seed: seed of the split if there are no split folders.
-    input_settings, target_settings: what the config declares about both sides.
+    input_settings, target_settings: what the config declares about the input, or several, and about the target.
     channels: numbers of channels to which images of input and target are converted; 0: as in the files, which must
       then agree.
     whole: whether all pairs form one split, `whole`, if there are no split folders.
@@ -115,7 +133,15 @@ def make_config(
     UsageError: no pairs, or none that can be used.
   """
   splits, _ = find_splits(examples.source_folder(source_dir, "folder", WANTED), seed, whole, reading)
-  asked = {"input": (input_settings, channels[0]), "target": (target_settings, channels[1])}
+  declared = {part.name: part.settings for part in input_settings.parts} or {"input": input_settings}
+  several = len(declared) > 1
+  asked = {
+    name: Side(settings, f"The kind of {name!r} in data.inputs" if several else "data.input_kind", convert_to=convert)
+    for name, settings, convert in (
+      (name, settings, 0 if several else channels[0]) for name, settings in declared.items()
+    )
+  }
+  asked["target"] = Side(target_settings, "data.target_kind", convert_to=channels[1])
   sides = _first_usable([pair for members in splits.values() for pair in members], reading, asked)
   for side, found in sides.items():
     if found.channels != found.file_channels:
@@ -125,21 +151,19 @@ def make_config(
   return FolderConfig(
     name=name,
     source_dir=source_dir,
-    reading=reading._replace(colors=(sides["input"].reads_colors, sides["target"].reads_colors)),
+    reading=reading._replace(colors=tuple(side.reads_colors for side in sides.values())),
     seed=seed,
     whole=whole,
-    input=sides["input"],
-    target=sides["target"],
-    label_maps=(sides["input"].label_map, sides["target"].label_map),
-    raw_dtypes=(sides["input"].raw_dtype, sides["target"].raw_dtype),
+    sides=sides,
+    parts=tuple(sides[name].part._replace(name=name) for name in declared) if several else (),
+    label_maps=(not several and sides["input"].label_map, sides["target"].label_map),
+    raw_dtypes=("" if several else sides["input"].raw_dtype, sides["target"].raw_dtype),
   )
 
 
-Asked = dict[str, tuple[signals.Settings, int]]  # input and target → what the config declares, channels to convert to
-
-
-def _first_usable(pairs: list[Pair], reading: Reading, asked: Asked) -> dict[str, Side]:
-  """The sides as the first usable pair has them. Preparation lists the pairs before it, with all others.
+def _first_usable(pairs: list[Pair], reading: Reading, asked: dict[str, Side]) -> dict[str, Side]:
+  """The sides that are asked for, as the first usable pair has them. Preparation lists the pairs before it, with all
+  others.
 
   Raises:
     UsageError: none of the first pairs is usable; the message lists the files that cannot be read, or says what is
@@ -160,24 +184,26 @@ def _first_usable(pairs: list[Pair], reading: Reading, asked: Asked) -> dict[str
   raise unsuitable[0] if unsuitable else UsageError("\n".join(_listed(unreadable)))
 
 
-def _sides_of(pair: Pair, reading: Reading, arrays: tuple[np.ndarray, np.ndarray], asked: Asked) -> dict[str, Side]:
+def _sides_of(pair: Pair, reading: Reading, arrays: tuple[np.ndarray, ...], asked: dict[str, Side]) -> dict[str, Side]:
   sides = {}
-  indices = functools.partial(read_pair, pair, reading._replace(colors=(False, False)))
-  for i, ((side, (settings, convert_to)), array, path) in enumerate(zip(asked.items(), arrays, pair.files)):
-    kind = signals.choose_kind(settings.kind, array.dtype, f"data.{side}_kind", str(path))
+  indices = functools.partial(read_pair, pair, reading._replace(colors=(False,) * len(arrays)))
+  for i, ((name, side), array, path) in enumerate(zip(asked.items(), arrays, pair.files)):
+    settings = side.settings
+    kind = signals.choose_kind(settings.kind, array.dtype, side.field, str(path))
     label_map = _is_label_map(array, indices, i)
     palette: tuple[palettes.Color, ...] = ()
     if kind == "classes" and array.shape[-1] > 1 and not settings.palette:
       array, palette = indices()[i], files.read_palette(path)
-    settings = dataclasses.replace(settings, kind=kind)
-    unchecked = Side(settings, asked[side][0].kind, convert_to, raw_dtype=str(array.dtype), first=path)
-    stored = _stored(array, unchecked, side, path)
+    unchecked = side._replace(
+      settings=dataclasses.replace(settings, kind=kind), asked=settings.kind, raw_dtype=str(array.dtype), first=path
+    )
+    stored = _stored(array, unchecked, path)
     if len(stored.shape) == 3 and stored.shape[-1] > 16 >= stored.shape[0]:
       raise UsageError(
         f"{path} has the shape {stored.shape}: {stored.shape[-1]} channels. If the channels are its first axis, save "
         "it as (height, width, channels)."
       )
-    sides[side] = unchecked._replace(
+    sides[name] = unchecked._replace(
       channels=stored.shape[-1],
       file_channels=array.shape[-1],
       dtype=str(stored.dtype),
@@ -187,7 +213,7 @@ def _sides_of(pair: Pair, reading: Reading, arrays: tuple[np.ndarray, np.ndarray
   return sides
 
 
-def _is_label_map(colors: np.ndarray, indices: Callable[[], tuple[np.ndarray, np.ndarray]], side: int) -> bool:
+def _is_label_map(colors: np.ndarray, indices: Callable[[], tuple[np.ndarray, ...]], side: int) -> bool:
   """Whether a file, whose colours were read, has a palette and uses few of its entries; photographs use most."""
   if colors.shape[-1] == 1:
     return False
@@ -195,9 +221,9 @@ def _is_label_map(colors: np.ndarray, indices: Callable[[], tuple[np.ndarray, np
   return found.shape[-1] == 1 and np.unique(found).size <= MAX_LABELS
 
 
-def _stored(array: np.ndarray, side: Side, name: str, path: Path) -> np.ndarray:
-  """A file's array as data sets store it; `name` is input or target."""
-  signals.choose_kind(side.asked, array.dtype, f"data.{name}_kind", str(path))
+def _stored(array: np.ndarray, side: Side, path: Path) -> np.ndarray:
+  """A file's array as data sets store it."""
+  signals.choose_kind(side.asked, array.dtype, side.field, str(path))
   signal = side.settings.make(array.shape[-1], array.dtype)
   if signal.kind != "image":
     array = signal.mark_missing(array, files.read_nodata(path))
@@ -223,15 +249,16 @@ class Folder(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     config = self.builder_config
-    features = {"input": config.input.feature, "target": config.target.feature, "id": tfds.features.Text()}
+    *inputs, target = config.sides.values()
+    together = examples.real_numbers(sum(side.channels for side in inputs))
+    features = {"input": together if config.parts else inputs[0].feature, "target": target.feature}
+    features["id"] = tfds.features.Text()
     return tfds.core.DatasetInfo(
       builder=self,
       description=__doc__,
       disable_shuffling=True,
       features=tfds.features.FeaturesDict(features),
-      metadata=tfds.core.MetadataDict(
-        {summary.PALETTES: {"input": config.input.palette, "target": config.target.palette}}
-      ),
+      metadata=tfds.core.MetadataDict({summary.PALETTES: {name: side.palette for name, side in config.sides.items()}}),
     )
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
@@ -255,11 +282,10 @@ class Folder(tfds.core.GeneratorBasedBuilder):
       except UsageError as error:
         findings.add_unusable(error)
         continue
-      example: dict[str, Any] = {"id": pair.id}
-      for name, array, path in zip(("input", "target"), arrays, pair.files):
-        side: Side = getattr(config, name)
+      read: dict[str, np.ndarray] = {}
+      for (name, side), array, path in zip(config.sides.items(), arrays, pair.files):
         try:
-          stored = _stored(array, side, name, path)
+          stored = _stored(array, side, path)
         except UsageError as error:
           findings.add_unusable(error)
           continue
@@ -273,14 +299,24 @@ class Folder(tfds.core.GeneratorBasedBuilder):
           findings.add_unusable(UsageError(f"{path} holds no value at all: every number is NaN, infinite or nodata."))
           continue
         findings.add_read(name, path, array)
-        example[name] = stored
-      if len(example) == 3:
+        read[name] = stored
+      if len(read) == len(config.sides):
         usable += 1
-        yield key, example if pair.slice is not None else keep_files(example, pair.paths)
+        yield key, _example(pair, read)
     if is_last or not usable:
       findings.raise_all()
     if is_last:
       findings.finish()
+
+
+def _example(pair: Pair, read: dict[str, np.ndarray]) -> dict[str, Any]:
+  """An example of one input and a target; several inputs become one array of numbers."""
+  *inputs, target = read.values()
+  if len(inputs) > 1:
+    joined = np.concatenate([array.astype(np.float32) for array in inputs], axis=-1)
+    return {"input": joined, "target": target, "id": pair.id}
+  example = {"input": inputs[0], "target": target, "id": pair.id}
+  return example if pair.slice is not None else keep_files(example, dict(zip(("input", "target"), pair.files)))
 
 
 def report(source: Path, seed: int = 0, whole: bool = False, reading: Reading = PLAIN) -> list[str]:
@@ -299,17 +335,17 @@ class Findings:
   def __init__(self, config: FolderConfig):
     self._config = config
     self._unusable: list[str] = []
-    self._different: dict[str, list[str]] = {"input": [], "target": []}
-    self._channels: dict[str, set[int]] = {"input": set(), "target": set()}
-    self._converted: dict[str, list[Path]] = {"input": [], "target": []}
-    self._negatives = {"input": Negatives(), "target": Negatives()}
+    self._different: dict[str, list[str]] = {name: [] for name in config.sides}
+    self._channels: dict[str, set[int]] = {name: set() for name in config.sides}
+    self._converted: dict[str, list[Path]] = {name: [] for name in config.sides}
+    self._negatives = {name: Negatives() for name in config.sides}
     self._blank: collections.Counter[Path] = collections.Counter()  # slices without a value
-    self._distances: dict[str, list[float]] = {"input": [], "target": []}  # of label colours from the palette
+    self._distances: dict[str, list[float]] = {name: [] for name in config.sides}  # of label colours from the palette
     self.notes: list[str] = []
 
   def add_read(self, name: str, path: Path, array: np.ndarray) -> None:
     """A file of the side `name` that is used, as it was read."""
-    side: Side = getattr(self._config, name)
+    side = self._config.sides[name]
     if side.kind == "image" and array.shape[-1] != side.channels:
       self._converted[name].append(path)
     if side.kind == "classes" and array.shape[-1] >= 3 and len(self._distances[name]) < MAX_PROBLEMS:
@@ -326,11 +362,10 @@ class Findings:
     if self._blank:
       listed = few(f"{count} of {path.name}" for path, count in self._blank.items())
       self.notes.append(f"Left out {output.counted(self._blank.total(), 'slice')} without a value: {listed}.")
-    for name, side_name in (("input", "inputs"), ("target", "targets")):
-      side: Side = getattr(self._config, name)
+    for name, side in self._config.sides.items():
       if paths := self._converted[name]:
         self.notes.append(
-          f"{len(paths)} {side_name if len(paths) > 1 else name} converted to {side.channels} "
+          f"{len(paths)} {_plural(name) if len(paths) > 1 else name} converted to {side.channels} "
           f"channel{'s' * (side.channels != 1)}: {few(path.name for path in paths)}."
         )
       if distances := self._distances[name]:
@@ -353,7 +388,7 @@ class Findings:
   def add_different(self, name: str, path: Path, array: np.ndarray) -> None:
     """A file of the side `name` whose form is not that of the first."""
     self._different[name].append(f"{path} is {_form(array.shape[-1], array.dtype)}")
-    side: Side = getattr(self._config, name)
+    side = self._config.sides[name]
     self._channels[name].add(array.shape[-1] if side.kind == "image" and str(array.dtype) == side.dtype else 0)
     self._stop_at_many()
 
@@ -365,10 +400,10 @@ class Findings:
     """Raises one UsageError about all problems, if there are any."""
     parts = []
     for name, found in self._different.items():
-      side: Side = getattr(self._config, name)
+      side = self._config.sides[name]
       if found:
         parts.append(
-          f"{few(found, 10)}, but {side.first} is {_form(side.channels, side.dtype)}. All {name}s must agree: convert "
+          f"{few(found, 10)}, but {side.first} is {_form(side.channels, side.dtype)}. All {_plural(name)} must agree: convert "
           f"or remove {'it' if len(found) == 1 else f'these {len(found)} files'}.{self._conversion(name)}"
         )
     parts += _listed(self._unusable)
@@ -377,13 +412,17 @@ class Findings:
 
   def _conversion(self, name: str) -> str:
     """A sentence about the setting that would convert a side's channels, if that solves the problem."""
-    side: Side = getattr(self._config, name)
+    side = self._config.sides[name]
     channels = {side.channels, *self._channels[name]}
     if not channels <= {1, 2, 3, 4}:
       return ""
     field = {"input": "model.input_channels", "target": "model.output_channels"}[name]
     flag = f"--config.{field}={3 if max(channels) > 2 else 1}"
     return f" Or set {flag} to have them converted (grey to RGB, alpha over white)."
+
+
+def _plural(name: str) -> str:
+  return f"{name}s" if name in ("input", "target") else f"images of {name}"
 
 
 def _listed(problems: list[str]) -> list[str]:

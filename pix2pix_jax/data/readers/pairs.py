@@ -21,6 +21,9 @@ A file that holds several images, a volume or a stack, gives one pair for each s
 its partner has as many slices. Slices lie along `data.slice_axis`, all slices of a file belong to the same split, and
 those without a single value are left out. In archives (.npz, HDF5), `data.input_key` and `data.target_key` name the
 arrays; with both, an archive holds the input and the target of a pair, and lies where side-by-side files would.
+
+`data.inputs` names folders in place of `A/`, and `data.target_folder` the one in place of `B/`. With several inputs,
+every pair has a file of the same size in each.
 """
 
 from collections.abc import Sequence
@@ -67,20 +70,28 @@ class Reading(NamedTuple):
     side_by_side: order of the halves of side-by-side files, left first: `input_target` or `target_input`.
     keys: names of the arrays of input and target in archives; "": their only array.
     axis: axis along which the slices of volumes lie, as in `files.read`; None: its default.
-    colors: whether palettes of input and target become colours, as in `files.read`.
+    inputs: folders of the inputs.
+    target: folder of the targets.
+    colors: whether palettes of the inputs and the target become colours, as in `files.read`.
   """
 
   side_by_side: str = "input_target"
   keys: tuple[str, str] = ("", "")
   axis: int | None = None
-  colors: tuple[bool, bool] = (True, True)
+  inputs: tuple[str, ...] = ("A",)
+  target: str = "B"
+  colors: tuple[bool, ...] = (True, True)
+
+  @property
+  def folders(self) -> tuple[str, ...]:
+    return *self.inputs, self.target
 
 
 PLAIN = Reading()
 
 
 class Pair(NamedTuple):
-  """The files of a pair; `target` is None where `input` holds both, side by side.
+  """The files of a pair: its inputs and its target, or a single one that holds both, side by side.
 
   Attributes:
     id: the path below the folder of the split, with slashes and without the suffix; of a slice, its number follows.
@@ -88,27 +99,24 @@ class Pair(NamedTuple):
   """
 
   id: str
-  input: Path
-  target: Path | None = None
+  paths: tuple[Path, ...]
   slice: int | None = None
 
   @property
-  def files(self) -> tuple[Path, Path]:
-    return self.input, self.target or self.input
-
-  @property
-  def paths(self) -> dict[str, Path]:
-    """The same files by the names of the arrays."""
-    return dict(zip(("input", "target"), self.files))
+  def files(self) -> tuple[Path, ...]:
+    """The file of each input, and that of the target."""
+    return self.paths if len(self.paths) > 1 else self.paths * 2
 
 
 # --- Finding pairs
 
 
 class Layout(NamedTuple):
-  """Folders of the pairs by split, "" where there are no splits: (inputs, targets), or (side-by-side files, None)."""
+  """Folders of the pairs by split, "" where there are no splits: of each input and the target, or of side-by-side files
+  alone.
+  """
 
-  folders: dict[str, tuple[Path, Path | None]]
+  folders: dict[str, tuple[Path, ...]]
   recursive: bool = True
 
 
@@ -126,22 +134,21 @@ def find_splits(
   Raises:
     UsageError: no pairs, an ambiguous layout, or files whose slices do not match.
   """
-  layout = _layout(source)
+  layout = _layout(source, reading)
   notes: list[str] = []
   splits: dict[str, list[Pair]] = {}
-  for split, (inputs, targets) in layout.folders.items():
-    found = _files(inputs, layout.recursive, notes)
-    if targets is None:
-      splits[split] = [Pair(name, path) for name, path in found.images.items()]
-    else:
-      splits[split] = _match(found, _files(targets, True, notes), notes)
+  for split, folders in layout.folders.items():
+    splits[split] = match(folders, notes, recursive=layout.recursive)
   if "" in splits:
     splits = {WHOLE: splits[""]} if whole else _cut(splits[""], seed)
   splits = {split: splits[split] for split in (*SPLITS, WHOLE) if splits.get(split)}
   if not splits:
-    others = [path.name for path in _subfolders(source) if path not in _read_folders(layout)]
+    unused = [path.name for path in _subfolders(source) if path not in _read_folders(layout)]
     hint = (
-      f" Its folders {few(others, 10)} lack a partner, or are named neither like splits nor A and B." if others else ""
+      f" Its folders {few(unused, 10)} lack a partner, or are named neither like splits nor "
+      f"{' and '.join(reading.folders)}."
+      if unused
+      else ""
     )
     raise UsageError(
       " ".join([f"data.source_dir {str(source)!r} holds no pairs.{hint}", *notes, f"It should hold {WANTED}."])
@@ -152,13 +159,13 @@ def find_splits(
   return slices, notes + _unread(source, layout)
 
 
-def raw_folders(source: Path) -> list[Path]:
+def raw_folders(source: Path, reading: Reading = PLAIN) -> list[Path]:
   """The folders that the reader reads. Changes beside them, such as in a workdir, do not cause another preparation."""
-  return _read_folders(_layout(source))
+  return _read_folders(_layout(source, reading))
 
 
 def _read_folders(layout: Layout) -> list[Path]:
-  return [folder for pair in layout.folders.values() for folder in pair if folder is not None]
+  return [folder for folders in layout.folders.values() for folder in folders]
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -184,36 +191,38 @@ def _named(folder: Path, meaning: dict[str, str]) -> dict[str, Path]:
   return found
 
 
-def _sides(folder: Path) -> tuple[Path, Path] | None:
-  """The folders A and B, if both are there."""
-  found = _named(folder, {"a": "A", "b": "B"})
-  return (found["A"], found["B"]) if len(found) == 2 else None
+def _sides(folder: Path, reading: Reading) -> tuple[Path, ...] | None:
+  """The folders A and B, or those that the configuration names, if all are there."""
+  found = _named(folder, {name.lower(): name for name in reading.folders})
+  return tuple(found[name] for name in reading.folders) if len(found) == len(reading.folders) else None
 
 
-def _within(split: Path) -> tuple[Path, Path | None]:
+def _within(split: Path, reading: Reading) -> tuple[Path, ...]:
   """The folders of a split: A and B in it, or itself for side-by-side files.
 
   Raises:
     UsageError: it holds folders that look like sides under other names.
   """
-  if sides := _sides(split):
+  if sides := _sides(split, reading):
     return sides
+  if reading.folders != PLAIN.folders:
+    raise UsageError(
+      f"{split} lacks a folder of {', '.join(reading.folders)}, which data.inputs and data.target_folder name."
+    )
   names = [path.name for path in _subfolders(split)]
   if {name.lower() for name in names} & {"a", "b"} or sum(bool(_OTHER_SIDES.fullmatch(name)) for name in names) > 1:
     raise UsageError(
       f"{split} holds the folders {few(names, 10)}. For inputs and targets in folders of their own, name them A "
       "(inputs) and B (targets); side-by-side files lie in folders of other names."
     )
-  return split, None
+  return (split,)
 
 
-def _layout(source: Path) -> Layout:
-  if sides := _sides(source):
-    inputs, targets = (_named(side, _SPLIT_NAMES) for side in sides)
-    both: dict[str, tuple[Path, Path | None]] = {
-      split: (inputs[split], targets[split]) for split in SPLITS if split in inputs and split in targets
-    }
-    return Layout(both or {"": sides})
+def _layout(source: Path, reading: Reading) -> Layout:
+  if sides := _sides(source, reading):
+    named = [_named(side, _SPLIT_NAMES) for side in sides]
+    common = [split for split in SPLITS if all(split in each for each in named)]
+    return Layout({split: tuple(each[split] for each in named) for split in common} or {"": sides})
   joined: dict[tuple[str, str], Path] = {}
   for path in _subfolders(source):
     if parts := _SPLIT_AND_SIDE.fullmatch(path.name):
@@ -231,8 +240,8 @@ def _layout(source: Path) -> Layout:
     )
   splits = _named(source, _SPLIT_NAMES)
   if splits:
-    return Layout({split: _within(splits[split]) for split in SPLITS if split in splits})
-  return Layout({"": (source, None)}, recursive=False)
+    return Layout({split: _within(splits[split], reading) for split in SPLITS if split in splits})
+  return Layout({"": (source,)}, recursive=False)
 
 
 def _unread(source: Path, layout: Layout) -> list[str]:
@@ -298,8 +307,18 @@ def _suffix(path: Path) -> str:
   return path.name[len(files.stem(path)) :]
 
 
-def _match(inputs: Found, targets: Found, notes: list[str]) -> list[Pair]:
-  """Pairs in the order of the inputs; files without a partner are noted."""
+def match(folders: Sequence[Path], notes: list[str], *, recursive: bool = True) -> list[Pair]:
+  """The files that all folders hold under one name, in the order of the first; files left out are noted."""
+  first, *others = [_files(folder, recursive, notes) for folder in folders]
+  found = [Pair(name, (path,)) for name, path in first.images.items()]
+  for other in others:
+    partners = _match(first, other, notes)
+    found = [pair._replace(paths=(*pair.paths, partners[pair.id])) for pair in found if pair.id in partners]
+  return found
+
+
+def _match(inputs: Found, targets: Found, notes: list[str]) -> dict[str, Path]:
+  """The partner of each input by the input's name; files without a partner are noted."""
   partner = {name: name for name in inputs.images if name in targets.images}
   by_file = {_name(path, targets.folder) + _suffix(path): name for name, path in targets.images.items()}
   for name, path in inputs.images.items():  # 1.png and 1.jpg are 1_png and 1_jpg, but 1.png alone is 1
@@ -331,7 +350,7 @@ def _match(inputs: Found, targets: Found, notes: list[str]) -> list[Pair]:
         f"{len(alone)} of {len(mine.images)} files in {mine.folder} have no partner of the same name in "
         f"{theirs.folder}: {few(alone, 10)}."
       )
-  return [Pair(name, path, targets.images[partner[name]]) for name, path in inputs.images.items() if name in partner]
+  return {name: targets.images[other] for name, other in partner.items()}
 
 
 def _by_loose_name(names: list[str], side: str) -> dict[str, str]:
@@ -351,15 +370,15 @@ def _slices(members: Sequence[Pair], reading: Reading) -> list[Pair]:
   found: list[Pair] = []
   problems: list[str] = []
   for pair in members:
-    counts = []
-    for path, key in zip(pair.files, reading.keys):
+    counts: list[int | None] = []
+    for path, key in zip(pair.files, _keys(pair, reading)):
       try:
         counts.append(_count(path, path.stat().st_mtime_ns, reading.axis, _key_for(path, key)))
       except (UsageError, OSError):
         counts.append(None)  # preparation lists all files that cannot be read
-    if counts[0] != counts[1]:
-      one, other = (f"{path} is {_describe_count(count)}" for path, count in zip(pair.files, counts))
-      problems.append(f"{one}, but {other}.")
+    if len(set(counts)) > 1:
+      listed = [f"{path} is {_describe_count(count)}" for path, count in zip(pair.files, counts)]
+      problems.append(f"{', '.join(listed[:-1])}, but {listed[-1]}.")
     elif counts[0] is None:
       found.append(pair)
     elif counts[0] == 1:
@@ -369,7 +388,7 @@ def _slices(members: Sequence[Pair], reading: Reading) -> list[Pair]:
   if problems:
     raise UsageError(
       f"{output.counted(len(problems), 'pair')} of files cannot be cut into matching slices: "
-      f"{' '.join(problems[:10])} Both files of a pair hold the same number of images."
+      f"{' '.join(problems[:10])} All files of a pair hold the same number of images."
     )
   return found
 
@@ -414,8 +433,8 @@ def _cut(members: list[Pair], seed: int) -> dict[str, list[Pair]]:
 # --- Reading pairs
 
 
-def read_pair(pair: Pair, reading: Reading = PLAIN) -> tuple[np.ndarray, np.ndarray]:
-  """(input, target), each (H, W, C) with the numbers of its file.
+def read_pair(pair: Pair, reading: Reading = PLAIN) -> tuple[np.ndarray, ...]:
+  """Every input and the target, each (H, W, C) with the numbers of its file.
 
   Raises:
     UsageError: files that cannot be read, one on each line of the message; an odd width; or sizes that do not show the
@@ -423,38 +442,56 @@ def read_pair(pair: Pair, reading: Reading = PLAIN) -> tuple[np.ndarray, np.ndar
   """
   if reading.side_by_side not in ORDERS:
     raise UsageError(f"data.side_by_side is {reading.side_by_side!r}; it is {' or '.join(ORDERS)}.")
-  is_archive = files.suffix(pair.input) in files.ARCHIVES and len(set(reading.keys)) == 2
-  if pair.target is not None or is_archive:
-    first, second = _read_both(pair, reading)
-    (height, width), (other_height, other_width) = first.shape[:2], second.shape[:2]
-    largest = max(height, other_height, width, other_width)
-    if abs(height * other_width - other_height * width) > largest:  # more than rounding
-      raise UsageError(
-        f"{pair.input} is {width}×{height} but {pair.files[1]} is {other_width}×{other_height} (width × height). The "
-        "files of a pair must show the same view, in the same proportions: crop one of them."
-      )
-    return first, second
-  first = _read(pair.input, pair.slice, reading.axis, reading.keys[0], any(reading.colors))
+  path = pair.paths[0]
+  is_archive = files.suffix(path) in files.ARCHIVES and len(set(reading.keys)) == 2
+  if len(pair.paths) > 1 or is_archive:
+    arrays = _read_all(pair, reading)
+    _check_sizes(pair, [array.shape[:2] for array in arrays])
+    return arrays
+  first = _read(path, pair.slice, reading.axis, reading.keys[0], any(reading.colors))
   if first.shape[1] % 2:
     raise UsageError(
-      f"{pair.input} is {first.shape[1]} pixels wide; an input and a target side by side have an even width. "
+      f"{path} is {first.shape[1]} pixels wide; an input and a target side by side have an even width. "
       "Crop it, or put inputs and targets into folders A and B."
     )
   left, right = np.split(first, 2, axis=1)
   return (left, right) if reading.side_by_side == "input_target" else (right, left)
 
 
-def _read_both(pair: Pair, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
-  """Both files of a pair, so that the error names both if neither can be read."""
+def _check_sizes(pair: Pair, sizes: list[tuple[int, ...]]) -> None:
+  """Inputs have one size, and the target the same proportions, up to rounding."""
+  (height, width), (last_height, last_width) = sizes[0], sizes[-1]
+  other = next((i for i, size in enumerate(sizes[:-1]) if size != sizes[0]), None)
+  if other is not None:
+    wanted = "The inputs of a pair have one size: resize one of them."
+  elif abs(height * last_width - last_height * width) > max(height, width, last_height, last_width):
+    other = len(sizes) - 1
+    wanted = "The files of a pair must show the same view, in the same proportions: crop one of them."
+  else:
+    return
+  raise UsageError(
+    f"{pair.files[0]} is {width}×{height} but {pair.files[other]} is {sizes[other][1]}×{sizes[other][0]} (width × "
+    f"height). {wanted}"
+  )
+
+
+def _keys(pair: Pair, reading: Reading) -> tuple[str, ...]:
+  """The names of the arrays in archives, for each file of a pair."""
+  return (*[reading.keys[0]] * (len(pair.files) - 1), reading.keys[1])
+
+
+def _read_all(pair: Pair, reading: Reading) -> tuple[np.ndarray, ...]:
+  """All files of a pair, so that the error names all that cannot be read."""
   arrays, problems = [], []
-  for path, key, colors in zip(pair.files, reading.keys, reading.colors):
+  colors_of = reading.colors if len(reading.colors) == len(pair.files) else (True,) * len(pair.files)
+  for path, key, colors in zip(pair.files, _keys(pair, reading), colors_of):
     try:
       arrays.append(_read(path, pair.slice, reading.axis, key, colors))
     except UsageError as error:
       problems.append(str(error))
   if problems:
     raise UsageError("\n".join(problems))
-  return arrays[0], arrays[1]
+  return tuple(arrays)
 
 
 def _read(path: Path, index: int | None, axis: int | None, key: str, colors: bool) -> np.ndarray:
