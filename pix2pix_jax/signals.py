@@ -311,7 +311,8 @@ class Quantity(_Shared):
       UsageError: with the range found, the range expected and what to do.
     """
     if not np.isfinite(accepted).any():
-      raise UsageError(f"{name} holds no value at all: every number is NaN, infinite or nodata.")
+      markers = ", ".join(["NaN", "infinite", *(f"{value:g}" for value in self.nodata)])
+      raise UsageError(f"{name} holds no value at all: every number marks a pixel without a value ({markers}).")
     if not self.range:
       return
     share = self.clipped(accepted)

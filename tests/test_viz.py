@@ -187,6 +187,24 @@ def test_the_error_column_shows_the_difference_in_the_units_of_the_target():
   assert scale.colors[0].max() > 100, "no error would look like a hole"
 
 
+@pytest.mark.parametrize(
+  "low, high, inner",
+  [
+    (-1053, 1552, ["-400", "250", "900"]),
+    (-1024, 3071, ["0", "1020", "2050"]),
+    (0, 80, ["20", "40", "60"]),
+    (-24.31, 5.07, ["-17", "-9.6", "-2.3"]),
+    (0, 0.02, ["0.005", "0.01", "0.015"]),
+    (0, 655.35, ["164", "328", "492"]),
+  ],
+)
+def test_the_values_along_a_scale_are_round(low, high, inner):
+  scale = viz.Scale("x", low, high, "HU", np.zeros((256, 3), np.uint8), holes=False)
+  assert scale.labels() == [f"{low:g} HU", *inner, f"{high:g} HU"]
+  exact = low + np.array([0.25, 0.5, 0.75]) * (high - low)
+  np.testing.assert_allclose([float(text) for text in inner], exact, rtol=0, atol=0.005 * (high - low))
+
+
 def test_errors_beyond_the_scale_are_marked_at_its_end():
   errors = np.full((100, 100), 0.11, np.float32)
   errors[0, :50] = 0.9

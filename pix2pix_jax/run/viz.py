@@ -232,8 +232,13 @@ class Scale:
     return np.where(np.isnan(values)[..., None], np.array(depth.HOLE_COLOR, np.uint8), painted)
 
   def labels(self) -> list[str]:
-    """The values at 0, ¼, ½, ¾ and 1 of the bar; the first and the last with the unit."""
-    texts = [f"{self.low + share * (self.high - self.low):g}" for share in (0, 0.25, 0.5, 0.75, 1)]
+    """The values at 0, ¼, ½, ¾ and 1 of the bar; the first and the last exact and with the unit, the others rounded to
+    a hundredth of the bar or less.
+    """
+    span = self.high - self.low
+    decimals = -math.floor(math.log10(span / 100))
+    inner = [round(self.low + share * span, decimals) + 0.0 for share in (0.25, 0.5, 0.75)]  # + 0.0: no "-0"
+    texts = [f"{value:g}" for value in (self.low, *inner, self.high)]
     texts[-1] = f"≥ {texts[-1]}" if self.is_exceeded else texts[-1]
     return [f"{texts[0]} {self.unit}".strip(), *texts[1:-1], f"{texts[-1]} {self.unit}".strip()]
 

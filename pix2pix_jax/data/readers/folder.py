@@ -403,8 +403,8 @@ class Findings:
       side = self._config.sides[name]
       if found:
         parts.append(
-          f"{few(found, 10)}, but {side.first} is {_form(side.channels, side.dtype)}. All {_plural(name)} must agree: convert "
-          f"or remove {'it' if len(found) == 1 else f'these {len(found)} files'}.{self._conversion(name)}"
+          f"{few(found, 10)}, but {side.first} is {_form(side.channels, side.dtype)}. All {_plural(name)} must agree: "
+          f"convert or remove {'it' if len(found) == 1 else f'these {len(found)} files'}.{self._conversion(name)}"
         )
     parts += _listed(self._unusable)
     if parts:
