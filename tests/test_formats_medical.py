@@ -86,7 +86,7 @@ def test_slices_along_every_axis(tmp_path):
     same(files.read(tmp_path / "x.nii", slice=count - 1, axis=axis), np.ascontiguousarray(expected[-1]))
     files.write_volume(tmp_path / "y.nii", expected, geometry, axis=axis)
     np.testing.assert_array_equal(np.asanyarray(nibabel.load(tmp_path / "y.nii").dataobj), array)
-  with pytest.raises(UsageError, match="x.nii: the axis is 3; it is 0, 1 or 2"):
+  with pytest.raises(UsageError, match="x.nii: the axis is 3; it has to be 0, 1 or 2"):
     files.read_volume(tmp_path / "x.nii", axis=3)
   with pytest.raises(UsageError, match="x.nii has 4 slices, 0 to 3; there is no slice 4"):
     files.read(tmp_path / "x.nii", slice=4)

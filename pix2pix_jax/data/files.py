@@ -322,7 +322,9 @@ def _check_choice(source: _Source, index: int | None, axis: int | None, key: str
   if key is not None and format not in ("npz", "hdf5") and not path.is_dir():
     raise UsageError(f"{path} has no named arrays, so {key!r} cannot be read from it. Leave the key out.")
   if axis is not None and (not source.is_volume or axis not in (0, 1, 2)):
-    raise UsageError(f"{path}: the axis is {axis!r}; only volumes ({', '.join(VOLUME_SUFFIXES)}) have axes 0, 1 and 2.")
+    raise UsageError(
+      f"{path}: the axis is {axis!r}; it has to be 0, 1 or 2, of a volume ({', '.join(VOLUME_SUFFIXES)})."
+    )
   if index is None:
     return
   count = source.count(axis)
