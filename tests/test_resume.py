@@ -198,6 +198,7 @@ def test_an_interrupted_final_evaluation_is_announced_and_made_later(tmp_path, c
     "Final evaluation: comparing 7 validation images with baselines …",
     "Interrupted after the last step, 6, which is saved. Run the same command for the final evaluation.",
   ]
+  assert sum(bool(re.search(r"  validation  .* psnr \d+\.\d{4} dB  ssim", line)) for line in lines) == 3
   assert not (tmp_path / "run/eval/val/metrics.json").exists()
   start()
   assert evaluation.read_summary(tmp_path / "run/eval/val")["step"] == 6

@@ -7,6 +7,7 @@ import jax
 
 from pix2pix_jax import output
 from pix2pix_jax.data import pipeline
+from pix2pix_jax.model import metrics
 from pix2pix_jax.model.state import TrainState
 from pix2pix_jax.run import baselines, evaluation
 from pix2pix_jax.run.evaluation import Evaluation
@@ -66,4 +67,5 @@ def evaluate(
   reporter.say(f"Validation at the last step, {output.counted(len(split), 'image')}:\n{table}")
   if progress.best:
     metric = run.config.train.best_metric
-    reporter.say(f"Best validation {metric}: {progress.best[1]:.4f} at step {progress.best[0]}.")
+    score = f"{progress.best[1]:.4f} {metrics.unit_of(metric, run.spec.target.unit)}".rstrip()
+    reporter.say(f"Best validation {metric}: {score} at step {progress.best[0]}.")
