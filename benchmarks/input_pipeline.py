@@ -49,7 +49,7 @@ def main():
   parser = measure.flags(__doc__, dtypes=("float32",))
   parser.add_argument(
     "--source_dir",
-    help="folder with train/N.jpg or .png, side by side (default: façades drawn for this run)",
+    help="folder with train/N.jpg or .png, side by side as in the pix2pix archive (default: drawn for this run)",
   )
   parser.add_argument("--form", choices=("jpg", "png"), default="jpg", help="format of the files (default: jpg)")
   parser.add_argument("--pairs", type=int, default=100, help="pairs to draw (default: 100)")

@@ -65,6 +65,9 @@ _SHARE = _between(0, 1)
 _RANGE = Limit(
   lambda value: len(value) == 2 and 0 <= value[0] < value[1] < np.inf, "two numbers, 0 ≤ nearest < farthest"
 )
+_ZOOM = Limit(
+  lambda value: len(value) == 2 and 0.1 <= value[0] <= value[1] <= 10, "two numbers, 0.1 ≤ lowest ≤ highest ≤ 10"
+)
 _KIND = _one_of("auto", *signals.KINDS, *signals.ALIASES)
 _INPUT_KIND = _one_of("auto", *signals.KINDS, *signals.ALIASES, signals.Stack.kind)  # the last with data.inputs alone
 _RESAMPLING = _one_of("auto", "bicubic", "area", "nearest")
@@ -196,7 +199,10 @@ FIELDS: dict[str, dict[str, Field]] = {
     "input_dtype": Field("", "Number type of the input's raw values. Empty: taken from the data.", _DTYPE),
     "target_dtype": Field("", "Number type of the target's raw values. Empty: taken from the data.", _DTYPE),
     "load_size": Field(
-      286, "Height in pixels to which images are resized before the random crop; at least crop_size.", _SIZE
+      286,
+      "Height in pixels to which images are resized before the random crop; at least crop_size. 0: images keep their "
+      "own sizes, and are evaluated whole unless eval_size is set.",
+      _SIZE_OR_ZERO,
     ),
     "load_width": Field(0, "Width in pixels for the same resize. 0: equal to load_size.", _SIZE_OR_ZERO),
     "crop_size": Field(256, "Height in pixels of the random crop; a multiple of 2**levels.", _SIZE),
@@ -211,6 +217,28 @@ FIELDS: dict[str, dict[str, Field]] = {
       0, "Width in pixels for the same resize. 0: equal to eval_size if that is set, else to the crop.", _SIZE_OR_ZERO
     ),
     "mirror": Field(True, "Mirror training pairs left to right at random, half of them on average."),
+    "mirror_vertical": Field(
+      False,
+      "Mirror them top to bottom as well, for images without an up and down, such as satellite or microscope images.",
+    ),
+    "rotate_right_angles": Field(False, "Rotate training pairs by 0, 90, 180 or 270 degrees at random."),
+    "rotate_degrees": Field(
+      0.0,
+      "Rotate training pairs by up to this angle in both directions. Pixels from outside are holes in depth, in "
+      "quantities and in classes with an ignored index, else reflections.",
+      _between(0, 180),
+    ),
+    "scale": Field(
+      (1.0, 1.0),
+      "Lowest and highest factor of a random zoom of training pairs before the crop, such as (0.8, 1.2).",
+      _ZOOM,
+    ),
+    "brightness": Field(
+      0.0, "Change the brightness of input images by up to this share of their full range; targets keep theirs.", _SHARE
+    ),
+    "contrast": Field(
+      0.0, "Change the contrast of input images by a factor of up to 1 ± this; targets keep theirs.", _SHARE
+    ),
     "shuffle": Field(True, "Visit the training pairs in a new order every epoch."),
     "fingerprint": Field(
       "",
@@ -221,8 +249,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "cache_gib": Field(
       4.0,
-      "Splits that take up to this many GiB when decoded are kept in memory, larger ones in memory-mapped files beside "
-      "the prepared data.",
+      "Splits that take up to this many GiB when decoded are kept in memory; larger ones are decoded as they are read.",
       _NOT_NEGATIVE,
     ),
     "layout": Field(
@@ -602,9 +629,9 @@ def load(text: str) -> ml_collections.ConfigDict:
 # --- Shapes
 
 
-def load_shape(data: ml_collections.ConfigDict) -> tuple[int, int]:
-  """(height, width) to which every image is resized before the crop."""
-  return data.load_size, data.load_width or data.load_size
+def load_shape(data: ml_collections.ConfigDict) -> tuple[int, int] | None:
+  """(height, width) to which every image is resized before the crop; None: each keeps its own size."""
+  return (data.load_size, data.load_width or data.load_size) if data.load_size else None
 
 
 def crop_shape(data: ml_collections.ConfigDict) -> tuple[int, int]:
@@ -613,10 +640,15 @@ def crop_shape(data: ml_collections.ConfigDict) -> tuple[int, int]:
 
 
 def eval_shape(data: ml_collections.ConfigDict) -> tuple[int, int]:
-  """(height, width) of validation and test images."""
+  """(height, width) of validation and test images; of the crops, if each image keeps its own size."""
   if not data.eval_size:
     return crop_shape(data)
   return data.eval_size, data.eval_width or data.eval_size
+
+
+def eval_resize(data: ml_collections.ConfigDict) -> tuple[int, int] | None:
+  """`eval_shape`, or None if validation and test images keep their own sizes."""
+  return eval_shape(data) if data.load_size or data.eval_size else None
 
 
 def levels_for(height: int, width: int) -> int:
@@ -639,7 +671,12 @@ def check_shapes(config: ml_collections.ConfigDict) -> None:
     UsageError: a crop larger than the loaded image, or a size that the generator cannot halve often enough.
   """
   crop, load = crop_shape(config.data), load_shape(config.data)
-  if crop[0] > load[0] or crop[1] > load[1]:
+  if not load and config.data.load_width:
+    raise UsageError(
+      f"data.load_width is {config.data.load_width}, but data.load_size is 0, with which images keep their own sizes; "
+      "set both or neither."
+    )
+  if load and (crop[0] > load[0] or crop[1] > load[1]):
     raise UsageError(
       f"Crops of {crop[1]}×{crop[0]} (width × height) do not fit into images of {load[1]}×{load[0]}. Raise "
       "data.load_size (and data.load_width), or lower data.crop_size (and data.crop_width)."
@@ -691,6 +728,11 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
   if data.validity_channel and not spec.target.has_holes:
     raise UsageError(
       f"data.validity_channel is for targets with holes (depth), but the target is: {spec.target.describe()}."
+    )
+  if (data.brightness or data.contrast) and spec.input.kind != "image":
+    raise UsageError(
+      f"data.brightness and data.contrast are for input images, but the input is: {spec.input.describe()}. Leave "
+      "them 0."
     )
   _agree(model, "model.input_channels", "input_channels", spec.input.channels, (0,))
   _agree(model, "model.output_channels", "output_channels", spec.target.channels + data.validity_channel, (0,))

@@ -74,7 +74,7 @@ def evaluate(
   _require_same_signals(source.spec.input, trained.spec.input, "input")
   _require_same_signals(source.spec.target, trained.spec.target, "target")
   run = experiment.Experiment(config, trained.spec)
-  data = pipeline.load_split(source, split, config_lib.eval_shape(config.data), cache_gib=config.data.cache_gib)
+  data = pipeline.load_split(source, split, config_lib.eval_resize(config.data), cache_gib=config.data.cache_gib)
   if comparison and len(data) < 2:
     raise UsageError(f"The split {split!r} has {len(data)} image; FID and KID (--inception) need at least two.")
 

@@ -86,7 +86,7 @@ class FitResult:
       )
     source = pipeline.ArraySource({"all": pairs}, dataclasses.replace(spec, counts={"all": len(pairs[0])}))
     data = run.config.data
-    split = pipeline.load_split(source, "all", config_lib.eval_shape(data), cache_gib=data.cache_gib)
+    split = pipeline.load_split(source, "all", config_lib.eval_resize(data), cache_gib=data.cache_gib)
     return evaluation.evaluate_split(run, self.state.variables, split).means
 
   @functools.cached_property

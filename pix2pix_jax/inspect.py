@@ -59,7 +59,7 @@ def inspect(config: ml_collections.ConfigDict, folder: str | Path) -> list[Path]
   for number, batch in enumerate(itertools.islice(batches, 2), 1):
     written.append(_write_sheet(folder / f"train_{number}.png", batch, source.spec))
   if "val" in source.spec.counts:
-    shape = config_lib.eval_shape(data)
+    shape = config_lib.eval_resize(data)
     val = pipeline.load_split(source, "val", shape, cache_gib=data.cache_gib, limit=rows)
     batch = next(pipeline.eval_batches(val, batch_size=len(val)))
     written.append(_write_sheet(folder / "val.png", batch, source.spec))

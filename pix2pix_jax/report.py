@@ -123,6 +123,10 @@ def _thin(items: list[Any], limit: int) -> list[Any]:
   return [items[round(i * (len(items) - 1) / (limit - 1))] for i in range(limit)]
 
 
+def _size_or_own(shape: tuple[int, int] | None) -> str:
+  return _size(*shape) if shape else "each image's own size"
+
+
 def _size(height: int, width: int) -> str:
   """For example "512×256": every size on the page is width × height."""
   return f"{width}×{height}"
@@ -160,8 +164,8 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
     or "not recorded in this workdir",
     "Input": run.spec.input.describe(),
     "Target": run.spec.target.describe(),
-    "Sizes": f"crops of {crop} from {_size(*config_lib.load_shape(data))}, evaluated at "
-    f"{_size(*config_lib.eval_shape(data))} (width × height)",
+    "Sizes": f"crops of {crop} from {_size_or_own(config_lib.load_shape(data))}, evaluated at "
+    f"{_size_or_own(config_lib.eval_resize(data))} (width × height)",
     "Generator": f"{_generator(config)}, {model.decoder_widths} widths from {model.base_features}, {model.norm} norm, "
     f"{model.levels} levels; {parameters['generator']:,} parameters",
     "Discriminator": f"{model.patch}×{model.patch} PatchGAN{'' if model.conditional else ', not conditional'}"

@@ -59,7 +59,7 @@ def train_and_evaluate(
   with output.stage("Reading the data"):
     train_split = pipeline.load_split(source, "train", config_lib.load_shape(data), cache_gib=data.cache_gib)
     if "val" in source.spec.counts:
-      val_split = pipeline.load_split(source, "val", config_lib.eval_shape(data), cache_gib=data.cache_gib)
+      val_split = pipeline.load_split(source, "val", config_lib.eval_resize(data), cache_gib=data.cache_gib)
   if jax.process_index() == 0:
     output.say(summary.describe(source, config))
 

@@ -18,7 +18,8 @@ import tensorflow as tf
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output, prng
-from pix2pix_jax.data import parallel
+from pix2pix_jax.data import augmentation, parallel
+from pix2pix_jax.data.augmentation import Change
 from pix2pix_jax.data.resizing import Window, resize, resize_raw
 from pix2pix_jax.data.source import ArraySource, PreparedSource, Source
 from pix2pix_jax.errors import UsageError, few
@@ -35,6 +36,9 @@ __all__ = [
   "to_devices",
   "train_batches",
 ]
+
+
+MAX_SHAPES = 8  # of evaluation batches, each of which is compiled
 
 
 class Split(abc.ABC):
@@ -185,13 +189,17 @@ def train_batches(
   _check_crop(split, crop, data)
   local = batch_size // jax.process_count()
   first_row = local * jax.process_index()
-  draw = _draws(len(split), seed, shuffle=data.shuffle)
+  draw = _draws(len(split), seed, shuffle=data.shuffle, augmented=augmentation.is_active(data))
 
-  def read(index, uniform):
-    y, x = (uniform[:2] * (split.sizes[index] - crop + 1).astype(np.float32)).astype(np.int64)
-    example = split.read(index, (y, x, *crop))
-    mirrored = data.mirror and uniform[2] < 0.5
-    return tuple(split.encode(name, example[name][:, ::-1] if mirrored else example[name]) for name in split.names)
+  def read(index, jitter, *draws):
+    change = Change.draw(data, *draws) if draws else Change()
+    read_window = functools.partial(split.read, index)
+    example = augmentation.crop(read_window, change, split.spec, split.sizes[index], jitter[:2], crop)
+    if data.mirror and jitter[2] < 0.5:
+      example = {name: array[:, ::-1] for name, array in example.items()}
+    encoded = {name: split.encode(name, example[name]) for name in split.names}
+    encoded["input"] = change.recolor(encoded["input"])
+    return tuple(encoded.values())
 
   def make_example(i):
     images = tf.numpy_function(read, draw(i), [tf.float32] * len(split.names), stateful=False)
@@ -207,51 +215,84 @@ def train_batches(
 
 
 def _check_crop(split: Split, crop: tuple[int, int], data: Any) -> None:
-  too_small = np.flatnonzero((split.sizes < crop).any(1))
+  needed = (max(crop), max(crop)) if data.rotate_right_angles else crop
+  too_small = np.flatnonzero((split.sizes < needed).any(1))
   if not too_small.size:
     return
-  if config_lib.load_shape(data):
+  turned = " in one of the directions of data.rotate_right_angles" if needed != crop else ""
+  if load := config_lib.load_shape(data):
     raise UsageError(
-      f"data.crop_size {crop} (height, width) is larger than data.load_size {config_lib.load_shape(data)}; "
-      "load larger images or crop smaller ones."
+      f"data.crop_size {crop} (height, width) is larger than data.load_size {load}{turned}; load larger images or crop "
+      "smaller ones."
     )
   names = few(f"{split.ids[i]} ({split.sizes[i][1]}×{split.sizes[i][0]})" for i in too_small)
   count = output.counted(too_small.size, "training image")
   raise UsageError(
     f"data.load_size=0 crops {crop[1]}×{crop[0]} from images of their own sizes, but {count} "
-    f"{'is' if too_small.size == 1 else 'are'} smaller: {names} (width × height). Leave them out, lower "
+    f"{'is' if too_small.size == 1 else 'are'} smaller{turned}: {names} (width × height). Leave them out, lower "
     "data.crop_size, or set data.load_size to resize all images."
   )
 
 
-def _draws(count: int, seed: int, *, shuffle: bool) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-  """A function from an example's number in the sequence to its index and three uniform numbers, for row, column and
-  mirroring; it depends only on the seed.
+def _draws(count: int, seed: int, *, shuffle: bool, augmented: bool) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+  """A function from an example's number in the sequence to its index, three uniform numbers, for row, column and
+  mirroring, and if `augmented` those for further changes; it depends only on the seed.
   """
-  order, jitter = prng.data_seed(seed, "order"), prng.data_seed(seed, "jitter")
+  order = prng.data_seed(seed, "order")
+  streams = {"jitter": 3, "augmentation": augmentation.DRAWS} if augmented else {"jitter": 3}
+  seeds = {prng.data_seed(seed, name): count for name, count in streams.items()}
 
   def draw(i):
     epoch, index = i // count, i % count
     if shuffle:
       epoch_seed = tf.cast(tf.stack([order, epoch]), tf.uint32)
       index = tf.random.experimental.index_shuffle(index, epoch_seed, count - 1)
-    return [index, tf.random.stateless_uniform([3], tf.stack([tf.cast(jitter, tf.int64), i]))]
+    uniform = [
+      tf.random.stateless_uniform([n], tf.stack([tf.cast(stream, tf.int64), i])) for stream, n in seeds.items()
+    ]
+    return [index, *uniform]
 
   return draw
 
 
-def eval_batches(split: Split, *, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-  """Yields every example once, in order, without jitter.
+def eval_batches(split: Split, *, batch_size: int, multiple: int = 1) -> Iterator[dict[str, np.ndarray]]:
+  """Yields every example once, without jitter; in order, unless they differ in size.
 
-  The last batch is padded with repetitions of the last example. `is_real` (N,) is False for those rows, and `index`
-  (N,) numbers the examples.
+  The last batch of a size is padded with repetitions of its last example. `is_real` (N,) is False for those rows, and
+  `index` (N,) numbers the examples.
+
+  Images whose sides are not multiples of `multiple`, or that come in many sizes, are padded at the bottom and right by
+  reflection to at most `MAX_SHAPES` shapes. Such batches have `inside` (N, H, W, 1), which is 0 in the padding.
   """
-  for start in range(0, len(split), batch_size):
-    rows = np.arange(start, start + batch_size)
-    index = np.minimum(rows, len(split) - 1)
-    examples = list(parallel.in_order(split.read_encoded, index))
-    batch = {name: np.stack([example[name] for example in examples]) for name in split.names}
-    yield {**batch, "index": index.astype(np.int32), "is_real": rows < len(split)}
+  shapes = _padded_shapes(split.sizes, multiple)
+  for shape in np.unique(shapes, axis=0):
+    members = np.flatnonzero((shapes == shape).all(1))
+    is_padded = bool((split.sizes[members] != shape).any())
+    for start in range(0, len(members), batch_size):
+      rows = np.arange(start, start + batch_size)
+      index = members[np.minimum(rows, len(members) - 1)]
+      examples = list(parallel.in_order(split.read_encoded, index))
+      if is_padded:
+        examples = [_pad(example, shape) for example in examples]
+      batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+      yield {**batch, "index": index.astype(np.int32), "is_real": rows < len(members)}
+
+
+def _padded_shapes(sizes: np.ndarray, multiple: int) -> np.ndarray:
+  """(n, 2): the sizes rounded up to multiples, which are doubled until there are few shapes."""
+  shapes = -(-sizes // multiple) * multiple
+  return shapes if len(np.unique(shapes, axis=0)) <= MAX_SHAPES else _padded_shapes(sizes, 2 * multiple)
+
+
+def _pad(example: dict[str, np.ndarray], shape: np.ndarray) -> dict[str, np.ndarray]:
+  """Reflects encoded arrays at the bottom and right; a mask gets zeros. Adds `inside`."""
+  height, width = example["input"].shape[:2]
+  beyond = [(0, shape[0] - height), (0, shape[1] - width), (0, 0)]
+  example = {**example, "inside": np.ones((height, width, 1), np.float32)}
+  return {
+    name: np.pad(array, beyond) if name in ("mask", "inside") else np.pad(array, beyond, mode="reflect")
+    for name, array in example.items()
+  }
 
 
 def to_devices(

@@ -121,10 +121,12 @@ def _winter_summer(data, fingerprint, _):
 
 
 def _procedural(data, fingerprint, _):
+  if not (size := config_lib.load_shape(data)):
+    raise UsageError("data.load_size is 0, but the procedural reader draws images of that size. Set it.")
   return procedural.Procedural, procedural.ProceduralConfig(
     name=fingerprint,
     task=data.task,
-    size=config_lib.load_shape(data),
+    size=size,
     counts=(data.num_train, data.num_val, data.num_test),
     seed=data.procedural_seed,
   )

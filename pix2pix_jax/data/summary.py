@@ -550,8 +550,26 @@ def _about_pairs(split: SplitSummary, batch_size: int) -> Iterator[str]:
 
 def _about_sizes(sizes: list[tuple[int, int, int]], config: ml_collections.ConfigDict) -> Iterator[str]:
   data, model = config.data, config.model
+  crop, load, evaluated = config_lib.crop_shape(data), config_lib.load_shape(data), config_lib.eval_resize(data)
+  if load and evaluated:
+    yield from _about_resizes(sizes, load, crop, evaluated, config)
+  if not model.generator.startswith("resnet") and model.levels == config_lib.levels_for(*crop) <= 3:
+    yield (
+      f"Crops of {crop[1]}×{crop[0]} can be halved only {model.levels} times, so the generator has {model.levels} "
+      f"levels and sees little around a pixel. Multiples of 64, 128 or 256 give 6, 7 or 8 levels: set "
+      f"data.crop_size={_nice(crop[0])}"
+      f"{f' and data.crop_width={_nice(crop[1])}' if crop[0] != crop[1] else ''}."
+    )
+
+
+def _about_resizes(
+  sizes: list[tuple[int, int, int]],
+  load: tuple[int, int],
+  crop: tuple[int, int],
+  evaluated: tuple[int, int],
+  config: ml_collections.ConfigDict,
+) -> Iterator[str]:
   height, width, _ = sizes[0]
-  load, crop, evaluated = config_lib.load_shape(data), config_lib.crop_shape(data), config_lib.eval_shape(data)
   if squeezed := next((shape for shape in (load, evaluated) if _stretch(sizes[0], shape) > 0.05), None):
     verb = "trained" if squeezed == load else "validated"
     yield (
@@ -574,13 +592,6 @@ def _about_sizes(sizes: list[tuple[int, int, int]], config: ml_collections.Confi
     yield (
       f"Images are resized to 286×286 and each crop of {crop[1]}×{crop[0]} shows {crop[0] * crop[1] / 286**2:.0%} of "
       f"one. To show most of it, set data.load_size={round(max(crop) * 286 / 256)}."
-    )
-  if not model.generator.startswith("resnet") and model.levels == config_lib.levels_for(*crop) <= 3:
-    yield (
-      f"Crops of {crop[1]}×{crop[0]} can be halved only {model.levels} times, so the generator has {model.levels} "
-      f"levels and sees little around a pixel. Multiples of 64, 128 or 256 give 6, 7 or 8 levels: set "
-      f"data.crop_size={_nice(crop[0])}"
-      f"{f' and data.crop_width={_nice(crop[1])}' if crop[0] != crop[1] else ''}."
     )
 
 
@@ -655,7 +666,7 @@ def _about_label_maps(split: SplitSummary, config: ml_collections.ConfigDict) ->
     for name, side in (("input", split.input), ("target", split.target))
     if side.colors > 1 and config.data[f"{name}_kind"] == "image" and config.data[f"{name}_resampling"] == "bicubic"
   }
-  if found and (height, width) != config_lib.load_shape(config.data):
+  if found and (height, width) != (config_lib.load_shape(config.data) or (height, width)):
     colors = " and ".join(str(side.colors) for side in found.values())
     yield (
       f"The {' and the '.join(found)} {'have' if len(found) > 1 else 'has'} only {colors} colours, like a label map, "

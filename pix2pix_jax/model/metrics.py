@@ -27,26 +27,40 @@ def to_unit(image: jax.Array) -> jax.Array:
   return jnp.clip((image + 1) / 2, 0, 1)
 
 
-def image_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array | None = None) -> dict[str, jax.Array]:
+def image_metrics(
+  prediction: jax.Array, target: jax.Array, mask: jax.Array | None = None, inside: jax.Array | None = None
+) -> dict[str, jax.Array]:
   """`l1`, `psnr` (dB, at most 120) and `ssim` of images (N, H, W, C) in [-1, 1], each (N,), on the [0, 1] scale.
 
   SSIM (Wang et al. 2004) has an 11×11 Gaussian window, σ 1.5. With a `mask` (N, H, W, 1), L1 and PSNR count
-  only its valid pixels (NaN for an image without any), and SSIM, which needs whole windows, is left out.
+  only its valid pixels (NaN for an image without any), and SSIM, which needs whole windows, is left out. `inside` as in
+  `measure`.
   """
   prediction, target = to_unit(prediction), to_unit(target)
-  if mask is None:
-    window = min(11, *target.shape[1:3])
+  window = min(11, *target.shape[1:3])
+  if mask is None and inside is None:
     return {
       "l1": jnp.abs(prediction - target).mean((1, 2, 3)),
       "psnr": jnp.minimum(dm_pix.psnr(prediction, target), MAX_PSNR),
       "ssim": dm_pix.ssim(prediction, target, filter_size=window),
     }
-  count = mask.sum((1, 2, 3)) * target.shape[-1]  # 0 / 0 is NaN where no pixel is valid
-  squared = (jnp.square(prediction - target) * mask).sum((1, 2, 3)) / count
-  return {
-    "l1": (jnp.abs(prediction - target) * mask).sum((1, 2, 3)) / count,
+  counted = jnp.asarray(inside if mask is None else mask)
+  count = counted.sum((1, 2, 3)) * target.shape[-1]  # 0 / 0 is NaN where no pixel is valid
+  squared = (jnp.square(prediction - target) * counted).sum((1, 2, 3)) / count
+  values = {
+    "l1": (jnp.abs(prediction - target) * counted).sum((1, 2, 3)) / count,
     "psnr": jnp.minimum(-10 * jnp.log10(squared), MAX_PSNR),
   }
+  if mask is None and inside is not None:
+    ssim = dm_pix.ssim(prediction, target, filter_size=window, return_map=True).mean(-1, keepdims=True)
+    weight = _whole_windows(inside, window)
+    values["ssim"] = (ssim * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
+  return values
+
+
+def _whole_windows(inside: jax.Array, window: int) -> jax.Array:
+  """1 for every SSIM window, in the order of its map, that lies inside images at the top left corner of `inside`."""
+  return inside[:, window - 1 :, window - 1 :]
 
 
 def depth_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
@@ -82,13 +96,13 @@ def depth_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> 
 
 
 def quantity_metrics(
-  prediction: jax.Array, target: jax.Array, mask: jax.Array, signal: Quantity
+  prediction: jax.Array, target: jax.Array, mask: jax.Array, signal: Quantity, inside: jax.Array | None = None
 ) -> dict[str, jax.Array]:
   """Errors of a quantity (N, H, W, C) in [-1, 1] over the pixels where `mask` (N, H, W, 1) is 1, each (N,); NaN for an
   image without any.
 
   `mae` and `rmse` in the unit, over all channels; `ssim` over the range, as for images. Its windows see no difference
-  at pixels without a value, and those that are centred at such a pixel do not count.
+  at pixels without a value, and those that are centred at such a pixel do not count. `inside` as in `measure`.
   """
   valid = mask > 0
   error = jnp.where(valid, signal.decode_float(prediction) - signal.decode_float(target), 0)
@@ -98,6 +112,8 @@ def quantity_metrics(
   ssim = dm_pix.ssim(*shown, filter_size=window, return_map=True)
   top, left = ((size - inner) // 2 for size, inner in zip(target.shape[1:3], ssim.shape[1:3]))
   weight = mask[:, top : top + ssim.shape[1], left : left + ssim.shape[2]]
+  if inside is not None:
+    weight *= _whole_windows(inside, window)
   return {
     "mae": jnp.abs(error).sum((1, 2, 3)) / count,
     "rmse": jnp.sqrt(jnp.square(error).sum((1, 2, 3)) / count),
@@ -145,6 +161,7 @@ def measure(
   mask: jax.Array | None,
   input_signal: Signal,
   target_signal: Signal,
+  inside: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
   """Every metric that applies to the target's signal, each (N,), for arrays in [-1, 1].
 
@@ -153,14 +170,17 @@ def measure(
   metrics; for one-channel depth also the depth metrics; and if the input is depth too, `hole_rmse`
   and `hole_mae`, over the pixels where the input has no measurement. A metric is NaN for an image without a pixel to
   count.
+
+  Images that were padded at the bottom and right have `inside` (N, H, W, 1), which is 1 for their pixels and 0 for the
+  padding, where `mask` has to be 0 too; their metrics are those of the images without padding.
   """
   if target_signal.kind == "classes":
-    counts = confusion(prediction, target, mask)
+    counts = confusion(prediction, target, inside if mask is None else mask)
     return {**class_metrics(counts), CONFUSION: counts}
-  values = image_metrics(prediction, target, mask)
+  values = image_metrics(prediction, target, mask, inside)
   if isinstance(target_signal, Quantity):
     assert mask is not None
-    values |= quantity_metrics(prediction, target, mask, target_signal)
+    values |= quantity_metrics(prediction, target, mask, target_signal, inside)
   if target_signal.kind == "depth" and target.shape[-1] == 1:
     assert mask is not None
     metres = target_signal.decode(prediction), target_signal.decode(target)

@@ -154,7 +154,7 @@ def eval_step(
     The translations in [-1, 1], validity channel included, and per-image metrics, each (N,), with `confusion`
     (N, classes, classes) for classes. A metric of an image without any valid pixel is NaN.
   """
-  x, target, mask = batch["input"], batch["target"], batch.get("mask")
+  x, target, mask, inside = batch["input"], batch["target"], batch.get("mask"), batch.get("inside")
   rows = batch["is_real"] if norm_stats == "batch" else None
   key = prng.key(seed, "evaluation")
 
@@ -172,16 +172,19 @@ def eval_step(
     rngs={"dropout": key},
   )
   fake, validity = output[..., : target.shape[-1]], output[..., target.shape[-1] :]
-  values = metrics_lib.measure(fake, x, target, mask, input_signal, target_signal)
-  pixel_loss = losses.pixel(fake, target, mask, loss.pixel)
+  values = metrics_lib.measure(fake, x, target, mask, input_signal, target_signal, inside)
+  counted = inside if mask is None else mask
+  pixel_loss = losses.pixel(fake, target, counted, loss.pixel)
   if mask is not None:
     pixel_loss = jnp.where(mask.any((1, 2, 3)), pixel_loss, jnp.nan)
   values[losses.PIXEL[loss.pixel]] = pixel_loss
   values["generator_loss"] = loss.l1_weight * pixel_loss
   if mask is not None and validity.shape[-1]:
-    values["validity_loss"] = losses.l1(validity, 2 * mask - 1)
+    values["validity_loss"] = losses.l1(validity, 2 * mask - 1, inside)
     values["generator_loss"] += loss.validity_weight * values["validity_loss"]
-    values["validity_accuracy"] = ((validity > 0) == (mask > 0)).mean((1, 2, 3))
+    values["validity_accuracy"] = ((validity > 0) == (mask > 0)).mean(
+      (1, 2, 3), where=None if inside is None else inside > 0
+    )
   if loss.gan != "none":
     real_logits, fake_logits = classify(target), classify(target_signal.activate(fake))
     values["gan_loss"] = losses.adversarial(fake_logits, True, loss.gan)

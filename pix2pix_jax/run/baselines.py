@@ -78,7 +78,8 @@ def measure(
 
   @jax.jit
   def compute(answer, batch):
-    return metrics.measure(answer, batch["input"], batch["target"], batch.get("mask"), spec.input, spec.target)
+    mask, inside = batch.get("mask"), batch.get("inside")
+    return metrics.measure(answer, batch["input"], batch["target"], mask, spec.input, spec.target, inside)
 
   answers: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
     NEAREST_VALID: lambda batch: _fill_with_nearest(*_depth_of(batch["input"], spec), spec),
@@ -89,7 +90,8 @@ def measure(
     answers[MEAN_TARGET] = lambda batch: np.broadcast_to(mean, batch["target"].shape)
   chosen = [name for name in chosen if name in answers]
   per_image: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in chosen}
-  for batch in pipeline.eval_batches(split, batch_size=min(8, len(split))) if chosen else ():
+  batches = pipeline.eval_batches(split, batch_size=min(8, len(split)), multiple=config_lib.multiple(config.model))
+  for batch in batches if chosen else ():
     for name in chosen:
       values = jax.device_get(compute(answers[name](batch), batch))
       per_image[name].append({metric: value[batch["is_real"]] for metric, value in values.items()})
@@ -117,15 +119,19 @@ def _interpolate(signal: Depth, encoded: Any, spec: DataSpec) -> Any:
 
 
 def mean_target(source: pipeline.Source, config: ml_collections.ConfigDict) -> np.ndarray:
-  """The mean of the training targets, (H, W, C) in [-1, 1]."""
-  shape = config_lib.eval_shape(config.data)
+  """The mean of the training targets, (H, W, C) in [-1, 1]; if images keep their own sizes, one mean of all pixels, (1,
+  1, C).
+  """
+  shape = config_lib.eval_resize(config.data)
   train = pipeline.load_split(source, "train", shape, cache_gib=config.data.cache_gib, limit=MAX_TRAINING_PAIRS)
   total, weight = np.zeros(1), np.zeros(1)
   for i in range(len(train)):
     example = train.read_encoded(i)
     mask = example.get("mask", np.ones(1)).astype(np.float64)
-    total = total + example["target"] * mask
-    weight = weight + mask
+    sums, weights = example["target"] * mask, np.broadcast_to(mask, (*example["target"].shape[:2], 1))
+    if shape is None:
+      sums, weights = sums.sum((0, 1), keepdims=True), weights.sum((0, 1), keepdims=True)
+    total, weight = total + sums, weight + weights
   if weight.min() == 0:  # pixels without any measurement get the mean of all others
     total, weight = np.where(weight > 0, total, total.sum() / max(weight.sum(), 1)), np.maximum(weight, 1)
   return (total / weight).astype(np.float32)

@@ -1,6 +1,6 @@
 """Evaluation over a split: per-image metrics, their means, and sheets of images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import csv
 import dataclasses
 import functools
@@ -104,15 +104,18 @@ def evaluate_split(
   devices = experiment.mesh.size
   size = -(-min(config.batch_size, len(split)) // devices) * devices
   per_image: list[dict[str, np.ndarray]] = []
+  order: list[np.ndarray] = []
   first = range(min(len(split), max(SHEET_ROWS, config.num_samples)))
   rows: dict[int, viz.Row] = {}
   ranked: list[tuple[float, int]] = []  # (badness, number) of the best and the worst so far
-  for batch in pipeline.eval_batches(split, batch_size=size):
+  for batch in pipeline.eval_batches(split, batch_size=size, multiple=config_lib.multiple(experiment.config.model)):
     output, values = jax.device_get(experiment.eval_step(variables, jax.device_put(batch, experiment.split_rows)))
     is_real = batch["is_real"]
     per_image.append({name: value[is_real] for name, value in values.items()})
+    order.append(batch["index"][is_real])
     if on_batch:
-      on_batch({name: array[is_real] for name, array in batch.items()}, output[is_real])
+      for part in _without_padding({**batch, "output": output}, is_real):
+        on_batch(part, part.pop("output"))
     badness = _badness(values, experiment.config.train.best_metric)
     candidates = [
       (float(badness[row]), int(batch["index"][row])) for row in np.flatnonzero(is_real & ~np.isnan(badness))
@@ -122,18 +125,33 @@ def evaluate_split(
     rows = {number: row for number, row in rows.items() if number in drawn}
     for row in np.flatnonzero(is_real):
       if (number := int(batch["index"][row])) in drawn:
-        example = {name: array[row] for name, array in batch.items()} | {"output": output[row]}
-        rows[number] = viz.draw_row(example, experiment.spec)
+        (example,) = _without_padding({**batch, "output": output}, np.array([row]))
+        rows[number] = viz.draw_row({name: array[0] for name, array in example.items()}, experiment.spec)
   numbers = [number for _, number in ranked]
+  in_order = np.argsort(np.concatenate(order))
   count = min(config.num_samples, RANKED_ROWS)
   return Evaluation(
-    {name: np.concatenate([values[name] for values in per_image]) for name in per_image[0]},
+    {name: np.concatenate([values[name] for values in per_image])[in_order] for name in per_image[0]},
     rows,
     best=numbers[:count],
     worst=numbers[::-1][:count],
     spec=experiment.spec,
     num_samples=config.num_samples,
   )
+
+
+def _without_padding(batch: Batch, rows: np.ndarray) -> Iterator[Batch]:
+  """The chosen rows of a batch: all at once, or one by one if they were padded."""
+  if "inside" not in batch:
+    yield {name: array[rows] for name, array in batch.items()}
+    return
+  for row in np.arange(len(batch["index"]))[rows]:
+    height, width = (int(batch["inside"][row].any(axis).sum()) for axis in ((1, 2), (0, 2)))
+    yield {
+      name: array[row : row + 1, :height, :width] if array.ndim == 4 else array[row : row + 1]
+      for name, array in batch.items()
+      if name != "inside"
+    }
 
 
 def _badness(values: dict[str, np.ndarray], metric: str) -> np.ndarray:
@@ -155,7 +173,7 @@ def protocol(config: ml_collections.ConfigDict) -> dict[str, Any]:
     "seed": config.seed,
     "data": config.data.name,
     "source_dir": config.data.source_dir,
-    "height_width": list(config_lib.eval_shape(config.data)),
+    "height_width": list(config_lib.eval_resize(config.data) or ("own", "own")),
     "scale": "l1, psnr and ssim on [0, 1]",
   }
 
