@@ -9,7 +9,7 @@ val.png. Data that is not prepared yet is prepared first.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import itertools
 from pathlib import Path
 import re
@@ -61,13 +61,14 @@ def inspect(config: ml_collections.ConfigDict, folder: str | Path) -> list[Path]
   if "val" in source.spec.counts:
     shape = config_lib.eval_resize(data)
     val = pipeline.load_split(source, "val", shape, cache_gib=data.cache_gib, limit=rows)
-    batch = next(pipeline.eval_batches(val, batch_size=len(val)))
+    examples = [val.read_encoded(index) for index in range(len(val))]
+    batch = {name: [example[name] for example in examples] for name in val.names}
     written.append(_write_sheet(folder / "val.png", batch, source.spec))
   output.say(f"Wrote {', '.join(map(str, written))}: pairs as the networks see them.")
   return written
 
 
-def _write_sheet(path: Path, batch: Mapping[str, np.ndarray], spec: DataSpec) -> Path:
+def _write_sheet(path: Path, batch: Mapping[str, Sequence[np.ndarray]], spec: DataSpec) -> Path:
   """Writes the inputs and targets of a batch, one pair per row."""
   from pix2pix_jax.run import viz
 

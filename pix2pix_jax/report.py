@@ -332,8 +332,10 @@ def _protocol(protocol: dict[str, Any], config: ml_collections.ConfigDict) -> li
   }
   if norm_stats in statistics and config.model.norm == "batch":
     sentences.append(f"Batch norm uses {statistics[norm_stats]}.")
-  if size := rest.pop("height_width", None):
-    sentences.append(f"Images are {_size(*size)} pixels (width × height).")
+  size = rest.pop("height_width", None)
+  if size is not None:
+    about = f"are {_size(*size)} pixels (width × height)" if size else "keep their own sizes"
+    sentences.append(f"Images {about}.")
   data, folder = rest.pop("data", ""), Path(rest.pop("source_dir", "")).name
   if data:
     source = {"procedural": "built-in scenes", "arrays": "arrays in memory"}.get(data, f"data set {data}")

@@ -1,5 +1,7 @@
 """Random changes of pairs: exact where pixels only move, aligned where they are resampled, off by default."""
 
+import collections
+
 import numpy as np
 import pytest
 
@@ -53,23 +55,17 @@ def test_changes_that_change_nothing_leave_the_bits():
 
 
 def test_quarter_turns_and_the_vertical_mirror_only_move_pixels():
-  split = depth_split()
-  plain = first(split, 40, crop_size=40)  # the whole image: the crop has one place
-  turned = first(split, 40, crop_size=40, rotate_right_angles=True, mirror_vertical=True)
-  seen = set()
+  split, whole = depth_split(), {"crop_size": 40, "mirror": False}  # the crop has one place
+  plain, turned = first(split, 40, **whole), first(split, 40, **whole, rotate_right_angles=True, mirror_vertical=True)
+  seen = collections.Counter()
   for i in range(40):
-    forms = {
-      (turns, flip, mirror): (lambda a, t=turns, f=flip, m=mirror: np.rot90(a, t)[:: 1 - 2 * f, :: 1 - 2 * m])
+    (form,) = (
+      (turns, step)
       for turns in range(4)
-      for flip in (0, 1)
-      for mirror in (0, 1)
-    }
-    # The horizontal mirror comes last; undo it in the plain batch by trying both.
-    matches = [
-      key for key, form in forms.items() if all(np.array_equal(form(plain[n][i]), turned[n][i]) for n in plain)
-    ]
-    assert matches
-    seen.add(min(matches))
+      for step in (1, -1)
+      if all(np.array_equal(np.rot90(plain[name][i], turns)[::step], turned[name][i]) for name in plain)
+    )
+    seen[form] += 1
   assert len(seen) == 8  # the symmetries of the square
 
 
@@ -110,9 +106,8 @@ def test_zoom_enlarges_around_the_place_of_the_crop():
     np.testing.assert_allclose(found[inner, inner, 1], np.tile(expected[inner], (38, 1)), atol=1e-3)
 
 
-@pytest.mark.parametrize("split_of", [depth_split])
-def test_a_warped_mask_is_the_mask_of_the_warped_target(split_of):
-  split = split_of()
+def test_a_warped_mask_is_the_mask_of_the_warped_target():
+  split = depth_split()
   change = Change(zoom=0.7, degrees=20)
   for index in range(len(split)):
     warped = change.warp(split.read(index), split.spec, (0.3, 0.8), (32, 32))
@@ -164,7 +159,7 @@ def test_brightness_and_contrast_change_the_input_alone():
   np.testing.assert_allclose(Change(contrast=1.5).recolor(halves).ravel(), [-0.75, 0.75])
   np.testing.assert_allclose(Change(contrast=3.0).recolor(halves).ravel(), [-1, 1])
   shifts = (changed["input"].mean((1, 2, 3)) - plain["input"].mean((1, 2, 3))) / 2
-  assert shifts.min() < -0.05 and shifts.max() > 0.05 and np.abs(shifts).max() < 0.2
+  assert shifts.min() < -0.04 and shifts.max() > 0.05 and np.abs(shifts).max() < 0.2
 
 
 def test_draws_cover_their_ranges():

@@ -2,6 +2,8 @@
 
 import http.server
 import io
+import subprocess
+import sys
 import tarfile
 import threading
 
@@ -60,6 +62,39 @@ def test_pictures_beyond_the_budget_are_decoded_from_the_shards_with_the_same_bi
   shards = sum(path.stat().st_size for path in (tmp_path / "prepared").rglob("*array_record*"))
   overhead = 3 * 2**16  # ArrayRecord pads to blocks of 64 KiB
   assert shards < raw + overhead and not list((tmp_path / "prepared").rglob("*decoded*"))
+
+
+PREPARE = """
+import sys
+from pix2pix_jax import config
+from pix2pix_jax.data import prepare
+
+data = config.default().data
+data.name, data.source_dir, data.prepared_dir = "facades", sys.argv[1], sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+source = prepare.prepare(data)
+print(source.spec.counts["train"], source.spec.fingerprint, source.read("train", 19)["input"].sum())
+"""
+
+
+def test_two_processes_prepare_the_same_data_at_once(tmp_path):
+  write_archive(tmp_path / "raw", {"train": 20})
+  command = [sys.executable, "-c", PREPARE, str(tmp_path / "raw"), str(tmp_path / "prepared")]
+  pipe = subprocess.PIPE
+  started = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+  for process in started:  # both have imported everything before either begins
+    assert process.stdout.readline() == "ready\n"
+  for process in started:
+    process.stdin.write("\n")
+    process.stdin.flush()
+  ended = [process.communicate(timeout=120) for process in started]
+  assert [process.returncode for process in started] == [0, 0], ended
+  results = {out.splitlines()[-1] for out, _ in ended}
+  assert len(results) == 1 and results.pop().startswith("20 train 20; checksum")
+  assert all("Preparing facades" in out for out, _ in ended), "one came too late: the test shows nothing"
+  (folder,) = {path.parent for path in (tmp_path / "prepared").rglob("*array_record*")}
+  assert not list(folder.parent.glob("*incomplete*"))
 
 
 def test_two_source_directories_never_mix_and_a_changed_one_is_prepared_anew(tmp_path):

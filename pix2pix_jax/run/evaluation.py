@@ -173,7 +173,7 @@ def protocol(config: ml_collections.ConfigDict) -> dict[str, Any]:
     "seed": config.seed,
     "data": config.data.name,
     "source_dir": config.data.source_dir,
-    "height_width": list(config_lib.eval_resize(config.data) or ("own", "own")),
+    "height_width": list(config_lib.eval_resize(config.data) or ()),  # empty: each image's own
     "scale": "l1, psnr and ssim on [0, 1]",
   }
 

@@ -126,7 +126,7 @@ def save_sheet(
 
   Args:
     path: path of the PNG.
-    rows: the examples, all of one size.
+    rows: the examples; images smaller than others keep their proportions.
     captions: (id, metric) of each row. A long id is shortened in the middle.
     spec: signals of the data.
     error_scale: colour scale of the errors (`scale_errors`).
@@ -305,7 +305,7 @@ def grid(
   Small images are enlarged by an integer factor; large ones are reduced so that the sheet stays below 2400 pixels.
 
   Args:
-    columns: name → uint8 (h, w, 3) images, all of one size.
+    columns: name → uint8 (h, w, 3) images; smaller ones keep their proportions.
     depth_range: in metres; adds a scale of the depth colours below the images.
     spec: signals of the images, whose scales are added instead; the columns are `input`, `output` and `target`.
   """
@@ -331,8 +331,9 @@ class _Sheet:
     captions: Sequence[tuple[str, str]] = (),
   ):
     self.columns, self.scales = columns, scales
-    height, width = next(iter(columns.values()))[0].shape[:2]
-    self.tile = _tile_size(height, width, len(columns))
+    heights, widths = zip(*(image.shape[:2] for image in next(iter(columns.values()))))
+    self.largest = max(heights), max(widths)
+    self.tile = _tile_size(*self.largest, len(columns))
     self.text_size = max(FONT_SIZE, len(columns) * self.tile[1] // 80)
     self.font = _font(self.text_size)
     self.line = round(1.55 * self.text_size)
@@ -362,7 +363,10 @@ class _Sheet:
       self._text(MARGIN + column * (self.cell + MARGIN) + self.cell / 2, MARGIN, name, "ma")
       for row, image in enumerate(images):
         method = Image.Resampling.NEAREST if image.shape[0] <= self.tile[0] else Image.Resampling.HAMMING
-        sheet.paste(Image.fromarray(image).resize(self.tile[::-1], method), boxes[row][column][:2])
+        height, width = self._drawn_size(*image.shape[:2])
+        left, top = boxes[row][column][:2]
+        middle = left + (self.tile[1] - width) // 2, top + (self.tile[0] - height) // 2
+        sheet.paste(Image.fromarray(image).resize((width, height), method), middle)
     for row, lines in enumerate(self.captions):
       top = boxes[row][0][3] + MARGIN // 2
       for i, (left, right) in enumerate(lines):
@@ -373,6 +377,13 @@ class _Sheet:
       self._draw_scale(sheet, scale, top)
       top += self._scale_height(scale)
     return np.asarray(sheet)
+
+  def _drawn_size(self, height: int, width: int) -> tuple[int, int]:
+    """(height, width) of an image in its tile, which one of another size than the largest does not fill."""
+    if (height, width) == self.largest:
+      return self.tile
+    factor = min(self.tile[0] / height, self.tile[1] / width)
+    return max(1, int(height * factor)), max(1, int(width * factor))
 
   def _text(self, x: float, y: float, text: str, anchor: str) -> None:
     if text:
