@@ -729,7 +729,8 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
     raise UsageError(
       f"data.validity_channel is for targets with holes (depth), but the target is: {spec.target.describe()}."
     )
-  if (data.brightness or data.contrast) and spec.input.kind != "image":
+  parts = spec.input.parts if isinstance(spec.input, signals.Stack) else (spec.input,)
+  if (data.brightness or data.contrast) and all(part.kind != "image" for part in parts):
     raise UsageError(
       f"data.brightness and data.contrast are for input images, but the input is: {spec.input.describe()}. Leave "
       "them 0."

@@ -57,13 +57,14 @@ def inspect(config: ml_collections.ConfigDict, folder: str | Path) -> list[Path]
   rows = min(max(config.train.batch_size, MIN_ROWS), MAX_ROWS)
   batches = pipeline.train_batches(train, data, batch_size=rows, seed=config.seed)
   for number, batch in enumerate(itertools.islice(batches, 2), 1):
-    written.append(_write_sheet(folder / f"train_{number}.png", batch, source.spec))
+    rows_of = {name: list(array) for name, array in batch.items()}
+    written.append(_write_sheet(folder / f"train_{number}.png", rows_of, source.spec))
   if "val" in source.spec.counts:
     shape = config_lib.eval_resize(data)
     val = pipeline.load_split(source, "val", shape, cache_gib=data.cache_gib, limit=rows)
     examples = [val.read_encoded(index) for index in range(len(val))]
-    batch = {name: [example[name] for example in examples] for name in val.names}
-    written.append(_write_sheet(folder / "val.png", batch, source.spec))
+    columns = {name: [example[name] for example in examples] for name in val.names}
+    written.append(_write_sheet(folder / "val.png", columns, source.spec))
   output.say(f"Wrote {', '.join(map(str, written))}: pairs as the networks see them.")
   return written
 

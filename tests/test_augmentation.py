@@ -154,10 +154,12 @@ def test_brightness_and_contrast_change_the_input_alone():
   plain, changed = first(split), first(split, brightness=0.2, contrast=0.5)
   for name in ("target", "mask"):
     np.testing.assert_array_equal(plain[name], changed[name])
-  np.testing.assert_array_equal(Change(brightness=0.1).recolor(np.zeros((2, 2, 3), np.float32)), np.float32(0.2))
+  np.testing.assert_array_equal(
+    Change(brightness=0.1).recolor(np.zeros((2, 2, 3), np.float32), Image(3)), np.float32(0.2)
+  )
   halves = np.array([-0.5, 0.5], np.float32).reshape(1, 2, 1)
-  np.testing.assert_allclose(Change(contrast=1.5).recolor(halves).ravel(), [-0.75, 0.75])
-  np.testing.assert_allclose(Change(contrast=3.0).recolor(halves).ravel(), [-1, 1])
+  np.testing.assert_allclose(Change(contrast=1.5).recolor(halves, Image(1)).ravel(), [-0.75, 0.75])
+  np.testing.assert_allclose(Change(contrast=3.0).recolor(halves, Image(1)).ravel(), [-1, 1])
   shifts = (changed["input"].mean((1, 2, 3)) - plain["input"].mean((1, 2, 3))) / 2
   assert shifts.min() < -0.04 and shifts.max() > 0.05 and np.abs(shifts).max() < 0.2
 

@@ -325,3 +325,17 @@ def test_exported_programs_take_all_channels(trained):
   assert shape[-1] == 4
   raw = raw[:, : shape[2]] if isinstance(shape[2], int) else raw
   np.testing.assert_allclose(np.asarray(program.call(raw[None], np.uint32(0)))[0], translator(raw), atol=1e-3)
+
+
+def test_augmentations_move_all_inputs_together(tmp_path):
+  write_folders(tmp_path / "raw", 4)
+  config = make_config(tmp_path, **{"data.rotate_degrees": 20.0, "data.scale": (0.8, 1.2), "data.brightness": 0.3})
+  source = prepare.prepare(config.data)
+  config_lib.resolve(config, source.spec)
+  split = pipeline.load_split(source, "train", SIZE, cache_gib=1)
+  batch = next(pipeline.train_batches(split, config.data, batch_size=4, seed=0))
+  lidar = STACK.parts[1].decode(batch["input"][..., 3:])
+  known = np.concatenate([split.read(i)["input"][..., 3] for i in range(4)])
+  assert batch["input"].shape == (4, 16, 16, 4) and np.isfinite(batch["input"]).all()
+  distance = np.abs(lidar.reshape(-1, 1) - np.unique(known)[None]).min(1)
+  assert distance.max() < 1e-4  # nearest: rotated measurements are still measurements

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from pix2pix_jax.data.resizing import Window
-from pix2pix_jax.signals import Classes, DataSpec, Signal
+from pix2pix_jax.signals import Classes, DataSpec, Signal, Stack
 
 DRAWS = 6  # uniform numbers that `Change.draw` uses
 
@@ -63,10 +63,15 @@ class Change(NamedTuple):
     turned = np.rot90(array, self.quarter_turns)
     return turned[::-1] if self.upside_down else turned
 
-  def recolor(self, image: np.ndarray) -> np.ndarray:
-    """Contrast and brightness of an image in [-1, 1]."""
+  def recolor(self, image: np.ndarray, signal: Signal) -> np.ndarray:
+    """Contrast and brightness of an encoded image, or of the images among several inputs."""
     if self.contrast == 1 and self.brightness == 0:
       return image
+    if isinstance(signal, Stack):
+      pieces = zip(signal.parts, signal.split_encoded(image))
+      return np.concatenate(
+        [self.recolor(piece, part) if part.kind == "image" else piece for part, piece in pieces], axis=-1
+      )
     mean = image.mean(dtype=np.float32)
     return ((image - mean) * np.float32(self.contrast) + mean + np.float32(2 * self.brightness)).clip(-1, 1)
 
@@ -113,7 +118,10 @@ class Change(NamedTuple):
 
 
 def _warp(array: np.ndarray, signal: Signal, transform: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-  """One array with the resampling of its signal."""
+  """One array with the resampling of its signal; each of several inputs with its own."""
+  if isinstance(signal, Stack):
+    pieces = zip(signal.parts, signal.split(array))
+    return np.concatenate([_warp(piece, part, transform, shape).astype(np.float32) for part, piece in pieces], axis=-1)
   if signal.resampling == "nearest":
     return _project(array, transform, shape, "NEAREST", _hole(signal))
   if signal.resampling == "area":

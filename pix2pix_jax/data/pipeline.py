@@ -198,7 +198,7 @@ def train_batches(
     if data.mirror and jitter[2] < 0.5:
       example = {name: array[:, ::-1] for name, array in example.items()}
     encoded = {name: split.encode(name, example[name]) for name in split.names}
-    encoded["input"] = change.recolor(encoded["input"])
+    encoded["input"] = change.recolor(encoded["input"], split.spec.input)
     return tuple(encoded.values())
 
   def make_example(i):

@@ -364,8 +364,8 @@ class _Sheet:
       for row, image in enumerate(images):
         method = Image.Resampling.NEAREST if image.shape[0] <= self.tile[0] else Image.Resampling.HAMMING
         height, width = self._drawn_size(*image.shape[:2])
-        left, top = boxes[row][column][:2]
-        middle = left + (self.tile[1] - width) // 2, top + (self.tile[0] - height) // 2
+        corner = boxes[row][column][:2]
+        middle = corner[0] + (self.tile[1] - width) // 2, corner[1] + (self.tile[0] - height) // 2
         sheet.paste(Image.fromarray(image).resize((width, height), method), middle)
     for row, lines in enumerate(self.captions):
       top = boxes[row][0][3] + MARGIN // 2
