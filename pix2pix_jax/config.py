@@ -402,7 +402,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "best_metric": Field(
       "auto",
       "Validation metric that chooses the best checkpoint: l1, psnr or ssim; for depth l1, psnr, rmse, mae, abs_rel, "
-      "delta1, delta2, delta3 or silog; for a quantity mae, rmse, l1, psnr or ssim; for classes mean_iou, "
+      "delta1, delta2, delta3, silog, irmse or imae; for a quantity mae, rmse, l1, psnr or ssim; for classes mean_iou, "
       "pixel_accuracy or class_accuracy. auto: l1, or mean_iou for classes.",
       _one_of("auto", *sorted({metric for kind in signals.TYPES.values() for metric in kind.metrics})),
     ),

@@ -165,12 +165,12 @@ def _with(text: str, part: Part, kind: str, **fields: str) -> str:
   return ",".join([f"{part.name}:{kind}", *rest, *(f"{key}={value}" for key, value in fields.items())])
 
 
-def stored_form(texts: tuple[str, ...]) -> list[tuple[Any, ...]]:
+def stored_form(parts: tuple[Part, ...]) -> list[tuple[Any, ...]]:
   """What prepared files depend on: the same before and after training has added what it takes from the data."""
   return [
     (part.name, part.settings.kind.replace("auto", "image"), part.settings.scale, part.settings.nodata)
     + (part.settings.palette, part.settings.ignore)
-    for part in parse(texts)
+    for part in parts
   ]
 
 

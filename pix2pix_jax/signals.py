@@ -10,7 +10,9 @@ pipeline, the compiled programs and exported files all run the same code. Arrays
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 import math
+import operator
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -165,7 +167,10 @@ class Depth(_Shared):
   dtype: ClassVar[str] = "float32"
   has_holes: ClassVar[bool] = True
   resampling: ClassVar[str] = "nearest"
-  metrics: ClassVar[tuple[str, ...]] = ("rmse", "mae", "abs_rel", "delta1", "delta2", "delta3", "silog", "l1", "psnr")
+  metrics: ClassVar[tuple[str, ...]] = (
+    *("rmse", "mae", "abs_rel", "delta1", "delta2", "delta3", "silog", "irmse", "imae"),
+    *("l1", "psnr"),
+  )
 
   def accept(self, array: np.ndarray, name: str) -> np.ndarray:
     """Checks raw values and returns float32 metres in which every pixel without a measurement is 0.
@@ -599,6 +604,12 @@ class Stack(_Shared):
     return xp.concatenate([part.decode(piece).astype(np.float32) for part, piece in pieces], axis=-1)
 
   decode_float = decode
+
+  def measured(self, encoded) -> Any:
+    """bool (..., H, W, 1): pixels where the depth among the inputs has a measurement; None without depth."""
+    known = [part.measured(piece) for part, piece in zip(self.parts, self.split_encoded(encoded))]
+    known = [each for each in known if each is not None]
+    return functools.reduce(operator.or_, known) if known else None
 
   def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     """[-1, 1] (H, W, C) → uint8 (H, W · parts, 3): the parts beside each other."""

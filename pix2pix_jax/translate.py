@@ -285,6 +285,11 @@ def _parser() -> argparse.ArgumentParser:
     "--side_by_side", action="store_true", help="write input and output next to each other as 8-bit RGB, for viewing"
   )
   parser.add_argument("--side-by-side", dest="side_by_side", action="store_true", help=argparse.SUPPRESS)  # older
+  parser.add_argument(
+    "--submission",
+    action="store_true",
+    help="write depth as KITTI's servers take it: 16-bit PNG of metres · 256 without holes",
+  )
   parser.add_argument("--overwrite", action="store_true", help="replace existing outputs, but never an input")
   return parser
 
@@ -323,7 +328,7 @@ def main(argv: list[str] | None = None) -> None:
   volumes = {path for path in inputs if files.holds_slices(path)}
   if volumes and options.side_by_side:
     raise UsageError(f"--side_by_side draws single images, but {few(volumes)} holds several. Leave the option out.")
-  formats: tuple[str, ...] = (".png",) if options.side_by_side else files.WRITABLE
+  formats: tuple[str, ...] = (".png",) if options.side_by_side or options.submission else files.WRITABLE
   names = lambda formats: name_outputs(inputs, output, options.samples, formats, is_folder=is_folder, volumes=volumes)
   outputs = names(formats)
   check_outputs(outputs, overwrite=options.overwrite)
@@ -341,6 +346,8 @@ def main(argv: list[str] | None = None) -> None:
     volumes = {path for path in inputs if files.holds_slices(path)}
     outputs = names(formats)
     check_outputs(outputs, overwrite=options.overwrite)
+  if options.submission and (options.side_by_side or translator.target_signal.kind != "depth"):
+    raise UsageError("--submission is for depth, without --side_by_side.")
   if not options.side_by_side:
     if not translation.fits_png(translator.target_signal):
       outputs = names(tuple(each for each in formats if each != ".png"))
@@ -368,6 +375,7 @@ def main(argv: list[str] | None = None) -> None:
       resize_to=resize_to,
       key=options.key or data.input_key or None,
       axis=axis if axis >= 0 else None,
+      submission=options.submission,
       partners=partners,
     ),
   )

@@ -249,6 +249,8 @@ def test_depth_metrics_against_numpy():
       "delta2": (ratio < 1.5625).mean(),
       "delta3": (ratio < 1.953125).mean(),
       "silog": 100 * log.std(),
+      "irmse": np.sqrt(np.square(1000 / p - 1000 / t).mean()),
+      "imae": np.abs(1000 / p - 1000 / t).mean(),
     }
     for name, value in expected.items():
       np.testing.assert_allclose(values[name][i], value, rtol=1e-4, err_msg=name)

@@ -1,7 +1,7 @@
 """The KITTI reader: both raw layouts, written here in 16-bit PNG, and the real files where they are."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image as PillowImage
 import pytest
 
 from pix2pix_jax import config as config_lib
@@ -9,6 +9,7 @@ from pix2pix_jax.configs import kitti
 from pix2pix_jax.data import pipeline, prepare
 from pix2pix_jax.data.readers import kitti_depth
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.signals import Depth, Image, Stack
 
 DRIVE = "2011_09_26_drive_{:04d}_sync"
 
@@ -31,12 +32,12 @@ def make_data(tmp_path, **fields):
 
 def write_depth(path, depth):
   path.parent.mkdir(parents=True, exist_ok=True)
-  Image.fromarray(depth.astype(np.uint16)).save(path)
+  PillowImage.fromarray(depth.astype(np.uint16)).save(path)
 
 
 def write_photo(path, photo):
   path.parent.mkdir(parents=True, exist_ok=True)
-  Image.fromarray(photo).save(path)
+  PillowImage.fromarray(photo).save(path)
 
 
 def touch_annotated(source, drives, frames, split="train", cameras=("image_02", "image_03"), raw="raw", suffix=".png"):
@@ -201,8 +202,8 @@ def test_photographs_beside_the_source_count_for_the_fingerprint(tmp_path):
 
 
 def one_frame(tmp_path, depth, photo):
-  Image.fromarray(depth).save(tmp_path / "depth.png")
-  Image.fromarray(photo).save(tmp_path / "photo.png")
+  PillowImage.fromarray(depth).save(tmp_path / "depth.png")
+  PillowImage.fromarray(photo).save(tmp_path / "photo.png")
   return kitti_depth.Frame("drive", "0", "image_02", tmp_path / "photo.png", tmp_path / "depth.png")
 
 
@@ -255,7 +256,7 @@ def test_real_frames(real_data):
   # Sky above, road below: depth falls from the measured top to the bottom only if both are the right way up.
   rows = [np.median(band[band > 0]) for band in np.array_split(depth, 4)[1:]]
   assert rows[0] > rows[1] > rows[2]
-  raw = np.asarray(Image.open(splits["train"][0].depth), np.uint16)
+  raw = np.asarray(PillowImage.open(splits["train"][0].depth), np.uint16)
   np.testing.assert_array_equal(depth[..., 0] * 256, raw[23:, 13:1229])
 
 
@@ -265,3 +266,69 @@ def test_real_selection(real_data):
     assert sorted(sum(map(numbers, splits.values()), [])) == list(range(17, 64, 2))
   photo, depth = kitti_depth.read_frame(splits["val"][0])
   assert photo.shape == (352, 1216, 3) and depth.shape == (352, 1216, 1) and 5 < np.median(depth[depth > 0]) < 40
+
+
+# --- Depth completion
+
+
+def completion_data(tmp_path, **fields):
+  return make_data(tmp_path, inputs=("image", "velodyne_raw:depth,scale=256"), **fields)
+
+
+def write_frame(source, number, scan=True):
+  """A frame of the annotated layout, 10 pixels taller than the crop; returns photograph, depth and scan."""
+  rng = np.random.default_rng(number)
+  photo = rng.integers(0, 256, (362, 1216, 3), np.uint8)
+  depth = np.where(rng.random((362, 1216)) < 0.2, rng.integers(256, 80 * 256, (362, 1216)), 0) / 256
+  single = np.where(rng.random((362, 1216)) < 0.3, depth, 0)
+  drive = DRIVE.format(1)
+  write_photo(source / "raw/2011_09_26" / drive / f"image_02/data/{number:010d}.png", photo)
+  root = source / "data_depth_annotated/train" / drive / "proj_depth"
+  write_depth(root / f"groundtruth/image_02/{number:010d}.png", depth * 256)
+  if scan:
+    write_depth(root / f"velodyne_raw/image_02/{number:010d}.png", single * 256)
+  return photo[10:], depth[10:, :, None], single[10:, :, None]
+
+
+def test_completion_has_the_scan_beside_the_photograph(tmp_path):
+  written = [write_frame(tmp_path / "raw", number) for number in range(3)]
+  source = prepare.prepare(completion_data(tmp_path, source_dir=str(tmp_path / "raw")))
+  assert source.spec.input == Stack((Image(3), Depth(1, (0.0, 80.0), 256.0)), ("image", "velodyne_raw"))
+  for i, (photo, depth, scan) in enumerate(written[: source.spec.counts["train"]]):
+    found = source.read("train", i)
+    np.testing.assert_array_equal(found["input"][..., :3], photo)
+    np.testing.assert_array_equal(found["input"][..., 3:], scan.astype(np.float32))
+    np.testing.assert_array_equal(found["target"], depth.astype(np.float32))
+
+
+def test_frames_without_a_scan_are_counted_and_left_out(tmp_path, capsys):
+  for number in range(4):
+    write_frame(tmp_path / "raw", number, scan=number != 1)
+  source = prepare.prepare(completion_data(tmp_path, source_dir=str(tmp_path / "raw")))
+  assert sum(source.spec.counts.values()) == 3
+  assert "1 depth maps of the annotated layout have no scan in velodyne_raw: " in capsys.readouterr().out
+  plain = prepare.prepare(make_data(tmp_path, source_dir=str(tmp_path / "raw")))
+  assert sum(plain.spec.counts.values()) == 4 and plain.spec.input == Image(3)
+
+
+def test_scans_of_the_selection_have_names_of_their_own(tmp_path):
+  touch_selection(tmp_path / "val_selection_cropped", [2], [8, 9])
+  name = f"{DRIVE.format(2)}_velodyne_raw_{8:010d}_image_02.png"
+  (tmp_path / "val_selection_cropped/velodyne_raw").mkdir()
+  (tmp_path / "val_selection_cropped/velodyne_raw" / name).touch()
+  splits, notes = kitti_depth.find_splits(tmp_path, scans=True)
+  assert [frame.scan.name for frame in splits["train"]] == [name] and "no scan in velodyne_raw" in " ".join(notes)
+
+
+def test_other_inputs_are_refused(tmp_path):
+  with pytest.raises(UsageError, match="the inputs of KITTI are image, velodyne_raw"):
+    prepare.prepare(make_data(tmp_path, inputs=("rgb", "lidar"), source_dir=str(tmp_path)))
+
+
+def test_real_frames_have_scans(tmp_path, real_data):
+  source = prepare.prepare(completion_data(tmp_path, source_dir=str(real_data / "kitti"), layout="annotated"))
+  example = source.read("train", 0)
+  scan, depth = example["input"][..., 3], example["target"][..., 0]
+  assert 0.03 < (scan > 0).mean() < 0.07 < (depth > 0).mean()  # one scan is sparser than eleven
+  both = (scan > 0) & (depth > 0)
+  assert np.median(np.abs(scan - depth)[both]) < 0.1

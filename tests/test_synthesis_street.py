@@ -37,7 +37,7 @@ def test_scans_consist_of_rings_and_miss_far_dark_surfaces_and_the_sky():
   camera, size = street.CAMERA, (352, 1216)
 
   def mask(depth, brightness):
-    return street.scan(np.random.default_rng(0), camera, size, np.full(size, depth), np.full(size, brightness))
+    return street.scan(np.random.default_rng(0), camera, size, np.full(size, depth), np.full(size, brightness))[0]
 
   bright = mask(10.0, 0.8)
   v, u = np.nonzero(bright)
@@ -49,7 +49,9 @@ def test_scans_consist_of_rings_and_miss_far_dark_surfaces_and_the_sky():
   assert (mask(70.0, 0.8).sum() / bright.sum()) < 0.85
   assert (mask(10.0, 0.08).sum() / bright.sum()) < 0.6
   assert mask(81.0, 0.8).sum() == 0 and mask(np.inf, 0.8).sum() == 0
-  square = street.scan(np.random.default_rng(0), camera, (256, 256), np.full((256, 256), 5.0), np.full((256, 256), 0.8))
+  plane = np.full((256, 256), 5.0)
+  square, single = street.scan(np.random.default_rng(0), camera, (256, 256), plane, np.full((256, 256), 0.8))
+  assert not (single & ~square).any() and 0.25 < single.sum() / square.sum() < 0.42  # one ring of three
   v, u = np.nonzero(square)
   x, y = (u + 0.5 - 128) / camera.focal((256, 256)), (0.43 * 256 - v - 0.5) / camera.focal((256, 256))
   lowest = np.degrees(np.arctan2(y, np.hypot(x, 1))).min()

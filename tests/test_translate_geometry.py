@@ -225,3 +225,23 @@ def test_a_resized_raster_has_no_place(tmp_path, run):
   )
   with rasterio.open(tmp_path / "out.tif") as raster:
     assert raster.crs is None and raster.shape == (16, 21)
+
+
+def test_a_submission_holds_16_bit_metres_without_holes(tmp_path, run):
+  for i in range(2):
+    files.write(tmp_path / f"in/{i:010d}.png", np.random.default_rng(i).integers(0, 256, (16, 24, 3), np.uint8))
+  translator = make_translator(
+    data__target_kind="depth",
+    data__target_dtype="float32",
+    data__target_scale=1000.0,
+    model__output_channels=2,
+    data__validity_channel=True,
+  )
+  run(translator, f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--submission")
+  written = files.read(tmp_path / "out/0000000001.png")
+  assert written.dtype == np.uint16 and written.shape == (16, 24, 1) and written.min() >= 1
+  metres = translator(files.read(tmp_path / "in/0000000001.png"))
+  assert (metres == 0).any()
+  np.testing.assert_array_equal(written, np.maximum(np.round(metres * 256), 1))
+  with pytest.raises(UsageError, match="--submission is for depth"):
+    run(make_translator(), f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'no'}", "--submission")

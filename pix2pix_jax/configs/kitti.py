@@ -1,4 +1,4 @@
-r"""KITTI: street photographs → sparse LiDAR depth in metres (Uhrig et al. 2017); 100 epochs.
+r"""KITTI: street photographs (and LiDAR) → depth in metres (Uhrig et al. 2017); 100 epochs.
 
     python main.py --config=configs/kitti.py --workdir=runs/kitti --config.data.source_dir=DIR
 
@@ -23,6 +23,8 @@ Expected result: the full 100 epochs have not been run. 2000 steps with 32 featu
       --config.data.eval_size=128 --config.data.eval_width=384
 
 Variants (`--config=configs/kitti.py:VARIANT`, several joined by commas):
+  completion  depth completion: the photograph and the depth of a single LiDAR scan → the denser depth of 11 scans. DIR
+              also holds velodyne_raw (from data_depth_velodyne.zip, 5 GB, or in data_depth_selection.zip).
   report      the student report's architecture: wide decoder, PatchGAN 70, discriminator loss not halved.
   procedural  the same experiment on built-in street scenes; no download.
 """
@@ -45,6 +47,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   return config_lib.apply_variants(
     config,
     variant,
+    completion=_completion,
     report=config_lib.report_architecture(patch=70),
     procedural=config_lib.procedural_data("kitti_depth"),
   )
+
+
+def _completion(config: ml_collections.ConfigDict) -> None:
+  config.data.inputs = ("image", "velodyne_raw:depth,scale=256")

@@ -27,7 +27,7 @@ from pix2pix_jax.data.readers import facades, folder, kitti_depth, nyu_depth, pa
 from pix2pix_jax.data.readers.examples import ReaderConfig
 from pix2pix_jax.data.source import PreparedSource, file_format, user_cache
 from pix2pix_jax.errors import UsageError
-from pix2pix_jax.signals import DataSpec
+from pix2pix_jax.signals import DataSpec, Part, Settings
 
 REVISION = 3  # of the readers; raise it when the same raw files yield other examples
 
@@ -101,8 +101,28 @@ def _reading(data: Any) -> pairs.Reading:
 
 
 def _kitti_depth(data, fingerprint, _):
-  config = kitti_depth.KittiDepthConfig(name=fingerprint, source_dir=_source(data), layout=data.layout)
+  config = kitti_depth.KittiDepthConfig(
+    name=fingerprint, source_dir=_source(data), layout=data.layout, parts=_kitti_parts(data)
+  )
   return kitti_depth.KittiDepth, config
+
+
+def _kitti_parts(data: Any) -> tuple[Part, ...]:
+  """The photograph and the scan, if the configuration asks for both as inputs.
+
+  Raises:
+    UsageError: other inputs.
+  """
+  names = tuple(part.name for part in inputs.parse(tuple(data.inputs)))
+  if len(names) == 1:
+    return ()
+  if names != kitti_depth.INPUTS:
+    raise UsageError(
+      f"data.inputs is {tuple(data.inputs)}, but the inputs of KITTI are {', '.join(kitti_depth.INPUTS)}: "
+      "('image', 'velodyne_raw:depth,scale=256')."
+    )
+  photo, scan = Settings("image"), Settings("depth", scale=files.KITTI_SCALE)
+  return Part(names[0], photo, 3, "uint8"), Part(names[1], scan, 1, "float32")
 
 
 def _nyu_depth(data, fingerprint, _):
@@ -129,6 +149,7 @@ def _procedural(data, fingerprint, _):
     size=size,
     counts=(data.num_train, data.num_val, data.num_test),
     seed=data.procedural_seed,
+    parts=_kitti_parts(data) if data.task == "kitti_depth" else (),
   )
 
 
@@ -146,10 +167,10 @@ READERS = {
   ),
   "kitti_depth": Reader(
     _kitti_depth,
-    ("source_dir", "layout"),
-    lambda config: kitti_depth.KINDS,
+    ("source_dir", "layout", "inputs"),
+    lambda config: config.kinds,
     lambda source, data: kitti_depth.raw_folders(source, data.layout),
-    lambda source, data, _: kitti_depth.report(source, data.layout),
+    lambda source, data, _: kitti_depth.report(source, data.layout, scans=bool(_kitti_parts(data))),
   ),
   "nyu_depth": Reader(
     _nyu_depth, ("source_dir",), lambda config: nyu_depth.KINDS, lambda source, data: nyu_depth.raw_files(source)
@@ -237,7 +258,8 @@ def _key(reader: Reader, data: Any) -> str:
   key = {name: data[name] for name in reader.settings if name != "source_dir"}
   key = {name: "image" if value == "auto" else value for name, value in key.items()}  # what auto stands for, if allowed
   if "inputs" in key:
-    key["inputs"] = inputs.stored_form(tuple(data.inputs))
+    several = inputs.parse(tuple(data.inputs))
+    key["inputs"] = inputs.stored_form(several) if data.name == "folder" else [part.name for part in several]
   key |= {"reader": data.name, "revision": REVISION}
   if "source_dir" in reader.settings and data.source_dir:
     source = Path(_source(data))

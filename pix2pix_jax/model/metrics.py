@@ -14,12 +14,13 @@ CLASS_METRICS = ("mean_iou", "pixel_accuracy", "class_accuracy")
 HIGHER_IS_BETTER = ("psnr", "ssim", "delta1", "delta2", "delta3", *CLASS_METRICS)  # for all others, lower is better
 
 _IN_TARGET_UNIT = ("rmse", "mae", "hole_rmse", "hole_mae")
+_UNITS = {"psnr": "dB", "irmse": "1/km", "imae": "1/km"}
 MAX_PSNR = 120.0  # dB; that of identical images would be infinite
 
 
 def unit_of(metric: str, target_unit: str) -> str:
   """The unit of a metric's values; `target_unit` is that of the target. Empty if it has none."""
-  return "dB" if metric == "psnr" else target_unit if metric in _IN_TARGET_UNIT else ""
+  return target_unit if metric in _IN_TARGET_UNIT else _UNITS.get(metric, "")
 
 
 def to_unit(image: jax.Array) -> jax.Array:
@@ -68,8 +69,9 @@ def depth_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> 
 
   `rmse` and `mae` in metres; `abs_rel` the mean of |error| / target; `delta1`, `delta2`, `delta3` the shares of pixels
   whose ratio to the target is below 1.25, 1.25², 1.25³ (Eigen et al. 2014, arXiv 1406.2283); `silog` the standard
-  deviation of the logarithmic error times 100, as on KITTI's server. Predictions below one millimetre count as one
-  millimetre.
+  deviation of the logarithmic error times 100; `irmse` and `imae` the errors of the inverse depth in 1/km. KITTI's
+  servers define the last three, and `rmse` and `mae` in mm. Predictions below one millimetre count as one millimetre,
+  in the inverse depth below 1/256 m as 1/256 m, the least that KITTI's files hold.
   """
   if not prediction.shape == target.shape == mask.shape or target.shape[-1] != 1:
     raise ValueError(
@@ -86,12 +88,15 @@ def depth_metrics(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> 
   ratio = jnp.maximum(prediction / target, target / prediction)
   log_error = jnp.log(prediction) - jnp.log(target)
   log_mean = mean(log_error)
+  inverse_error = 1000 / jnp.maximum(prediction, 1 / 256) - 1000 / target
   return {
     "rmse": jnp.sqrt(mean(jnp.square(error))),
     "mae": mean(jnp.abs(error)),
     "abs_rel": mean(jnp.abs(error) / target),
     **{f"delta{power}": mean(ratio < 1.25**power) for power in (1, 2, 3)},
     "silog": 100 * jnp.sqrt(mean(jnp.square(log_error - log_mean[:, None, None, None]))),
+    "irmse": jnp.sqrt(mean(jnp.square(inverse_error))),
+    "imae": mean(jnp.abs(inverse_error)),
   }
 
 

@@ -41,6 +41,7 @@ class Options:
       keep their size.
     key: name of the array in .npz and HDF5 files; None: their only one.
     axis: axis of the slices of volumes, as in `files.read`; None: its default.
+    submission: write depth as KITTI's servers take it, 16-bit PNG of metres · 256 without holes.
     partners: for a model of several inputs, the files of all of them for each file of the first.
   """
 
@@ -54,6 +55,7 @@ class Options:
   resize_to: tuple[int, int | None] | None = None
   key: str | None = None
   axis: int | None = None
+  submission: bool = False
   partners: Mapping[Path, tuple[Path, ...]] = dataclasses.field(default_factory=dict)
 
 
@@ -133,7 +135,7 @@ def _accepted(
   return signal.accept(array, str(path)), outside
 
 
-def write(signal: Signal, path: Path, result: np.ndarray, content: Content) -> None:
+def write(signal: Signal, path: Path, result: np.ndarray, content: Content, *, submission: bool = False) -> None:
   """Writes a translation (D, H, W, C) with the geometry of its input. PNG gets integers: depth by the signal's scale,
   float images in the model's number type, and class indices with the palette of their colours.
   """
@@ -146,7 +148,9 @@ def write(signal: Signal, path: Path, result: np.ndarray, content: Content) -> N
   if content.outside is not None and geometry is not None and geometry.nodata is not None:
     image = _with_nodata(image, content.outside, geometry.nodata)
   colors = getattr(signal, "color_table", None)  # of classes
-  if path.suffix.lower() != ".png" or colors is not None:
+  if submission:
+    files.write(path, np.maximum(image, 1 / files.KITTI_SCALE), depth_scale=files.KITTI_SCALE)
+  elif path.suffix.lower() != ".png" or colors is not None:
     files.write(path, image, palette=colors, geometry=geometry)
   elif signal.kind == "depth":
     files.write(path, image, depth_scale=_scale(signal))
@@ -338,7 +342,7 @@ class FileTranslator:
       if self._options.side_by_side:
         files.write(target, result[0])
       else:
-        write(self._translator.target_signal, target, result, content)
+        write(self._translator.target_signal, target, result, content, submission=self._options.submission)
 
   def _settle(self, path: Path, job: concurrent.futures.Future) -> None:
     try:

@@ -6,6 +6,10 @@ two raw layouts:
 * `selection`: `val_selection_cropped/{image,groundtruth_depth}`, 1000 pairs of 1216×352, cropped already. The first
   `image` in a photograph's name is `groundtruth_depth` in the name of its depth.
 
+For depth completion, `data.inputs` names the photograph and the depth of a single LiDAR scan, `image` and
+`velodyne_raw`. The scan is `proj_depth/velodyne_raw/image_0[23]/FRAME.png` beside the annotated depth, or the file in
+the selection's `velodyne_raw/` in whose name `velodyne_raw` stands for `groundtruth_depth`.
+
 Depth has 16 bits in units of 1/256 metre, 0 where nothing was measured; it is read exactly and never resampled.
 Photograph and depth are cropped to the bottom 352 rows and the middle 1216 columns, like the selection: no LiDAR beam
 reaches the rows above.
@@ -28,9 +32,10 @@ import tensorflow_datasets as tfds
 
 from pix2pix_jax.data import files
 from pix2pix_jax.data.readers import examples
-from pix2pix_jax.errors import UsageError
+from pix2pix_jax.errors import UsageError, few
+from pix2pix_jax.signals import Stack
 
-KINDS = ("image", "depth")
+INPUTS = ("image", "velodyne_raw")  # of depth completion; the first alone otherwise
 HEIGHT, WIDTH = 352, 1216
 LAYOUTS = ("auto", "selection", "annotated")
 WANTED = (
@@ -51,9 +56,16 @@ class KittiDepthConfig(examples.ReaderConfig):
 
   layout: str = "auto"
 
+  @property
+  def kinds(self) -> tuple[str, str]:
+    """Of the input and the target."""
+    return Stack.kind if self.parts else "image", "depth"
+
 
 class KittiDepth(tfds.core.GeneratorBasedBuilder):
-  """KITTI as `{input: uint8 (352, 1216, 3), target: float32 metres (352, 1216, 1), id}`."""
+  """KITTI as `{input: uint8 (352, 1216, 3), target: float32 metres (352, 1216, 1), id}`; for depth completion the input
+  is float32 (352, 1216, 4), the photograph and the metres of a scan.
+  """
 
   VERSION = tfds.core.Version("1.0.0")
 
@@ -64,7 +76,7 @@ class KittiDepth(tfds.core.GeneratorBasedBuilder):
       disable_shuffling=True,
       features=tfds.features.FeaturesDict(
         {
-          "input": examples.picture(),
+          "input": examples.real_numbers(4) if self.builder_config.parts else examples.picture(),
           "target": examples.real_numbers(),
           "id": tfds.features.Text(),
         }
@@ -74,13 +86,15 @@ class KittiDepth(tfds.core.GeneratorBasedBuilder):
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager
     config = self.builder_config
-    splits, _ = find_splits(examples.source_folder(config.source_dir, "KITTI", WANTED), config.layout)
+    source = examples.source_folder(config.source_dir, "KITTI", WANTED)
+    splits, _ = find_splits(source, config.layout, scans=bool(config.parts))
     return {split: self._generate_examples(split, frames) for split, frames in splits.items()}
 
   def _generate_examples(self, split: str, frames: list["Frame"]) -> Iterator:
     for key, frame in examples.in_order(frames, split, self.builder_config):
-      photo, depth = read_frame(frame)
-      yield key, {"input": photo, "target": depth, "id": frame.id}
+      photo, depth, *scans = read_frame(frame if self.builder_config.parts else frame._replace(scan=None))
+      image = np.concatenate([photo.astype(np.float32), *scans], axis=-1) if scans else photo
+      yield key, {"input": image, "target": depth, "id": frame.id}
 
 
 class Frame(NamedTuple):
@@ -91,19 +105,21 @@ class Frame(NamedTuple):
   camera: str
   photo: Path
   depth: Path
+  scan: Path | None = None
 
   @property
   def id(self) -> str:
     return f"{self.drive}/{self.camera}/{self.number}"
 
 
-def find_splits(source: Path, layout: str = "auto") -> tuple[dict[str, list[Frame]], list[str]]:
+def find_splits(source: Path, layout: str = "auto", *, scans: bool = False) -> tuple[dict[str, list[Frame]], list[str]]:
   """Returns the frames of each split that exists, in order, and lines about files that were found or skipped.
 
   Args:
     source: the folder of either layout, or one above it.
     layout: `auto` prefers the selection if `source` itself is one (val_selection_cropped), else the annotated layout
       if it has photographs, else the selection.
+    scans: whether only frames with the depth of a single scan are used.
 
   Raises:
     UsageError: no frames, or an unknown layout.
@@ -114,15 +130,22 @@ def find_splits(source: Path, layout: str = "auto") -> tuple[dict[str, list[Fram
   notes = []
   for name in tried if layout == "auto" else [layout]:
     found, unmatched = _annotated_frames(source) if name == "annotated" else _selection_frames(source)
+    problems = []
     if unmatched:
-      notes.append(f"{len(unmatched)} depth maps of the {name} layout have no photograph, for instance {unmatched[0]}")
+      problems.append(f"{len(unmatched)} depth maps of the {name} layout have no photograph, such as {unmatched[0]}")
+    if scans:
+      without = [frame.depth for frames in found.values() for frame in frames if frame.scan is None]
+      found = {split: [frame for frame in frames if frame.scan] for split, frames in found.items()}
+      if without:
+        problems.append(f"{len(without)} depth maps of the {name} layout have no scan in velodyne_raw: {few(without)}")
+    notes += problems
     splits = {split: frames for split, frames in _cut(found).items() if frames}
     if splits:
       counts = []
       for split, frames in splits.items():
         drives = len({frame.drive for frame in frames})
         counts.append(f"{split} {len(frames)} frame{'s' * (len(frames) > 1)} from {drives} drive{'s' * (drives > 1)}")
-      skipped = [f"KITTI: skipped: {notes[-1]}."] if unmatched else []
+      skipped = [f"KITTI: skipped: {problem}." for problem in problems]
       return splits, [*skipped, f"KITTI, {name} layout: {', '.join(counts)}."]
   raise UsageError(
     f"data.source_dir {str(source)!r} holds no pairs of KITTI (data.layout {layout!r})"
@@ -130,16 +153,17 @@ def find_splits(source: Path, layout: str = "auto") -> tuple[dict[str, list[Fram
   )
 
 
-def report(source: Path, layout: str = "auto") -> list[str]:
+def report(source: Path, layout: str = "auto", *, scans: bool = False) -> list[str]:
   """Lines for the user about files that were found or skipped."""
-  return find_splits(source, layout)[1]
+  return find_splits(source, layout, scans=scans)[1]
 
 
 def raw_folders(source: Path, layout: str = "auto") -> list[Path]:
   """The folders that hold the images `find_splits` finds; there may be none."""
-  selection = [folder / part for folder in _selections(source) for part in ("image", "groundtruth_depth")]
+  parts = ("image", "groundtruth_depth", "velodyne_raw")
+  selection = [folder / part for folder in _selections(source) for part in parts]
   drives = [drive for root in _annotated_roots(source) for drive in sorted(root.glob("*/*_drive_*"))]
-  annotated = [drive / "proj_depth/groundtruth" for drive in drives]
+  annotated = [drive / "proj_depth" for drive in drives]
   for drive in drives:
     annotated += _photo_folders(source, drive.name, "image_02") + _photo_folders(source, drive.name, "image_03")
   return {"selection": selection, "annotated": annotated, "auto": selection + annotated}.get(layout, [])
@@ -179,7 +203,9 @@ def _annotated_frames(source: Path) -> tuple[dict[str, list[Frame]], list[Path]]
             photos |= {photo.stem: photo for photo in examples.images_in(photo_folder, suffixes)}
         for depth in examples.images_in(folder, (".png",)):
           if depth.stem in photos:
-            frames.append(Frame(drive, depth.stem, camera, photos[depth.stem], depth))
+            scan = folder.parents[1] / "velodyne_raw" / camera / depth.name
+            found_scan = scan if scan.exists() else None
+            frames.append(Frame(drive, depth.stem, camera, photos[depth.stem], depth, found_scan))
           else:
             unmatched.append(depth)
   return found, unmatched
@@ -197,8 +223,9 @@ def _selection_frames(source: Path) -> tuple[dict[str, list[Frame]], list[Path]]
           "Rename or remove it."
         )
       photo = root / "image" / depth.name.replace("groundtruth_depth", "image", 1)
+      scan = root / "velodyne_raw" / depth.name.replace("groundtruth_depth", "velodyne_raw", 1)
       if photo.exists():
-        frames.append(Frame(parts[1], parts[2], parts[3], photo, depth))
+        frames.append(Frame(parts[1], parts[2], parts[3], photo, depth, scan if scan.exists() else None))
       else:
         unmatched.append(depth)
   return {"": frames}, unmatched
@@ -224,15 +251,19 @@ def _cut(found: dict[str, list[Frame]]) -> dict[str, list[Frame]]:
   return splits
 
 
-def read_frame(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-  """(photograph uint8 (352, 1216, 3), depth float32 metres (352, 1216, 1))."""
-  photo, depth = examples.read_rgb(frame.photo), read_depth(frame.depth)
-  if photo.shape[:2] != depth.shape[:2]:
-    raise UsageError(
-      f"{frame.photo} is {_size(photo)} but its depth {frame.depth} is {_size(depth)} (width × height); "
-      "they should be of one frame: restore or remove them."
-    )
-  return crop(photo, frame.photo), crop(depth, frame.depth)
+def read_frame(frame: Frame) -> tuple[np.ndarray, ...]:
+  """(photograph uint8 (352, 1216, 3), depth float32 metres (352, 1216, 1)), and the scan's metres if there is one."""
+  photo = examples.read_rgb(frame.photo)
+  found = [crop(photo, frame.photo)]
+  for path in filter(None, (frame.depth, frame.scan)):
+    depth = read_depth(path)
+    if photo.shape[:2] != depth.shape[:2]:
+      raise UsageError(
+        f"{frame.photo} is {_size(photo)} but its depth {path} is {_size(depth)} (width × height); "
+        "they should be of one frame: restore or remove them."
+      )
+    found.append(crop(depth, path))
+  return tuple(found)
 
 
 def read_depth(path: Path) -> np.ndarray:

@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from pix2pix_jax.data.readers import examples
 from pix2pix_jax.data.synthesis import facades, head, room, street, village
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.signals import Stack
 
 TASKS = {
   "facades": facades.draw,
@@ -42,6 +43,12 @@ class ProceduralConfig(examples.ReaderConfig):
   def __post_init__(self) -> None:
     self.raw_dtypes = RAW_DTYPES.get(self.task, self.raw_dtypes)
 
+  @property
+  def kinds(self) -> tuple[str, str]:
+    """Of the input and the target."""
+    of_input, of_target = KINDS[self.task]
+    return Stack.kind if self.parts else of_input, of_target
+
 
 class Procedural(tfds.core.GeneratorBasedBuilder):
   """Drawn pairs `{input, target, id}`, with a `mask` for depth; splits are disjoint ranges of one seeded sequence."""
@@ -51,7 +58,7 @@ class Procedural(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     if self.builder_config.task not in TASKS:
       raise UsageError(f"data.task is {self.builder_config.task!r}; the procedural tasks are {', '.join(TASKS)}.")
-    example = _draw(self.builder_config.task, 0, 0, (32, 32))
+    example = _draw(self.builder_config, 0, (32, 32))
     return tfds.core.DatasetInfo(
       builder=self,
       description=__doc__,
@@ -73,12 +80,14 @@ class Procedural(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, split: str, indices: range) -> Iterator:
     config = self.builder_config
     for key, index in examples.in_order(indices, split, config):
-      yield key, {**_draw(config.task, config.seed, index, config.size), "id": f"{config.task}_{index:05d}"}
+      yield key, {**_draw(config, index, config.size), "id": f"{config.task}_{index:05d}"}
 
 
-def _draw(task: str, seed: int, index: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
+def _draw(config: ProceduralConfig, index: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
   """`input`, `target` and, for depth, `mask`, as they are stored; other arrays of a scene are for inspection only."""
-  scene = TASKS[task](seed, index, size)
+  scene = TASKS[config.task](config.seed, index, size)
+  if config.parts:
+    scene["input"] = np.concatenate([scene["input"].astype(np.float32), scene["scan"]], axis=-1)
   arrays = {name: scene[name] for name in ("input", "target", "mask") if name in scene}
   return {name: array.astype(np.float32) if array.dtype == np.int16 else array for name, array in arrays.items()}
 

@@ -28,14 +28,20 @@ def draw(seed: int, index: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
     input: uint8 (H, W, 3), a photograph.
     target: float32 (H, W, 1), z-depth in metres, at most 80; 0 where it is not measured.
     mask: bool (H, W, 1), where it is measured.
+    scan: float32 (H, W, 1), the same depth where a single scan measures it; 0 elsewhere.
   """
   rng = np.random.default_rng([seed, index])
   solids, light, sky = scene(rng)
   hits = trace(solids, CAMERA, size, 0.5)
   samples, brightness = shade(solids, hits, light, sky, 0.5 / CAMERA.focal(size))
   depth = hits.depth[1::2, 1::2]
-  mask = scan(rng, CAMERA, size, depth, brightness[1::2, 1::2])
-  return {"input": tent(samples), "target": np.where(mask, depth, float32(0))[..., None], "mask": mask[..., None]}
+  mask, single = scan(rng, CAMERA, size, depth, brightness[1::2, 1::2])
+  return {
+    "input": tent(samples),
+    "target": np.where(mask, depth, float32(0))[..., None],
+    "mask": mask[..., None],
+    "scan": np.where(single, depth, float32(0))[..., None],
+  }
 
 
 def scene(rng: np.random.Generator) -> tuple[list[Solid], Light, Sky]:
@@ -194,8 +200,8 @@ def _bodywork(solid: Solid, p: np.ndarray, normals: np.ndarray, sample_width: np
 
 def scan(
   rng: np.random.Generator, camera: Camera, size: tuple[int, int], depth: np.ndarray, brightness: np.ndarray
-) -> np.ndarray:
-  """Simulates a laser scanner beside the camera: which pixels, bool (H, W), it measures.
+) -> tuple[np.ndarray, np.ndarray]:
+  """Simulates a laser scanner beside the camera: which pixels, bool (H, W), accumulated scans and a single one measure.
 
   A pixel is measured if one of the scanner's rings of constant elevation passes between its upper and lower edge,
   one of the ring's pulses between its left and right edge, and the echo returns. In small images the rings and pulses
@@ -224,4 +230,5 @@ def scan(
   # scans contradict each other.
   lost = 0.03 + np.clip(0.8 - 3 * brightness, 0, 0.7) + 0.35 * np.minimum(depth / REACH, 1) ** 2
   lost += 0.5 * (smooth_noise(rng, (24, 60), size) > 1.3)
-  return hit & (depth < REACH) & (rng.random(size) > lost)
+  mask = hit & (depth < REACH) & (rng.random(size) > lost)
+  return mask, mask & (last % RINGS_PER_BEAM == 0)
