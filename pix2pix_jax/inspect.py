@@ -9,7 +9,7 @@ val.png. Data that is not prepared yet is prepared first.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 import itertools
 from pathlib import Path
 import re
@@ -69,7 +69,7 @@ def inspect(config: ml_collections.ConfigDict, folder: str | Path) -> list[Path]
   return written
 
 
-def _write_sheet(path: Path, batch: Mapping[str, Sequence[np.ndarray]], spec: DataSpec) -> Path:
+def _write_sheet(path: Path, batch: Mapping[str, Iterable[np.ndarray]], spec: DataSpec) -> Path:
   """Writes the inputs and targets of a batch, one pair per row."""
   from pix2pix_jax.run import viz
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from pix2pix_jax.data import encoding, files
-from pix2pix_jax.data.encoding import LEFT, RIGHT, Record
+from pix2pix_jax.data.encoding import PART, Record
 
 RNG = np.random.default_rng(0)
 PHOTO = np.asarray(Image.fromarray(RNG.integers(0, 256, (12, 20, 3)).astype(np.uint8)).resize((80, 48)))
@@ -82,17 +82,22 @@ def test_a_side_by_side_file_is_stored_once(tmp_path):
   path = tmp_path / "x.jpg"
   Image.fromarray(PHOTO).save(path)
   left, right = np.split(files.read(path), 2, axis=1)
-  content = path.read_bytes()
-  assert kept({"input": left, "target": right}, {"input": path, "target": path}) == {
-    "input": LEFT + content,
-    "target": RIGHT,
-  }
-  assert kept({"input": right, "target": left}, {"input": path, "target": path}) == {
-    "input": RIGHT + content,
-    "target": LEFT,
-  }
+  content, paths = path.read_bytes(), {"input": path, "target": path}
+  for arrays in ({"input": left, "target": right}, {"input": right, "target": left}):
+    contents = kept(arrays, paths)
+    assert contents["input"].startswith(PART) and contents["input"].endswith(content)
+    assert len(contents["input"]) + len(contents["target"]) < len(content) + 50
   labels = np.zeros((48, 40, 1), np.uint8)  # one side is not the file's: the other still is
-  assert kept({"input": labels, "target": left}, {"input": path, "target": path})["target"] == LEFT + content
+  assert kept({"input": labels, "target": left}, paths)["target"].endswith(content)
+
+
+def test_a_file_that_is_cropped_as_kitti_is_stored_as_it_is(tmp_path):
+  path, other = tmp_path / "x.jpg", tmp_path / "y.png"
+  Image.fromarray(PHOTO).save(path)
+  Image.fromarray(PHOTO[:30, :61]).save(other)
+  cropped = files.read(path)[18:, 9:70]
+  contents = kept({"input": cropped, "target": PHOTO[:30, :61]}, {"input": path, "target": other})
+  assert contents["input"].endswith(path.read_bytes()) and contents["target"] == other.read_bytes()
 
 
 def rotated(path):

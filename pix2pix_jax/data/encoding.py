@@ -3,7 +3,7 @@
 Each example is a record of TFDS with `id` and one `Encoded` feature for each array, which holds one of these:
 
 * an image file, PNG, JPEG or WebP, as it was found (`keep_files`); or a PNG made of the pixels;
-* "left" or "right" and an image file, of which the pixels are that half; without a file, the other side's is meant, so
+* "part", a window and an image file, of which the array is that part; without a file, the other side's is meant, so
   that files with input and target side by side are stored once;
 * "array", a header and the compressed array (`_Header`).
 
@@ -23,11 +23,13 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from pix2pix_jax.data.formats import pillow
+from pix2pix_jax.data.resizing import Window
 
 FILE_FORMATS = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WEBP"}
 MAX_FILE_PIXELS = 2**26  # Pillow warns above 2**26.4
-LEFT, RIGHT = b"left", b"right"
-ARRAY = b"array"
+PART, ARRAY = b"part", b"array"
+_WINDOW = struct.Struct("<IIII")
+_FILE_START = len(PART) + _WINDOW.size
 SCALES = (1, 256, 1000)  # depth in metres is often made of integers by one of these divisors
 
 
@@ -72,18 +74,18 @@ class Record(NamedTuple):
 
   def arrays(self) -> dict[str, np.ndarray]:
     """The decoded arrays, (H, W, C) each."""
+    found: dict[str, np.ndarray] = {}
     files: dict[bytes, np.ndarray] = {}
-
-    def decode_half(content: bytes) -> np.ndarray:
-      file = self._file(content)
+    for name, content in self.contents.items():
+      if not content.startswith(PART):
+        found[name] = decode(content)
+        continue
+      file = content[_FILE_START:] or self._shared_file()
       if file not in files:
         files[file] = decode(file)
-      return half(files[file], content.startswith(LEFT))
-
-    return {
-      name: decode_half(content) if content.startswith((LEFT, RIGHT)) else decode(content)
-      for name, content in self.contents.items()
-    }
+      y, x, height, width = _WINDOW.unpack_from(content, len(PART))
+      found[name] = files[file][y : y + height, x : x + width]
+    return found
 
   def sizes(self) -> dict[str, tuple[int, int]]:
     """(height, width) of each array, without decoding it."""
@@ -92,27 +94,16 @@ class Record(NamedTuple):
       if content.startswith(ARRAY):
         header = _Header.unpack(content)
         found[name] = (header.height, header.width)
+      elif content.startswith(PART):
+        found[name] = _WINDOW.unpack_from(content, len(PART))[2:]
       else:
-        is_half = content.startswith((LEFT, RIGHT))
-        with _open(self._file(content) if is_half else content) as image:
-          found[name] = (image.height, image.width // 2 if is_half else image.width)
+        with _open(content) as image:
+          found[name] = (image.height, image.width)
     return found
 
-  def _file(self, content: bytes) -> bytes:
-    """The file of which `content` is one half."""
-    own = content.removeprefix(LEFT).removeprefix(RIGHT)
-    others = (other for other in self.contents.values() if other is not content)
-    return own or next(
-      file
-      for other in others
-      if other.startswith((LEFT, RIGHT)) and (file := other.removeprefix(LEFT).removeprefix(RIGHT))
-    )
-
-
-def half(image: np.ndarray, left: bool) -> np.ndarray:
-  """One half of an image of even width."""
-  middle = image.shape[1] // 2
-  return image[:, :middle] if left else image[:, middle:]
+  def _shared_file(self) -> bytes:
+    parts = (content[_FILE_START:] for content in self.contents.values() if content.startswith(PART))
+    return next(filter(None, parts))
 
 
 def keep_files(example: dict[str, Any], paths: dict[str, Path]) -> dict[str, Any]:
@@ -130,16 +121,21 @@ def keep_files(example: dict[str, Any], paths: dict[str, Path]) -> dict[str, Any
     content, whole = _read_file(path)
     if whole is None:
       continue
-    if paths["input"] != paths["target"]:
-      kept[name] = content if np.array_equal(whole, array) else array
-    elif whole.shape[1] % 2 == 0 and (side := _which_half(whole, array)):
-      kept[name] = side if path in written else side + content
+    if np.array_equal(whole, array):
+      kept[name] = content
+    elif (window := _find(array, whole)) is not None:
+      kept[name] = PART + _WINDOW.pack(*window) + (b"" if path in written else content)
       written.add(path)
   return kept
 
 
-def _which_half(whole: np.ndarray, array: np.ndarray) -> bytes:
-  return next((name for name in (LEFT, RIGHT) if np.array_equal(half(whole, name == LEFT), array)), b"")
+def _find(array: np.ndarray, whole: np.ndarray) -> Window | None:
+  """Where a reader has cut an array out of its file: at a side, or at the lower middle (KITTI). None: nowhere."""
+  (height, width), (full_height, full_width) = array.shape[:2], whole.shape[:2]
+  for y, x in ((0, 0), (0, full_width - width), (full_height - height, (full_width - width) // 2)):
+    if min(y, x) >= 0 and np.array_equal(whole[y : y + height, x : x + width], array):
+      return y, x, height, width
+  return None
 
 
 def _read_file(path: Path) -> tuple[bytes, np.ndarray | None]:

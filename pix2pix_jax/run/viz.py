@@ -364,9 +364,9 @@ class _Sheet:
       for row, image in enumerate(images):
         method = Image.Resampling.NEAREST if image.shape[0] <= self.tile[0] else Image.Resampling.HAMMING
         height, width = self._drawn_size(*image.shape[:2])
-        corner = boxes[row][column][:2]
-        middle = corner[0] + (self.tile[1] - width) // 2, corner[1] + (self.tile[0] - height) // 2
-        sheet.paste(Image.fromarray(image).resize((width, height), method), middle)
+        x, y = boxes[row][column][:2]
+        corner = x + (self.tile[1] - width) // 2, y + (self.tile[0] - height) // 2
+        sheet.paste(Image.fromarray(image).resize((width, height), method), corner)
     for row, lines in enumerate(self.captions):
       top = boxes[row][0][3] + MARGIN // 2
       for i, (left, right) in enumerate(lines):

@@ -31,6 +31,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from pix2pix_jax.data import files
+from pix2pix_jax.data.encoding import keep_files
 from pix2pix_jax.data.readers import examples
 from pix2pix_jax.errors import UsageError, few
 from pix2pix_jax.signals import Stack
@@ -93,8 +94,12 @@ class KittiDepth(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, split: str, frames: list["Frame"]) -> Iterator:
     for key, frame in examples.in_order(frames, split, self.builder_config):
       photo, depth, *scans = read_frame(frame if self.builder_config.parts else frame._replace(scan=None))
-      image = np.concatenate([photo.astype(np.float32), *scans], axis=-1) if scans else photo
-      yield key, {"input": image, "target": depth, "id": frame.id}
+      example = {"input": photo}
+      if scans:
+        example["input"] = np.concatenate([photo.astype(np.float32), *scans], axis=-1)
+      else:
+        example = keep_files(example, {"input": frame.photo})
+      yield key, {**example, "target": depth, "id": frame.id}
 
 
 class Frame(NamedTuple):
