@@ -13,6 +13,7 @@ import pytest
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.data import pipeline, prepare
+from pix2pix_jax.data import source as source_lib
 from pix2pix_jax.data.readers import facades
 from pix2pix_jax.data.synthesis.facades import LABEL_COLORS
 from pix2pix_jax.errors import UsageError
@@ -62,6 +63,21 @@ def test_pictures_beyond_the_budget_are_decoded_from_the_shards_with_the_same_bi
   shards = sum(path.stat().st_size for path in (tmp_path / "prepared").rglob("*array_record*"))
   overhead = 3 * 2**16  # ArrayRecord pads to blocks of 64 KiB
   assert shards < raw + overhead and not list((tmp_path / "prepared").rglob("*decoded*"))
+
+
+def test_without_array_record_the_encoded_records_are_held_in_memory(tmp_path, monkeypatch):
+  write_archive(tmp_path / "raw", {"train": 3})
+  data = make_data(tmp_path, source_dir=str(tmp_path / "raw"))
+  expected = prepare.prepare(data)
+  for module in (prepare, source_lib):
+    monkeypatch.setattr(module, "file_format", lambda: "tfrecord")
+  data.prepared_dir = str(tmp_path / "other")
+  found = prepare.prepare(data)
+  assert list((tmp_path / "other").rglob("*tfrecord*")) and not list((tmp_path / "other").rglob("*array_record*"))
+  assert found.ids("train") == expected.ids("train") and found.spec == expected.spec
+  for index in (2, 0):
+    for name, array in expected.read("train", index).items():
+      np.testing.assert_array_equal(found.read("train", index)[name], array)
 
 
 PREPARE = """
