@@ -249,7 +249,7 @@ def test_real_frames(real_data):
     "val": [13, 14],
     "test": [15, 16],
   }
-  photo, depth = kitti_depth.read_frame(splits["train"][0])
+  photo, depth, scan = kitti_depth.read_frame(splits["train"][0])
   assert photo.shape == (352, 1216, 3) and depth.shape == (352, 1216, 1)
   assert 0.1 < (depth > 0).mean() < 0.3, "about 80 % of the whole picture is not measured"
   assert 2 < depth[depth > 0].min() < 20 < 60 < depth.max() < 90
@@ -264,7 +264,7 @@ def test_real_selection(real_data):
   for source, layout in ((real_data / "kitti", "selection"), (real_data / "kitti/val_selection_cropped", "auto")):
     splits, _ = kitti_depth.find_splits(source, layout)
     assert sorted(sum(map(numbers, splits.values()), [])) == list(range(17, 64, 2))
-  photo, depth = kitti_depth.read_frame(splits["val"][0])
+  photo, depth = kitti_depth.read_frame(splits["val"][0])[:2]
   assert photo.shape == (352, 1216, 3) and depth.shape == (352, 1216, 1) and 5 < np.median(depth[depth > 0]) < 40
 
 

@@ -259,16 +259,14 @@ def _cut(found: dict[str, list[Frame]]) -> dict[str, list[Frame]]:
 def read_frame(frame: Frame) -> tuple[np.ndarray, ...]:
   """(photograph uint8 (352, 1216, 3), depth float32 metres (352, 1216, 1)), and the scan's metres if there is one."""
   photo = examples.read_rgb(frame.photo)
-  found = [crop(photo, frame.photo)]
-  for path in filter(None, (frame.depth, frame.scan)):
-    depth = read_depth(path)
+  depths = [(path, read_depth(path)) for path in filter(None, (frame.depth, frame.scan))]
+  for path, depth in depths:
     if photo.shape[:2] != depth.shape[:2]:
       raise UsageError(
         f"{frame.photo} is {_size(photo)} but its depth {path} is {_size(depth)} (width × height); "
         "they should be of one frame: restore or remove them."
       )
-    found.append(crop(depth, path))
-  return tuple(found)
+  return crop(photo, frame.photo), *(crop(depth, path) for path, depth in depths)
 
 
 def read_depth(path: Path) -> np.ndarray:
