@@ -1,4 +1,4 @@
-"""KITTI: street photographs → sparse LiDAR depth in metres (Uhrig et al. 2017); 100 epochs.
+"""KITTI: street photographs (and LiDAR) → depth in metres (Uhrig et al. 2017); 100 epochs.
 
 Commands, variants and the expected result are described in pix2pix_jax/configs/kitti.py.
 Copy this file to make your own experiment.
