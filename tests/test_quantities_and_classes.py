@@ -10,6 +10,7 @@ import pix2pix_jax as p2p
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import palettes, translate
 from pix2pix_jax.data import files, pipeline, prepare, summary
+from pix2pix_jax.data.synthesis import facades
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.model import losses, metrics
 from pix2pix_jax.run import evaluation, translation
@@ -331,6 +332,25 @@ def test_the_facades_labels_can_be_classes(tmp_path):
 
 
 # --- fit
+
+
+@pytest.mark.parametrize("variant, side", [("classes", "input"), ("labels", "target")])
+def test_the_labels_of_built_in_facades_can_be_classes(variant, side, tmp_path):
+  photo_side = {"input": "target", "target": "input"}[side]
+  config = config_lib.load(f"facades:{variant},procedural")
+  config.data.update({"load_size": 16, "crop_size": 16, "num_train": 3, "num_val": 1, "num_test": 0})
+  config.data.prepared_dir = str(tmp_path)
+  source = prepare.prepare(config.data, config.model)
+  signal = getattr(source.spec, side)
+  assert (signal.kind, signal.count) == ("classes", 12) and getattr(source.spec, photo_side).kind == "image"
+  split = pipeline.load_split(source, "train", (16, 16), cache_gib=1)
+  for index in range(3):
+    drawn = facades.draw(0, index, (16, 16))
+    np.testing.assert_array_equal(signal.colors(split.arrays[side][index]), drawn["input"])
+    np.testing.assert_array_equal(split.arrays[photo_side][index], drawn["target"])
+  with pytest.raises(UsageError, match="both classes"):
+    config.data.update({f"{each}_kind": "classes" for each in ("input", "target")})
+    prepare.prepare(config.data, config.model)
 
 
 def test_fit_with_negative_values_learns_them():

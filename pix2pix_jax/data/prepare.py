@@ -27,7 +27,7 @@ from pix2pix_jax.data.readers import facades, folder, kitti_depth, nyu_depth, pa
 from pix2pix_jax.data.readers.examples import ReaderConfig
 from pix2pix_jax.data.source import PreparedSource, file_format, user_cache
 from pix2pix_jax.errors import UsageError
-from pix2pix_jax.signals import DataSpec, Part, Settings
+from pix2pix_jax.signals import DataSpec, Part, Settings, Stack
 
 REVISION = 3  # of the readers; raise it when the same raw files yield other examples
 
@@ -69,15 +69,20 @@ def _source(data: Any) -> str:
 
 def _facades(data, fingerprint, _):
   source = _source(data)
+  label_maps = (bool(source) and facades.is_cmp_base(Path(source)), False)
+  return facades.Facades, facades.FacadesConfig(
+    name=fingerprint, source_dir=source, label_maps=label_maps, kinds=_kinds_of_facades(data)
+  )
+
+
+def _kinds_of_facades(data: Any) -> tuple[str, str]:
+  """Labels are colours unless they are declared to be classes, on either side."""
   of_input, of_target = ("classes" if data[f"{side}_kind"] == "classes" else "image" for side in ("input", "target"))
   if of_input == of_target == "classes":
     raise UsageError(
       "data.input_kind and data.target_kind are both classes; façades have one label map per photograph."
     )
-  label_maps = (bool(source) and facades.is_cmp_base(Path(source)), False)
-  return facades.Facades, facades.FacadesConfig(
-    name=fingerprint, source_dir=source, label_maps=label_maps, kinds=(of_input, of_target)
-  )
+  return of_input, of_target
 
 
 def _folder(data, fingerprint, options):
@@ -116,10 +121,10 @@ def _kitti_parts(data: Any) -> tuple[Part, ...]:
   names = tuple(part.name for part in inputs.parse(tuple(data.inputs)))
   if len(names) == 1:
     return ()
-  if names != kitti_depth.INPUTS:
+  if names != kitti_depth.INPUTS or (data.name == "procedural" and data.task != "kitti_depth"):
     raise UsageError(
       f"data.inputs is {tuple(data.inputs)}, but the inputs of KITTI are {', '.join(kitti_depth.INPUTS)}: "
-      "('image', 'velodyne_raw:depth,scale=256')."
+      "('image', 'velodyne_raw:depth,scale=256'). Only folders have others."
     )
   photo, scan = Settings("image"), Settings("depth", scale=files.KITTI_SCALE)
   return Part(names[0], photo, 3, "uint8"), Part(names[1], scan, 1, "float32")
@@ -146,11 +151,19 @@ def _procedural(data, fingerprint, _):
   return procedural.Procedural, procedural.ProceduralConfig(
     name=fingerprint,
     task=data.task,
+    kinds=_procedural_kinds(data),
     size=size,
     counts=(data.num_train, data.num_val, data.num_test),
     seed=data.procedural_seed,
-    parts=_kitti_parts(data) if data.task == "kitti_depth" else (),
+    parts=_kitti_parts(data),
   )
+
+
+def _procedural_kinds(data: Any) -> tuple[str, str]:
+  if data.task == "facades":
+    return _kinds_of_facades(data)
+  of_input, of_target = procedural.KINDS.get(data.task, ("", ""))
+  return Stack.kind if len(data.inputs) > 1 else of_input, of_target
 
 
 READERS = {
@@ -178,7 +191,7 @@ READERS = {
   "procedural": Reader(
     _procedural,
     ("task", "load_size", "load_width", "num_train", "num_val", "num_test", "procedural_seed"),
-    lambda config: procedural.KINDS[config.task],
+    lambda config: config.kinds,
   ),
   "winter_summer": Reader(
     _winter_summer,
@@ -266,7 +279,10 @@ def _key(reader: Reader, data: Any) -> str:
     raw = reader.raw_files(source, data) if reader.raw_files else [source]
     key["source_dir"] = str(source.resolve())
     key["files"] = [_listing(path) for path in raw]
-  if data.name == "procedural":  # the drawings depend on the code
+  if data.name == "procedural":
+    if {"classes", Stack.kind} & set(kinds := _procedural_kinds(data)):
+      key["kinds"] = kinds
+    # The drawings depend on the code.
     key["code"] = [
       path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parent / "synthesis").glob("*.py"))
     ]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from pix2pix_jax import palettes
 from pix2pix_jax.data.readers import examples
 from pix2pix_jax.data.synthesis import facades, head, room, street, village
 from pix2pix_jax.errors import UsageError
-from pix2pix_jax.signals import Stack
 
 TASKS = {
   "facades": facades.draw,
@@ -33,21 +33,22 @@ RAW_DTYPES = {"mr_ct": ("float32", "int16")}  # of tasks whose numbers are store
 
 @dataclasses.dataclass(eq=False)
 class ProceduralConfig(examples.ReaderConfig):
-  """The task to draw, the size (height, width), the number of pairs in train, val and test, and the seed."""
+  """The task to draw, the size (height, width), the number of pairs in train, val and test, and the seed.
+
+  Attributes:
+    kinds: kinds of input and target, those of the task. The labels of façades may also be class indices: with
+      `("classes", "image")` as the input, with `("image", "classes")` as the target of their photographs. `parts` of
+      a street are its photograph and a LiDAR scan.
+  """
 
   task: str = "facades"
+  kinds: tuple[str, str] = ("image", "image")
   size: tuple[int, int] = (256, 256)
   counts: tuple[int, int, int] = (400, 100, 100)
   seed: int = 0
 
   def __post_init__(self) -> None:
     self.raw_dtypes = RAW_DTYPES.get(self.task, self.raw_dtypes)
-
-  @property
-  def kinds(self) -> tuple[str, str]:
-    """Of the input and the target."""
-    of_input, of_target = KINDS[self.task]
-    return Stack.kind if self.parts else of_input, of_target
 
 
 class Procedural(tfds.core.GeneratorBasedBuilder):
@@ -58,7 +59,7 @@ class Procedural(tfds.core.GeneratorBasedBuilder):
   def _info(self) -> tfds.core.DatasetInfo:
     if self.builder_config.task not in TASKS:
       raise UsageError(f"data.task is {self.builder_config.task!r}; the procedural tasks are {', '.join(TASKS)}.")
-    example = _draw(self.builder_config, 0, (32, 32))
+    example = _draw(dataclasses.replace(self.builder_config, size=(32, 32)), 0)
     return tfds.core.DatasetInfo(
       builder=self,
       description=__doc__,
@@ -80,15 +81,19 @@ class Procedural(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, split: str, indices: range) -> Iterator:
     config = self.builder_config
     for key, index in examples.in_order(indices, split, config):
-      yield key, {**_draw(config, index, config.size), "id": f"{config.task}_{index:05d}"}
+      yield key, {**_draw(config, index), "id": f"{config.task}_{index:05d}"}
 
 
-def _draw(config: ProceduralConfig, index: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
+def _draw(config: ProceduralConfig, index: int) -> dict[str, np.ndarray]:
   """`input`, `target` and, for depth, `mask`, as they are stored; other arrays of a scene are for inspection only."""
-  scene = TASKS[config.task](config.seed, index, size)
+  scene = TASKS[config.task](config.seed, index, config.size)
   if config.parts:
     scene["input"] = np.concatenate([scene["input"].astype(np.float32), scene["scan"]], axis=-1)
   arrays = {name: scene[name] for name in ("input", "target", "mask") if name in scene}
+  if "classes" in config.kinds:
+    arrays["input"] = palettes.match(arrays["input"], palettes.CMP, "The label map")[0]
+    if config.kinds[1] == "classes":
+      arrays["input"], arrays["target"] = arrays["target"], arrays["input"]
   return {name: array.astype(np.float32) if array.dtype == np.int16 else array for name, array in arrays.items()}
 
 
