@@ -741,7 +741,7 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
   if model.residual and not depth_to_depth:
     raise UsageError(
       "model.residual is for depth → depth, one channel each, but the input is: "
-      f"{spec.input.describe()}, and the target: {spec.target.describe()}."
+      f"{spec.input.describe()}, and the target: {spec.target.describe()}. Set it to False (--config=nyu:rgb does)."
     )
   _resolve_levels(data, model)
   loss.pixel = loss.pixel.replace("auto", "cross_entropy" if spec.target.kind == "classes" else "l1")

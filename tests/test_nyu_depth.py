@@ -14,6 +14,8 @@ from pix2pix_jax.configs import nyu
 from pix2pix_jax.data import pipeline, prepare
 from pix2pix_jax.data.readers import nyu_depth
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.run import translation
+from pix2pix_jax.signals import Image as ImageSignal
 
 
 def write_mat(path, raw, dense, **options):
@@ -177,6 +179,90 @@ def test_a_wrong_split_file_is_named(tmp_path, content, message):
     nyu_depth.find_splits(tmp_path / "x.mat")
 
 
+# --- One HDF5 file for each frame
+
+
+def write_frame(path, number, size=(6, 8), **changes):
+  """A frame whose photograph counts its pixels and whose depth is `number` metres, with a hole at the top left."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  photo = (np.arange(3 * size[0] * size[1]).reshape(3, *size) + number).astype(np.uint8)
+  depth = np.full(size, number, np.float32)
+  depth[0, 0] = 0
+  arrays = {"rgb": photo, "depth": depth} | changes
+  with h5py.File(path, "w") as file:
+    for name, array in arrays.items():
+      if array is not None:
+        file.create_dataset(name, data=array)
+  return photo.transpose(1, 2, 0), depth[..., None]
+
+
+def test_frames_in_files_of_their_own_are_read_exactly(tmp_path):
+  raw = tmp_path / "raw"
+  wanted = {
+    "train": {f"{scene}/{k:05d}": write_frame(raw / f"train/{scene}/{k:05d}.h5", k) for scene in "ab" for k in (2, 9)}
+  }
+  photo, depth = write_frame(raw / "val/official/00045.HDF5", 5)
+  wanted["val"] = {"official/00045": (photo, depth)}
+  write_frame(raw / "val/official/00045.HDF5", 5, rgb=photo, depth=depth[..., 0].astype(np.float64))  # channels last
+  (raw / "val/official/._00045.h5").write_bytes(b"of macOS")
+  source = prepare.prepare(make_data(tmp_path))
+  assert source.spec.counts == {"train": 4, "val": 1}
+  assert (source.spec.input.kind, source.spec.target.kind) == ("image", "depth")
+  for split, frames in wanted.items():
+    loaded = pipeline.load_split(source, split, (6, 8), cache_gib=1)
+    assert loaded.ids == list(frames)
+    for i, (photo, depth) in enumerate(frames.values()):
+      np.testing.assert_array_equal(loaded.arrays["input"][i], photo)
+      np.testing.assert_array_equal(loaded.arrays["target"][i], depth)
+      np.testing.assert_array_equal(loaded.arrays["mask"][i], depth > 0)
+  write_frame(raw / "test/c/00001.h5", 7)
+  assert prepare.prepare(make_data(tmp_path)).spec.counts == {"train": 4, "val": 1, "test": 1}, "a new file is noticed"
+  write_mat(raw / nyu_depth.FILE, *make_depth(10))
+  assert prepare.prepare(make_data(tmp_path)).spec.counts["train"] == 8, "of both layouts, the .mat is read"
+
+
+def test_rgb_that_fits_both_orders_has_its_channels_first(tmp_path):
+  photo = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
+  write_frame(tmp_path / "1.h5", 1, (3, 3), rgb=photo)
+  np.testing.assert_array_equal(nyu_depth.read_photo_and_depth(tmp_path / "1.h5")[0], photo.transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"depth": None}, "00002.h5 has no depth, only rgb"),
+    ({"rgb": None, "depth": None}, "00002.h5 has no rgb and no depth. A frame holds"),
+    ({"depth": np.ones((6, 8), np.uint16)}, r"00002.h5: depth should be float metres.*uint16 \(6, 8\)"),
+    ({"depth": np.ones((6, 9), np.float32)}, r"00002.h5: .*float32 \(6, 9\) and uint8 \(3, 6, 8\)"),
+    ({"depth": np.ones((1, 6, 8), np.float32)}, r"00002.h5: .*float32 \(1, 6, 8\)"),
+    ({"rgb": np.ones((3, 6, 8), np.float32)}, r"00002.h5: .* and float32 \(3, 6, 8\)"),
+    ({"rgb": np.ones((6, 8), np.uint8)}, r"00002.h5: .* and uint8 \(6, 8\)"),
+  ],
+)
+def test_frames_in_another_form_are_named(tmp_path, changes, message):
+  write_frame(tmp_path / "raw/train/a/00001.h5", 1)
+  write_frame(tmp_path / "raw/train/a/00002.h5", 2, **changes)
+  with pytest.raises(UsageError, match=message):
+    prepare.prepare(make_data(tmp_path))
+
+
+def test_damaged_frames_are_named(tmp_path):
+  path = tmp_path / "raw/train/a/00001.h5"
+  write_frame(path, 1, (64, 64))
+  truncate(path)
+  with pytest.raises(UsageError, match="00001.h5 cannot be read as an HDF5 file.*half downloaded"):
+    prepare.prepare(make_data(tmp_path))
+  path.unlink()
+  with pytest.raises(UsageError, match="holds no HDF5 files in train/. It should hold nyu_depth_v2.*train/SCENE/00001"):
+    prepare.prepare(make_data(tmp_path))
+
+
+def test_a_model_of_photographs_translates_frames_with_channels_first(tmp_path):
+  photo, _ = write_frame(tmp_path / "1.h5", 1)
+  options = translation.Options(key="rgb")
+  np.testing.assert_array_equal(translation.read(ImageSignal(3), tmp_path / "1.h5", options).images, photo[None])
+
+
 def test_config_and_variants():
   config = nyu.get_config("report")
   assert (config.data.name, config.data.depth_range, config.train.num_epochs) == ("nyu_depth", (0.0, 10.0), 90)
@@ -187,6 +273,7 @@ def test_config_and_variants():
   for load, crop in zip(config_lib.load_shape(config.data), config_lib.crop_shape(config.data)):
     assert load > crop and load % 32 == crop % 32 == 0
   assert nyu.get_config("procedural").data.task == "nyu_depth"
+  assert nyu.get_config().model.residual and not nyu.get_config("rgb").model.residual
 
 
 def test_real_triple_through_the_original_container(real_data, tmp_path):

@@ -22,6 +22,8 @@ validation pairs) reached RMSE 0.188 m, MAE 0.049 m and δ₁ 0.984; interpolati
       --config.model.dropout_blocks='()' --config.optimizer.decay_fraction=0.5
 
 Variants (`--config=configs/nyu.py:VARIANT`, several joined by commas):
+  rgb         photograph → depth, from a DIR of one HDF5 file for each frame (train/SCENE/00001.h5, val/SCENE/00045.h5;
+              rgb and depth in each); no residual.
   report      the student report's architecture: wide decoder, PatchGAN 70, discriminator loss not halved, no residual.
   procedural  the same experiment on built-in rooms; no download.
 """
@@ -29,6 +31,10 @@ Variants (`--config=configs/nyu.py:VARIANT`, several joined by commas):
 import ml_collections
 
 from pix2pix_jax import config as config_lib
+
+
+def _from_photographs(config: ml_collections.ConfigDict) -> None:
+  config.model.residual = False
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
@@ -42,5 +48,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
   config.train.batch_size = 10
   config.train.num_epochs = 90
   return config_lib.apply_variants(
-    config, variant, report=config_lib.report_architecture(patch=70), procedural=config_lib.procedural_data("nyu_depth")
+    config,
+    variant,
+    rgb=_from_photographs,
+    report=config_lib.report_architecture(patch=70),
+    procedural=config_lib.procedural_data("nyu_depth"),
   )

@@ -131,7 +131,9 @@ def _kitti_parts(data: Any) -> tuple[Part, ...]:
 
 
 def _nyu_depth(data, fingerprint, _):
-  return nyu_depth.NyuDepth, nyu_depth.NyuDepthConfig(name=fingerprint, source_dir=_source(data))
+  source = _source(data)
+  kinds = ("image", "depth") if source and nyu_depth.holds_frames(Path(source)) else ("depth", "depth")
+  return nyu_depth.NyuDepth, nyu_depth.NyuDepthConfig(name=fingerprint, source_dir=source, kinds=kinds)
 
 
 def _winter_summer(data, fingerprint, _):
@@ -186,7 +188,7 @@ READERS = {
     lambda source, data, _: kitti_depth.report(source, data.layout, scans=bool(_kitti_parts(data))),
   ),
   "nyu_depth": Reader(
-    _nyu_depth, ("source_dir",), lambda config: nyu_depth.KINDS, lambda source, data: nyu_depth.raw_files(source)
+    _nyu_depth, ("source_dir",), lambda config: config.kinds, lambda source, data: nyu_depth.raw_files(source)
   ),
   "procedural": Reader(
     _procedural,

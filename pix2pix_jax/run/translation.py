@@ -102,6 +102,8 @@ def read(signal: Signal, path: Path, options: Options = DEFAULTS) -> Content:
     array = files.read_volume(path, colors=not is_index_map, axis=axis, key=key)
   else:
     array = files.read(path, colors=not is_index_map, key=key)[None]
+    if files.suffix(path) in files.ARCHIVES and array.shape[-1] != signal.raw_channels == array.shape[1]:
+      array = np.moveaxis(array, 1, -1)  # channels first, as PyTorch's users store them
   geometry = files.read_geometry(path) if files.may_hold_slices(path) else None
   images, outside = _accepted(signal, array, path, None if geometry is None else geometry.nodata)
   if images.shape[-1] == signal.raw_channels:  # otherwise the translator says so

@@ -1,14 +1,21 @@
-"""NYU Depth v2: the depth of a Kinect with its holes → the dense depth (Silberman et al., "Indoor Segmentation and
-Support Inference from RGBD Images", ECCV 2012), 1,449 frames of 464 rooms.
+"""NYU Depth v2: the depth of a Kinect with its holes → the dense depth, or photographs → depth (Silberman et al.,
+"Indoor Segmentation and Support Inference from RGBD Images", ECCV 2012), 1,449 labelled frames of 464 rooms.
 
-Raw file: `nyu_depth_v2_labeled.mat` (MATLAB 7.3, which is HDF5), of which `rawDepths` and `depths` are read, both
-(1449, 640, 480) float32 metres, each frame transposed; a raw depth of 0 is a hole. The two differ by some millimetres
-even where the raw depth was measured. They are read frame by frame, so the file's 2.8 GB are never in memory at once.
+In either of two raw layouts:
 
-Splits. With the official `splits.mat` beside it (trainNdxs, testNdxs, counted from 1), its test frames are `test`;
-every tenth of its train frames is `val`, the rest `train`. That val shares rooms with train; test shares none. Without
-splits.mat, the first 80 % are `train`, the next 10 % `val`, the rest `test`. Neighbouring frames show the same room, so
-contiguous blocks leak least.
+* `nyu_depth_v2_labeled.mat` (MATLAB 7.3, which is HDF5), of which `rawDepths` and `depths` are read, both
+  (1449, 640, 480) float32 metres, each frame transposed; a raw depth of 0 is a hole. The two differ by some millimetres
+  even where the raw depth was measured. They are read frame by frame, so the file's 2.8 GB are never in memory at once.
+* one HDF5 file for each frame, as repositories for depth prediction use: `train/SCENE/00001.h5`,
+  `val/official/00045.h5`, each with `rgb`, uint8 (3, H, W) or (H, W, 3), and `depth`, float (H, W) in metres. They are
+  pairs of photograph → depth. A folder that holds both layouts is read as the .mat.
+
+Splits of the .mat. With the official `splits.mat` beside it (trainNdxs, testNdxs, counted from 1), its test frames are
+`test`; every tenth of its train frames is `val`, the rest `train`. That val shares rooms with train; test shares none.
+Without splits.mat, the first 80 % are `train`, the next 10 % `val`, the rest `test`. Neighbouring frames show the same
+room, so contiguous blocks leak least.
+
+Splits of frames are the folders train/, val/ and test/; a split without a folder does not exist.
 """
 
 from collections.abc import Iterator
@@ -21,13 +28,16 @@ import h5py
 import numpy as np
 import tensorflow_datasets as tfds
 
+from pix2pix_jax.data import files
 from pix2pix_jax.data.readers import examples
 from pix2pix_jax.errors import UsageError, few
 
-KINDS = ("depth", "depth")
 FILE = "nyu_depth_v2_labeled.mat"
+SPLITS = ("train", "val", "test")
+SUFFIXES = (".h5", ".hdf5")  # of single frames
 WANTED = (
-  f"{FILE} and, for the official split, splits.mat. Get them from "
+  f"{FILE} and, for the official split, splits.mat; or HDF5 files of single frames, train/SCENE/00001.h5 and "
+  "val/SCENE/00045.h5, each with rgb and depth. Get the .mat files from "
   "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html "
   "(http://horatio.cs.nyu.edu/mit/silberman/nyu_depth_v2/nyu_depth_v2_labeled.mat, 2.8 GB, and "
   "http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat). Without any download, "
@@ -37,11 +47,23 @@ WANTED = (
 
 @dataclasses.dataclass(eq=False)
 class NyuDepthConfig(examples.ReaderConfig):
-  """`source_dir` is the .mat file, or its folder."""
+  """`source_dir` is the .mat file, its folder, or the folder that holds the frames' train/ and val/.
+
+  Attributes:
+    kinds: kinds of input and target, `("image", "depth")` for single frames.
+  """
+
+  kinds: tuple[str, str] = ("depth", "depth")
+
+  @property
+  def has_photos(self) -> bool:
+    return self.kinds[0] == "image"
 
 
 class NyuDepth(tfds.core.GeneratorBasedBuilder):
-  """NYU as `{input: raw depth, target: dense depth, id}`, float32 metres (480, 640, 1)."""
+  """NYU as `{input: raw depth, target: dense depth, id}`, float32 metres (480, 640, 1); of single frames, the input is
+  the photograph, uint8 (H, W, 3).
+  """
 
   VERSION = tfds.core.Version("1.0.0")
 
@@ -52,7 +74,7 @@ class NyuDepth(tfds.core.GeneratorBasedBuilder):
       disable_shuffling=True,
       features=tfds.features.FeaturesDict(
         {
-          "input": examples.real_numbers(),
+          "input": examples.picture() if self.builder_config.has_photos else examples.real_numbers(),
           "target": examples.real_numbers(),
           "id": tfds.features.Text(),
         }
@@ -61,14 +83,48 @@ class NyuDepth(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager
-    path = find_file(examples.source_folder(self.builder_config.source_dir, "NYU", WANTED))
+    source = examples.source_folder(self.builder_config.source_dir, "NYU", WANTED)
+    if self.builder_config.has_photos:
+      found = find_frames(source)
+      return {split: self._generate_frames(source / split, split, paths) for split, paths in found.items()}
+    path = find_file(source)
     return {split: self._generate_examples(path, split, frames) for split, frames in find_splits(path).items()}
+
+  def _generate_frames(self, folder: Path, split: str, paths: list[Path]) -> Iterator:
+    for key, path in examples.in_order(paths, split, self.builder_config):
+      photo, depth = read_photo_and_depth(path)
+      yield key, {"input": photo, "target": depth, "id": path.relative_to(folder).with_suffix("").as_posix()}
 
   def _generate_examples(self, path: Path, split: str, frames: list[int]) -> Iterator:
     with open_frames(path) as (raw, dense):
       for key, frame in examples.in_order(frames, split, self.builder_config):
         depths = {"input": read_frame(raw, frame, path), "target": read_frame(dense, frame, path)}
         yield key, {**depths, "id": f"{frame + 1:04d}"}
+
+
+def holds_frames(source: Path) -> bool:
+  """Whether a folder holds HDF5 files of single frames, and no .mat file."""
+  return source.is_dir() and not (source / FILE).is_file() and any(map(Path.is_dir, _split_folders(source)))
+
+
+def _split_folders(source: Path) -> list[Path]:
+  return [source / split for split in SPLITS]
+
+
+def find_frames(source: Path) -> dict[str, list[Path]]:
+  """The files of single frames of each split that exists, in natural order.
+
+  Raises:
+    UsageError: there are none.
+  """
+  found = {folder.name: files.find(folder)[0] for folder in _split_folders(source) if folder.is_dir()}
+  frames = {split: [path for path in paths if path.suffix.lower() in SUFFIXES] for split, paths in found.items()}
+  if not any(frames.values()):
+    raise UsageError(
+      f"data.source_dir {str(source)!r} holds no HDF5 files in {' and '.join(f'{split}/' for split in frames)}. It "
+      f"should hold {WANTED}."
+    )
+  return {split: paths for split, paths in frames.items() if paths}
 
 
 def find_file(source: Path) -> Path:
@@ -80,7 +136,9 @@ def find_file(source: Path) -> Path:
 
 
 def raw_files(source: Path) -> list[Path]:
-  """The files that the reader reads; there may be none."""
+  """The files and folders that the reader reads; there may be none."""
+  if holds_frames(source):
+    return [folder for folder in _split_folders(source) if folder.is_dir()]
   folder = source if source.is_dir() else source.parent
   return [path for path in (source / FILE if source.is_dir() else source, folder / "splits.mat") if path.is_file()]
 
@@ -161,4 +219,35 @@ def read_frame(array: h5py.Dataset, frame: int, path: Path) -> np.ndarray:
       f"{path} cannot be read at frame {frame + 1} of {array.name} ({error}). It may be damaged or half "
       "downloaded: get it again."
     ) from error
-  return np.ascontiguousarray(np.where(np.isfinite(depth) & (depth > 0), depth, 0))[..., None]
+  return _metres(depth)
+
+
+def _metres(depth: np.ndarray) -> np.ndarray:
+  return np.ascontiguousarray(np.where(np.isfinite(depth) & (depth > 0), depth, 0), dtype=np.float32)[..., None]
+
+
+def read_photo_and_depth(path: Path) -> tuple[np.ndarray, np.ndarray]:
+  """The photograph, uint8 (H, W, 3), and the depth in metres, float32 (H, W, 1), 0 where there is none, of a frame.
+
+  Raises:
+    UsageError: damaged, or without both of them in these forms.
+  """
+  try:
+    with h5py.File(path, "r") as file:
+      missing = [name for name in ("rgb", "depth") if not isinstance(file.get(name), h5py.Dataset)]
+      if missing:
+        others = f", only {few(file, 20)}" if len(file) else ""
+        raise UsageError(f"{path} has no {' and no '.join(missing)}{others}. A frame holds rgb and depth.")
+      photo, depth = file["rgb"][()], file["depth"][()]
+  except OSError as error:
+    raise UsageError(
+      f"{path} cannot be read as an HDF5 file ({error}). It may be damaged or half downloaded: get it again, or remove "
+      "it."
+    ) from error
+  rgb = np.moveaxis(photo, 0, -1) if photo.shape == (3, *depth.shape) else photo
+  if depth.ndim != 2 or depth.dtype.kind != "f" or rgb.shape != (*depth.shape, 3) or rgb.dtype != np.uint8:
+    raise UsageError(
+      f"{path}: depth should be float metres, (height, width), and rgb uint8 of the same size, (3, height, width) or "
+      f"(height, width, 3); they are {depth.dtype} {depth.shape} and {photo.dtype} {photo.shape}."
+    )
+  return np.ascontiguousarray(rgb), _metres(depth)
