@@ -74,6 +74,9 @@ _RESAMPLING = _one_of("auto", "bicubic", "area", "nearest")
 _DTYPE = _one_of("", "uint8", "uint16", "int8", "int16", "int32", "int64", "uint32", "uint64", "float32")
 _CLASSES = _between(0, 256)
 _IGNORE = _between(-1, 255)
+_SHOWN = Limit(
+  lambda value: len(value) in (0, 1, 3) and all(channel >= 0 for channel in value), "one or three channels, from 0"
+)
 
 
 def _is_value_range(value: Any) -> bool:
@@ -129,7 +132,7 @@ FIELDS: dict[str, dict[str, Field]] = {
       ("A",),
       "folder: name of the folder of inputs; or several inputs on one grid, which the network sees together, each as "
       "FOLDER[:KIND][,FIELD=VALUE …]: ('rgb', 'lidar:depth,scale=256'). The fields are scale, range, unit, nodata, "
-      "classes, palette, ignore and resampling. kitti_depth: the same for ('image', 'velodyne_raw').",
+      "classes, palette, ignore, resampling and display. kitti_depth: the same for ('image', 'velodyne_raw').",
     ),
     "target_folder": Field("B", "folder: name of the folder of targets."),
     "input_kind": Field(
@@ -190,6 +193,13 @@ FIELDS: dict[str, dict[str, Field]] = {
       _RESAMPLING,
     ),
     "target_resampling": Field("auto", "How target images are resized, with the same choices.", _RESAMPLING),
+    "input_display": Field(
+      (),
+      "Channels of an input image or quantity that are shown, counted from 0: three as red, green and blue, (3, 2, 1), "
+      "or one, (4,). (): those of an RGB image, else the first.",
+      _SHOWN,
+    ),
+    "target_display": Field((), "The same for the target and the output.", _SHOWN),
     "depth_range": Field(
       (0.0, 80.0),
       "Nearest and farthest depth in metres, encoded as -1 and 1. Target pixels outside this range count as not "
@@ -525,14 +535,19 @@ def _same_type(value: Any, default: Any) -> bool:
   if isinstance(default, float):
     return isinstance(value, int | float)
   if isinstance(default, tuple):
-    return isinstance(value, tuple | list) and all(_same_type(item, default[0]) for item in value)
+    return isinstance(value, tuple | list) and all(_same_type(item, _item(default)) for item in value)
   return isinstance(value, type(default))
+
+
+def _item(default: tuple[Any, ...]) -> Any:
+  """An example of the items of a tuple; those of an empty one are integers."""
+  return default[0] if default else 0
 
 
 def _type_name(default: Any) -> str:
   names = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
   if isinstance(default, tuple):
-    return "a tuple of " + {int: "integers", float: "numbers", str: "strings"}[type(default[0])]
+    return "a tuple of " + {int: "integers", float: "numbers", str: "strings"}[type(_item(default))]
   return names[type(default)]
 
 
@@ -834,6 +849,11 @@ def settings_of(data: ml_collections.ConfigDict, side: str) -> signals.Settings:
       raise UsageError(
         f"data.input_kind is {kind!r}, but data.inputs declares the kind of each input; set it to 'auto'."
       )
+    if data.input_display:
+      raise UsageError(
+        f"data.input_display is {data.input_display}, but there are several inputs, each with its own; set it in "
+        "data.inputs, as in 'bands:quantity,display=3/2/1'."
+      )
     return signals.Settings(signals.Stack.kind, depth_range, parts=inputs.parse(tuple(data.inputs), depth_range))
   return signals.Settings(
     kind=kind if kind == "auto" else signals.check_kind(kind, f"data.{side}_kind"),
@@ -847,6 +867,7 @@ def settings_of(data: ml_collections.ConfigDict, side: str) -> signals.Settings:
     ignore=data[f"{side}_ignore"],
     shown=palettes.parse(data[f"{side}_colors"], f"data.{side}_colors", shown_only=True),
     resampling=data[f"{side}_resampling"],
+    display=tuple(data[f"{side}_display"]),
   )
 
 

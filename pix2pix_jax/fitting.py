@@ -255,10 +255,11 @@ def _content(splits: dict[str, Pairs]) -> str:
 
 
 def _spec(x: np.ndarray, y: np.ndarray, settings: ml_collections.ConfigDict) -> DataSpec:
-  made = [
-    config_lib.settings_of(settings.data, side).make(array.shape[-1] if array.ndim == 4 else 1, array.dtype)
-    for side, array in (("input", x), ("target", y))
-  ]
+  made = []
+  for side, array in (("input", x), ("target", y)):
+    declared = config_lib.settings_of(settings.data, side)
+    made.append(declared.make(array.shape[-1] if array.ndim == 4 else 1, array.dtype))
+    declared.check_display(made[-1], f"data.{side}_display")
   return DataSpec(made[0], made[1], {})
 
 

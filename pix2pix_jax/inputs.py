@@ -33,6 +33,13 @@ def _colors(text: str) -> tuple[palettes.Color, ...]:
   return palettes.parse(text.replace("/", ","))
 
 
+def _shown(text: str) -> tuple[int, ...]:
+  channels = tuple(int(number) for number in text.split("/"))
+  if len(channels) not in (1, 3) or min(channels) < 0:
+    raise ValueError
+  return channels
+
+
 def _dtype(text: str) -> str:
   return np.dtype(text).name
 
@@ -56,6 +63,7 @@ FIELDS: dict[str, tuple[Callable[[str], Any], str]] = {  # name → (how it is r
   "ignore": (int, "an integer"),
   "colors": (_colors, "#rrggbb/#rrggbb/…"),
   "resampling": (_choice("auto", "bicubic", "area", "nearest"), "auto, bicubic, area or nearest"),
+  "display": (_shown, "one or three channels, from 0, joined by slashes"),
   "channels": (int, "an integer"),
   "dtype": (_dtype, "a number type such as uint8"),
 }
@@ -114,6 +122,7 @@ def _parse_one(text: str, depth_range: Range) -> Part:
     ignore=values.get("ignore", -1),
     shown=values.get("colors", ()),
     resampling=values.get("resampling", "auto"),
+    display=values.get("display", ()),
   )
   return Part(name, settings, values.get("channels", 0), values.get("dtype", ""))
 
@@ -134,8 +143,8 @@ def _write_one(name: str, signal: Signal) -> str:
     fields |= {"classes": signal.count, "ignore": signal.ignore if signal.has_holes else ""}
     for field, colors in (("palette", signal.palette), ("colors", signal.shown)):
       fields[field] = palettes.write(colors).replace(",", "/")
-  if signal.kind in ("image", "quantity"):
-    fields["resampling"] = signal.resampling
+  if isinstance(signal, signals.Image | Quantity):
+    fields |= {"resampling": signal.resampling, "display": _joined(signal.shown_channels)}
   return ",".join([f"{name}:{signal.kind}", *(f"{key}={value}" for key, value in fields.items() if value != "")])
 
 

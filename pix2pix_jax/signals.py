@@ -84,11 +84,14 @@ class Image(_Shared):
     dtype: raw number type of the data set, `"uint8"` or `"uint16"`; it decides what `decode` returns.
     resampling: how it is resized, `"bicubic"` with anti-aliasing, or `"nearest"` for label maps whose colours must not
       mix.
+    shown_channels: those that `display` shows, counted from 0: one as grey or three as RGB. Empty: all of an RGB
+      image, else the first.
   """
 
   channels: int = 3
   dtype: str = "uint8"
   resampling: str = "bicubic"
+  shown_channels: tuple[int, ...] = ()
 
   kind: ClassVar[str] = "image"
   unit: ClassVar[str] = ""
@@ -136,10 +139,10 @@ class Image(_Shared):
     return (encoded.clip(-1, 1) + 1) / 2
 
   def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
-    """[-1, 1] (H, W, C) → uint8 (H, W, 3). RGB as it is, one channel as grey; otherwise the first channel."""
+    """[-1, 1] (H, W, C) → uint8 (H, W, 3): three of `shown_channels` as RGB, or one as grey."""
     del valid
-    shown = encoded if self.channels == 3 else np.repeat(encoded[..., :1], 3, axis=-1)
-    return np.round(np.clip((np.asarray(shown, np.float32) + 1) * 127.5, 0, 255)).astype(np.uint8)
+    shown = self.shown_channels or ((0, 1, 2) if self.channels == 3 else (0,))
+    return _to_8_bits(encoded[..., shown if len(shown) == 3 else shown * 3])
 
   def describe(self) -> str:
     """For example "8-bit image, 3 channels"."""
@@ -261,6 +264,7 @@ class Quantity(_Shared):
     unit: such as "HU"; for display.
     nodata: further numbers that mark pixels without a value.
     resampling: `"area"`, the anti-aliased mean of the valid pixels, or `"nearest"`.
+    shown_channels: those that `display` shows, counted from 0: one in colours, or three as RGB. Empty: the first.
   """
 
   channels: int = 1
@@ -269,6 +273,7 @@ class Quantity(_Shared):
   unit: str = ""
   nodata: tuple[float, ...] = ()
   resampling: str = "area"
+  shown_channels: tuple[int, ...] = ()
 
   kind: ClassVar[str] = "quantity"
   has_holes: ClassVar[bool] = True
@@ -366,9 +371,19 @@ class Quantity(_Shared):
     return xp.isfinite(self.canonical(raw)).all(-1, keepdims=True)
 
   def display(self, encoded: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
-    """[-1, 1] (H, W, C) → uint8 (H, W, 3): colours of the first channel; pixels that are not `valid` in black."""
-    colors = depth.colors(-np.asarray(encoded[..., 0], np.float32))
+    """[-1, 1] (H, W, C) → uint8 (H, W, 3): three of `shown_channels` as RGB, each over its range, or colours of one;
+    pixels that are not `valid` in black, which no other pixel has.
+    """
+    if len(self.shown_channels) == 3:
+      colors = np.maximum(_to_8_bits(encoded[..., self.shown_channels]), 1)
+    else:
+      channel = self.shown_channels[0] if self.shown_channels else 0
+      colors = depth.colors(-np.asarray(encoded[..., channel], np.float32))
     return colors if valid is None else np.where(np.asarray(valid) > 0, colors, np.array(depth.HOLE_COLOR, np.uint8))
+
+  def range_of(self, channel: int) -> tuple[float, float]:
+    """(lowest, highest) of a channel, counted from 0."""
+    return self.range[channel if len(self.range) > 1 else 0]
 
   def describe_range(self) -> str:
     """For example "-1000 to 3000 HU"."""
@@ -631,6 +646,11 @@ TYPES: dict[str, type[Signal]] = {"image": Image, "depth": Depth, "quantity": Qu
 KINDS = tuple(TYPES)
 
 
+def _to_8_bits(encoded: np.ndarray) -> np.ndarray:
+  """[-1, 1] → uint8."""
+  return np.round(np.clip((np.asarray(encoded, np.float32) + 1) * 127.5, 0, 255)).astype(np.uint8)
+
+
 def _channels(count: int) -> str:
   return f"{count} channel{'s' * (count != 1)}"
 
@@ -674,6 +694,7 @@ class Settings:
     count, palette, ignore, shown: of classes.
     parts: of a stack.
     resampling: `"auto"`, or how images (`"bicubic"`, `"nearest"`) or quantities (`"area"`, `"nearest"`) are resized.
+    display: numbers of the channels of an image or a quantity that are shown, from 0.
   """
 
   kind: str = "auto"
@@ -688,6 +709,7 @@ class Settings:
   shown: tuple[tuple[int, int, int], ...] = ()
   resampling: str = "auto"
   parts: tuple["Part", ...] = ()
+  display: tuple[int, ...] = ()
 
   def make(self, channels: int, dtype: Any) -> Signal:
     """The signal of raw data; images are 8-bit if `dtype` is, else 16-bit. The kind must not be `"auto"`.
@@ -707,9 +729,28 @@ class Settings:
       dtype = np.dtype(dtype)
       resampling = "nearest" if self.resampling == "nearest" else "area"
       name = "float32" if dtype.kind == "f" else str(dtype.newbyteorder("="))
-      return Quantity(channels, name, self.range, self.unit, self.nodata, resampling)
+      return Quantity(channels, name, self.range, self.unit, self.nodata, resampling, self.display)
     bits = "uint8" if np.dtype(dtype) in (np.uint8, np.bool_) else "uint16"
-    return Image(channels, bits, "nearest" if self.resampling == "nearest" else "bicubic")
+    return Image(channels, bits, "nearest" if self.resampling == "nearest" else "bicubic", self.display)
+
+  def check_display(self, signal: Signal, field: str) -> None:
+    """Checks `display` against the signal that `make` returned.
+
+    Raises:
+      UsageError: a kind whose channels are not chosen, or channels that it lacks; the message starts with `field`.
+    """
+    if isinstance(signal, Stack):
+      for part, each in zip(self.parts, signal.parts, strict=True):
+        part.settings.check_display(each, f"The display of {part.name} in data.inputs")
+    elif self.display and not isinstance(signal, Image | Quantity):
+      raise UsageError(
+        f"{field} is {self.display}, but channels to show are chosen for images and quantities, and these data are: "
+        f"{signal.describe()}. Leave it empty."
+      )
+    elif self.display and max(self.display) >= signal.channels:
+      raise UsageError(
+        f"{field} is {self.display}, but these data are: {signal.describe()}. Channels are counted from 0."
+      )
 
 
 class Part(NamedTuple):

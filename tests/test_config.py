@@ -45,6 +45,7 @@ def test_an_unknown_variant_lists_the_known(tmp_path):
     ({"data__task": "cats"}, "data.task is 'cats'"),
     ({"data__crop_size": 18, "model__levels": 0}, "18×18 .* cannot be halved twice"),
     ({"data__crop_size": 12}, "12×12 .*multiples of 8"),
+    ({"data__input_display": (1, 2)}, r"data.input_display is \(1, 2\); it has to be one or three channels, from 0"),
     ({"data__num_train": 0}, "data.num_train is 0; it has to be between 1"),
     ({"model__input_channels": 4}, "model.input_channels is 4, but the data has 3"),
     ({"loss__gan": "wgan"}, "loss.gan is 'wgan'"),

@@ -669,3 +669,13 @@ def test_real_facades_as_ones_own_folder(real_data):
   labels, photo = pairs.read_pair(splits["train"][0], pairs.Reading("target_input"))
   whole = np.asarray(Image.open(real_data / "facades/train/1.jpg"))
   np.testing.assert_array_equal(np.concatenate([photo, labels], axis=1), whole)
+
+
+def test_channels_to_show_are_checked_before_the_files_are_prepared(tmp_path):
+  for side, channels in (("A", 7), ("B", 3)):
+    write(tmp_path / f"raw/{side}/train/1.npy", draw(1, channels, np.uint16))
+  with pytest.raises(UsageError, match=r"data.input_display is \(4, 3, 7\), but these .* 7 channels. .* from 0"):
+    prepare.prepare(make_data(tmp_path, input_display=(4, 3, 7)))
+  assert not (tmp_path / "prepared").exists()
+  source = prepare.prepare(make_data(tmp_path, input_display=(4, 3, 2), target_display=(2,)))
+  assert (source.spec.input.shown_channels, source.spec.target.shown_channels) == ((4, 3, 2), (2,))

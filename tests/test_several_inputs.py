@@ -60,6 +60,10 @@ def test_the_notation_of_inputs():
 def test_what_is_written_makes_the_same_signals():
   made = tuple(part.settings.make(part.channels, part.dtype) for part in inputs.parse(inputs.write(STACK)))
   assert made == STACK.parts
+  bands = Stack(
+    (Image(7, shown_channels=(4, 3, 2)), Quantity(2, "float32", ((0.0, 1.0),), shown_channels=(1,))), ("a", "b")
+  )
+  assert [part.settings.make(part.channels, part.dtype) for part in inputs.parse(inputs.write(bands))] == [*bands.parts]
   shown = Classes(2, shown=((1, 2, 3), (4, 5, 6)))
   assert inputs.parse(inputs.write(Stack((shown, shown), ("a", "b"))))[0].settings.make(1, "uint8") == shown
 
@@ -73,6 +77,7 @@ def test_what_is_written_makes_the_same_signals():
     (("rgb", "lidar:depth,scale=many"), "scale is 'many'; it has to be a number"),
     (("rgb", "a:quantity,range=3/1"), "range is '3/1'; it has to be lowest/highest"),
     (("rgb", "a:classes,palette=blue"), "palette is 'blue'"),
+    (("rgb", "a:image,display=3/2"), "display is '3/2'; it has to be one or three channels, from 0, joined by slashes"),
     (("rgb", "RGB"), "each folder is named once"),
     (("rgb", "a/b"), "each input is NAME"),
     (("rgb", ""), "each input is NAME"),

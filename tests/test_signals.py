@@ -1,5 +1,7 @@
 """Signals: numbers to [-1, 1] and back, holes, and how both are shown."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from pix2pix_jax import config as config_lib
 from pix2pix_jax import depth, signals
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.run import viz
-from pix2pix_jax.signals import DataSpec, Depth, Image
+from pix2pix_jax.signals import DataSpec, Depth, Image, Quantity
 
 
 @pytest.mark.parametrize("dtype, largest", [("uint8", 255), ("uint16", 65535)])
@@ -147,3 +149,51 @@ def test_raw_values_are_shown_as_they_are():
   metres = np.float32([[[0], [5]]])
   shown = viz.show(Depth(1, (0.0, 10.0)), metres)
   assert tuple(shown[0, 0]) == depth.HOLE_COLOR and tuple(shown[0, 1]) == tuple(depth.colors(np.float32([[0]]))[0, 0])
+
+
+def test_chosen_channels_are_shown():
+  bands = np.uint16([[[0, 65535, 257, 514]]])  # 257 is one level of 8 bits
+  show = lambda signal, raw: viz.show(signal, raw)[0, 0].tolist()
+  assert show(Image(4, "uint16"), bands) == [0, 0, 0]
+  assert show(Image(4, "uint16", shown_channels=(3,)), bands) == [2, 2, 2]
+  assert show(Image(4, "uint16", shown_channels=(3, 1, 2)), bands) == [2, 255, 1]
+  assert show(Image(3, shown_channels=(2, 1, 0)), np.uint8([[[10, 20, 30]]])) == [30, 20, 10]
+
+
+def test_chosen_channels_of_a_quantity_are_shown_each_over_its_range():
+  ranges = ((-20.0, 0.0), (0.0, 1.0), (100.0, 355.0))
+  raw = np.float32([[[-20, 0.2, 102], [0, 1, 355], [-20, 0, 100], [np.nan, 1, 355]]])  # the last pixel is a hole
+  shown = viz.show(Quantity(3, range=ranges, shown_channels=(2, 1, 0)), raw)[0].tolist()
+  assert shown == [[2, 51, 1], [255, 255, 255], [1, 1, 1], [0, 0, 0]], "black is for holes alone"
+  one = viz.show(Quantity(3, range=ranges, shown_channels=(1,)), raw)
+  np.testing.assert_array_equal(one[:, :3], viz.show(Quantity(1, range=ranges[1:2]), raw[..., 1:2])[:, :3])
+  assert Quantity(3, range=ranges).range_of(2) == (100, 355) and Quantity(3, range=ranges[:1]).range_of(2) == (-20, 0)
+
+
+@pytest.mark.parametrize(
+  "changes, channels, dtype, message",
+  [
+    (
+      {"input_display": (3, 2, 4)},
+      4,
+      "uint16",
+      r"display is \(3, 2, 4\), but these data are: 16-bit image, 4 channels",
+    ),
+    ({"input_display": (1,), "input_kind": "depth"}, 1, "float32", "images and quantities, and these data are: depth"),
+    ({"input_display": (1,), "input_kind": "classes"}, 1, "uint8", "images and quantities, .* classes"),
+    ({"inputs": ("a", "b:depth,display=1")}, 1, "uint8", "display of b in data.inputs is .1,., .* are: depth"),
+    ({"inputs": ("a", "b"), "input_display": (1,)}, 1, "uint8", "set it in data.inputs, as in"),
+  ],
+)
+def test_channels_that_cannot_be_shown_are_refused(changes, channels, dtype, message):
+  data = config_lib.default().data
+  data.update(changes)
+  with pytest.raises(UsageError, match=message):
+    settings = config_lib.settings_of(data, "input")
+    if settings.parts:
+      parts = [part._replace(settings=signals.Settings("image"), channels=1, dtype="uint8") for part in settings.parts]
+      parts[1] = parts[1]._replace(settings=settings.parts[1].settings)
+      settings = dataclasses.replace(settings, parts=tuple(parts))
+    elif settings.kind == "auto":
+      settings = dataclasses.replace(settings, kind="image")
+    settings.check_display(settings.make(channels, dtype), "data.input_display")

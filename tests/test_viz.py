@@ -113,6 +113,10 @@ def test_label_maps_have_a_legend_instead_of_a_bar(count, texts, tmp_path):
     (ImageSignal(2), ", channel 1 of 2"),
     (Quantity(1, range=((0.0, 1.0),)), ""),
     (Quantity(3, range=((0.0, 1.0),)), ", channel 1 of 3"),
+    (ImageSignal(7, shown_channels=(3, 2, 1)), ", channels 4, 3, 2 of 7"),
+    (ImageSignal(3, shown_channels=(2,)), ", channel 3 of 3"),
+    (Quantity(7, range=((0.0, 1.0),), shown_channels=(3, 2, 1)), ", channels 4, 3, 2 of 7"),
+    (Quantity(2, range=((0.0, 1.0),), shown_channels=(1,)), ", channel 2 of 2"),
     (Classes(5), ""),
   ],
 )
@@ -125,6 +129,26 @@ def test_a_column_says_which_channel_it_shows(signal, suffix, tmp_path):
     assert viz.describe_example_grid(rows, spec)["columns"] == titles
     viz.save_sheet(tmp_path / "x.png", rows, [("a", "b")], spec, viz.scale_errors(rows, spec.target))
     assert json.loads(Image.open(tmp_path / "x.png").text[viz.LAYOUT_KEY])["columns"] == [*titles, "error"]
+
+
+def test_the_legend_of_a_sheet_has_the_ranges_of_the_channels_it_shows():
+  ranges = tuple((10.0 * channel, 10.0 * channel + 5) for channel in range(4))
+  zeros = {"input": np.zeros((8, 8, 4), np.float32), "output": np.zeros((8, 8, 3)), "target": np.zeros((8, 8, 3))}
+
+  def scale(shown, input_=zeros["input"]):
+    signal = Quantity(4, range=ranges, unit="dB", shown_channels=shown)
+    spec = DataSpec(signal, ImageSignal(), {})
+    row = viz.draw_row(zeros | {"input": input_}, spec)
+    return viz.describe_example_grid([row], spec)["scales"][0]
+
+  assert (scale(())["labels"][0], scale((2,))["labels"][0], scale((2,))["labels"][-1]) == ("0 dB", "20 dB", "25 dB")
+  composite = scale((3, 2, 0), np.full((8, 8, 4), -1, np.float32))
+  assert composite["title"] == "input: channels 4, 3, 1 of 4" and not composite["labels"]
+  assert composite["legend"] == [
+    ["channel 4: 30 to 35 dB", "#ff0000"],
+    ["channel 3: 20 to 25 dB", "#00ff00"],
+    ["channel 1: 0 to 5 dB", "#0000ff"],
+  ], "the lowest values are dark, but not missing"
 
 
 IMAGES = DataSpec(ImageSignal(), ImageSignal(), {})

@@ -236,6 +236,7 @@ def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSou
   for note in notes:
     output.say(note)
   if source is None:
+    _spec(builder, reader.kinds(builder_config), data)  # so that contradictions are found before the work
     output.say(f"Preparing {data.name} in {builder.data_dir}; this happens once.")
     tfds.disable_progress_bar()
     try:
@@ -310,7 +311,9 @@ def _spec(builder: tfds.core.DatasetBuilder, kinds: tuple[str, str], data: Any) 
     if settings.parts:
       settings = dataclasses.replace(settings, parts=inputs.complete(settings.parts, about.parts))
     made.append(settings.make(feature.shape[-1], about.raw_dtypes[i] or feature.np_dtype))
-  return DataSpec(made[0], made[1], {name: info.num_examples for name, info in builder.info.splits.items()})
+    settings.check_display(made[-1], f"data.{side}_display")
+  splits = builder.info.splits or {}  # none before the files are prepared
+  return DataSpec(made[0], made[1], {name: info.num_examples for name, info in splits.items()})
 
 
 def prepared_dir(data: Any) -> Path:

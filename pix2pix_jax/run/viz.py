@@ -19,6 +19,7 @@ WIDEST = 2400  # pixels; the images of a wider sheet are downscaled
 TALLEST = 1200  # pixels; a taller image is downscaled
 FONT_SIZE = 13  # pixels; larger on wide sheets, which are usually viewed at a reduced size
 LEGEND = "no value"
+NO_LABEL = "no label"
 MAX_ENTRIES = 40  # of a legend of classes
 LAYOUT_KEY = "pix2pix_jax_sheet"  # of the PNG text chunk that describes a labelled sheet
 
@@ -107,14 +108,19 @@ def _example_sheet(rows: Sequence[Row], spec: DataSpec) -> "_Sheet":
 
 def _titled(columns: Mapping[str, Sequence[np.ndarray]], spec: DataSpec) -> dict[str, Sequence[np.ndarray]]:
   """Columns under names that say which channel they show, where that is one of several."""
-  channels = {name: _shown_channel(signal_of(name, spec)) for name in columns}
+  channels = {name: _shown_channels(signal_of(name, spec)) for name in columns}
   return {f"{name}, {channels[name]}" if channels[name] else name: images for name, images in columns.items()}
 
 
-def _shown_channel(signal: Signal) -> str:
-  """For example "channel 1 of 4"; empty if `Signal.display` shows all channels."""
-  is_whole = signal.raw_channels == 1 or (signal.kind == "image" and signal.raw_channels == 3)
-  return "" if is_whole else f"channel 1 of {signal.raw_channels}"
+def _shown_channels(signal: Signal) -> str:
+  """For example "channel 1 of 4" or "channels 4, 3, 2 of 7", counted from 1; empty if `Signal.display` shows an image
+  or quantity as a whole.
+  """
+  count = signal.raw_channels
+  shown = [channel + 1 for channel in getattr(signal, "shown_channels", ())]
+  if not shown and (count == 1 or (signal.kind == "image" and count == 3)):
+    return ""
+  return f"channel{'s' * (len(shown) > 1)} {', '.join(map(str, shown or [1]))} of {count}"
 
 
 def save_sheet(
@@ -154,14 +160,13 @@ def _value_scales(columns: Mapping[str, Sequence[np.ndarray]], spec: DataSpec) -
     if isinstance(signal, Depth):
       key, scale = ("depth", *signal.range), _depth_scale(signal.range, holes=holes)
     elif isinstance(signal, Quantity):
-      low, high = signal.range[0]
-      colors = depth.colors(np.linspace(1, -1, 256, dtype=np.float32)[None])[0]
-      key = side, low, high
-      scale = Scale(f"{side}: {_shown_channel(signal) or 'quantity'}", low, high, signal.unit, colors, holes=holes)
+      key, scale = (side,), _quantity_scale(side, signal, holes=holes)
     elif isinstance(signal, Classes):
       key, colors = (side,), signal.color_table
       entries = tuple((str(index), colors[index]) for index in range(signal.count) if index != signal.ignore)
-      scale = Scale(f"{side}: classes", 0, signal.count - 1, "", colors, holes=holes, entries=entries)
+      scale = Scale(
+        f"{side}: classes", 0, signal.count - 1, "", colors, holes=holes, entries=entries, hole_text=NO_LABEL
+      )
     else:
       continue
     scales[key] = dataclasses.replace(scale, holes=scale.holes or (key in scales and scales[key].holes))
@@ -204,7 +209,8 @@ class Scale:
     colors: uint8 (256, 3) from `low` to `high`.
     holes: whether the images have pixels without a value, which are black.
     is_exceeded: whether some values lie above `high` and share its colour.
-    entries: name and colour of each class; they are drawn instead of the bar.
+    entries: name and colour of each class or of each of three channels; they are drawn instead of the bar.
+    hole_text: name of the colour of pixels without a value.
   """
 
   title: str
@@ -215,6 +221,7 @@ class Scale:
   holes: bool
   is_exceeded: bool = False
   entries: tuple[tuple[str, np.ndarray], ...] = ()
+  hole_text: str = LEGEND
 
   def legend(self) -> list[tuple[str, tuple[int, int, int]]]:
     """(text, colour) of the swatches beside or instead of the bar."""
@@ -223,7 +230,7 @@ class Scale:
     ]
     if len(self.entries) > MAX_ENTRIES:
       shown.append((f"and {len(self.entries) - MAX_ENTRIES} more", (255, 255, 255)))
-    return [*shown, *([("no label" if self.entries else LEGEND, depth.HOLE_COLOR)] if self.holes else [])]
+    return [*shown, *([(self.hole_text, depth.HOLE_COLOR)] if self.holes else [])]
 
   def paint(self, values: np.ndarray) -> np.ndarray:
     """float (H, W) → uint8 (H, W, 3), NaN in black."""
@@ -254,6 +261,23 @@ class Scale:
     }
 
 
+def _quantity_scale(title: str, signal: Quantity, *, holes: bool) -> Scale:
+  """The colours of a single channel, or the ranges that red, green and blue stand for."""
+  first, *others = signal.shown_channels or (0,)
+  low, high = signal.range_of(first)
+  colors = depth.colors(np.linspace(1, -1, 256, dtype=np.float32)[None])[0]
+  entries = []
+  for channel, color in zip((first, *others), 255 * np.eye(3, dtype=np.uint8)):
+    ends = " to ".join(f"{value:g}" for value in signal.range_of(channel))
+    entries.append((f"channel {channel + 1}: {ends} {signal.unit}".strip(), color))
+  return Scale(
+    f"{title}: {_shown_channels(signal) or 'quantity'}",
+    *(low, high, signal.unit, colors),
+    holes=holes,
+    entries=tuple(entries) if others else (),
+  )
+
+
 def _depth_scale(depth_range: tuple[float, float], *, holes: bool) -> Scale:
   colors = depth.colors(np.linspace(-1, 1, 256, dtype=np.float32)[None])[0]
   return Scale("depth", *depth_range, "m", colors, holes=holes)
@@ -271,7 +295,7 @@ def scale_errors(rows: Iterable[Row], target: Signal) -> Scale:
   holes = any(np.isnan(row.error).any() for row in rows)
   if target.kind == "classes":
     entries = (("right class", colors[0]), ("wrong class", colors[-1]))
-    return Scale("error", 0.0, 1.0, "", colors, holes=holes, entries=entries)
+    return Scale("error", 0.0, 1.0, "", colors, holes=holes, entries=entries, hole_text=NO_LABEL)
   titles = {"image": "|output − target| on [0, 1]", "depth": "|output − target| in metres"}
   quantity = f"|output − target|{f' in {target.unit}' if target.unit else ''}"
   return Scale(
