@@ -332,3 +332,20 @@ def test_real_frames_have_scans(tmp_path, real_data):
   assert 0.03 < (scan > 0).mean() < 0.07 < (depth > 0).mean()  # one scan is sparser than eleven
   both = (scan > 0) & (depth > 0)
   assert np.median(np.abs(scan - depth)[both]) < 0.1
+
+
+def test_built_in_streets_have_scans_too(tmp_path):
+  data = config_lib.load("kitti:completion,procedural").data
+  data.update(
+    {"prepared_dir": str(tmp_path), "load_size": 32, "load_width": 64, "num_train": 2, "num_val": 0, "num_test": 0}
+  )
+  source = prepare.prepare(data)
+  example = source.read("train", 0)
+  scan, target = example["input"][..., 3:], example["target"]
+  assert source.spec.input.names == kitti_depth.INPUTS and 0 < (scan > 0).sum() < (target > 0).sum()
+  np.testing.assert_array_equal(scan[scan > 0], target[scan > 0])
+  data.inputs = ("A",)
+  assert prepare.prepare(data).spec.input == Image(3)
+  data.inputs, data.task = ("image", "velodyne_raw"), "facades"
+  with pytest.raises(UsageError, match="Only folders have others"):
+    prepare.prepare(data)
