@@ -325,7 +325,8 @@ def _check_names(arguments: list[str]) -> None:
       raise UsageError(f"There is no field {override[1]}{_nearest(override[1], known)} {listed}")
     if not override and re.match(r"-+[a-zA-Z]", argument):
       flag = argument.partition("=")[0]
-      raise UsageError(f"There is no flag {flag}{_nearest(flag, TRAIN_FLAGS)}")
+      fields = [f"--config.{name}" for name in known if name.rpartition(".")[2] == flag.lstrip("-")]
+      raise UsageError(f"There is no flag {flag}{_nearest(flag, fields or TRAIN_FLAGS)}")
 
 
 def _load(text: str) -> "ml_collections.ConfigDict":

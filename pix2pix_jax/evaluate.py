@@ -92,7 +92,7 @@ def evaluate(
     if recognized:
       images = {"model": output[..., : run.spec.target.channels], "target": batch["target"]}
       if mean is not None:
-        images[baselines.MEAN_TARGET] = np.broadcast_to(mean, batch["target"].shape)
+        images[baselines.MEAN_TARGET] = baselines.at_sizes_of(mean, batch)
       for name, shown in images.items():
         recognized.add(name, batch["input"], shown)
 

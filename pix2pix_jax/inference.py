@@ -145,6 +145,7 @@ class Translator:
     shape: tuple[int, int],
     *,
     tile: int,
+    accept: Callable[[np.ndarray], np.ndarray] | None = None,
     sample: int = 0,
     seed: int = 0,
     dropout: bool | None = None,
@@ -154,7 +155,9 @@ class Translator:
     """Translates an image that is larger than memory, in rows of tiles.
 
     Args:
-      read: function from (row, number of rows) to these rows of the image, (rows, W, C), as `__call__` accepts images.
+      read: function from (row, number of rows) to these rows of the image, (rows, W, C), in any form.
+      accept: function from such arrays of tiles, (N, H, W, C), to what `__call__` accepts; None: they are that. Only a
+        few tiles at a time take the memory of floats.
       shape: (H, W) of the image.
       tile, seed, dropout, norm_stats, batch_size: as for `__call__`.
       sample: number of the sample, from 0, as in the leading axis that `num_samples` adds.
@@ -167,8 +170,11 @@ class Translator:
       UsageError: as `__call__`.
     """
     run = self._runner(seed, require_integer("sample", sample, 0), dropout, norm_stats, batch_size)
-    encoded = lambda row, rows: self.input_signal.encode(self._accept(read(row, rows)[None]))[0]
-    for row, output in self._tiles(encoded, shape, require_integer("tile", tile, 1), run):
+
+    def translate(tiles: np.ndarray) -> np.ndarray:
+      return run(self.input_signal.encode(self._accept(tiles if accept is None else accept(tiles))))
+
+    for row, output in self._tiles(read, shape, require_integer("tile", tile, 1), translate):
       yield row, self._decode(output, as_float=False)
 
   def _runner(self, seed: int, sample: int, dropout: bool | None, norm_stats: str | None, batch_size: int) -> Run:
@@ -244,10 +250,10 @@ class Translator:
     """Overlapping tiles, blended by weights that fall off linearly over the overlap (a quarter of a tile).
 
     Args:
-      read: (row, rows) → encoded rows of the image, (rows, W, C).
+      read: (row, rows) → rows of the image, (rows, W, C).
       shape: (H, W) of the image.
       tile: side of a tile; it is rounded up to the multiple.
-      run: translates encoded tiles.
+      run: translates tiles of these rows.
 
     Yields:
       (row, encoded rows) from top to bottom. Only the rows of one row of tiles are in memory.

@@ -55,7 +55,7 @@ def _choice(*choices: str) -> Callable[[str], str]:
 
 FIELDS: dict[str, tuple[Callable[[str], Any], str]] = {  # name → (how it is read, what it has to be)
   "scale": (float, "a number"),
-  "range": (_pairs, "lowest/highest, once or for each channel"),
+  "range": (_pairs, "lowest/highest, once or for each channel, as in 0/60"),
   "unit": (str, "a text"),
   "nodata": (_numbers, "numbers joined by slashes"),
   "classes": (int, "an integer"),
@@ -101,7 +101,12 @@ def _parse_one(text: str, depth_range: Range) -> Part:
   values: dict[str, Any] = {}
   for piece in rest:
     field, equals, value = (each.strip() for each in piece.partition("="))
-    if field not in FIELDS or not equals:
+    if not equals:
+      raise UsageError(
+        f"data.inputs holds {text!r}; {piece!r} is no FIELD=VALUE. Several inputs are several texts, as in "
+        "--config.data.inputs=\"('rgb', 'lidar:depth')\"."
+      )
+    if field not in FIELDS:
       raise UsageError(f"data.inputs holds {text!r}: {piece!r} is none of {', '.join(f'{each}=' for each in FIELDS)}.")
     convert, wanted = FIELDS[field]
     try:

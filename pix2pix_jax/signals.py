@@ -116,7 +116,7 @@ class Image(_Shared):
     if not (array.size and array.min() >= 0 and array.max() <= 1):
       raise UsageError(
         f"{name} is float from {array.min():g} to {array.max():g}; float images lie in [0, 1]. "
-        "Rescale it, pass uint8 or uint16, or set its kind to 'depth' if these are metres."
+        "Rescale it, or declare its kind: 'quantity' for real numbers, 'depth' for metres."
       )
     return array.astype(np.float32)
 
@@ -330,8 +330,7 @@ class Quantity(_Shared):
       values = accepted[np.isfinite(accepted)]
       raise UsageError(
         f"{name} lies between {values.min():g} and {values.max():g}, but the range is {self.describe_range()}: "
-        f"{share:.0%} of the values would be clipped. Check the unit. A new run takes an open range from "
-        "its data."
+        f"{share:.0%} of the values would be clipped. Check the unit."
       )
 
   def clipped(self, raw: np.ndarray) -> float:

@@ -164,6 +164,8 @@ def _describe(run: Experiment, start: int | None, changes: config_lib.Changes) -
   if start is not None and start >= num_steps:
     more = "Raise train.num_epochs (or train.num_steps) to train further."
     lines = [f"Already finished: {start} of {num_steps} steps. {more}"]
+    if not changes:
+      return lines[0]
   if changes:
     lines.append(f"Changed since the last start: {config_lib.describe_changes(changes)}.")
   if "data.fingerprint" in changes:

@@ -92,6 +92,11 @@ def find_partners(folder: Path, names: Sequence[str]) -> tuple[dict[Path, Path],
     UsageError: a folder is missing, or no files match.
   """
   folders = [folder / name for name in names]
+  if folder.is_file():
+    raise UsageError(
+      f"This model has the inputs {', '.join(names)}, but --input {str(folder)!r} is one file. Give a folder that "
+      "holds one folder for each input."
+    )
   if missing := [each.name for each in folders if not each.is_dir()]:
     raise UsageError(
       f"This model has the inputs {', '.join(names)}, but --input {str(folder)!r} lacks the folder {missing[0]}. "
@@ -380,13 +385,14 @@ def main(argv: list[str] | None = None) -> None:
     ),
   )
   work.run()
-  failed, sizes = work.failed, work.sizes
+  failed, sizes = work.failed, {path: work.sizes[path] for path in outputs if path in work.sizes}
   written = [each for path, names in outputs.items() if path not in failed for each in names]
   listed = f": {few(written)}" if written else ""
   print(f"{len(inputs) - len(failed)} of {counted(len(inputs), 'image')} translated{listed}.")
   if left_out:
     print(f"Left out, because their format is unknown: {few(left_out)}.")
-  if resize_to is None and options.tile is None and (hint := _size_hint(sizes, config_lib.eval_shape(data))):
+  usual = config_lib.eval_resize(data)  # None: the model has seen images of many sizes, at their own scale
+  if usual and resize_to is None and options.tile is None and (hint := _size_hint(sizes, usual)):
     print(hint)
   for path, reason in failed.items():
     print(f"not translated: {'' if str(path) in reason else f'{path}: '}{reason}", file=sys.stderr)

@@ -77,6 +77,7 @@ def test_flags_may_follow_as_separate_arguments_and_variants_apply():
     ([], r"--config is missing.*ct, facades, folder, kitti, nyu, procedural, winter_summer"),
     (["--config=kitti"], r"--workdir is missing.*facades, folder, kitti"),
     (["--config=kiti", "--workdir=w"], r"no file 'kiti'.*did you mean kitti\?"),
+    (["--config=kitti", "--workdir=w", "--batch_size=4"], "--batch_size; did you mean --config.train.batch_size?"),
     (["--config=kitti:raport", "--workdir=w"], "no variant 'raport'; it has completion, report, procedural"),
     (["--config"], r"--config: expected one argument"),
     (["--wrokdir=w", "--config=kitti"], r"no flag --wrokdir; did you mean --workdir\?"),

@@ -679,3 +679,13 @@ def test_channels_to_show_are_checked_before_the_files_are_prepared(tmp_path):
   assert not (tmp_path / "prepared").exists()
   source = prepare.prepare(make_data(tmp_path, input_display=(4, 3, 2), target_display=(2,)))
   assert (source.spec.input.shown_channels, source.spec.target.shown_channels) == ((4, 3, 2), (2,))
+
+
+def test_folders_of_other_names_are_proposed_as_sides(tmp_path):
+  put(tmp_path, ["images/1.png", "masks/1.png"])
+  with pytest.raises(UsageError, match="set data.inputs=images and data.target_folder=masks"):
+    pairs.find_splits(tmp_path)
+  found, _ = pairs.find_splits(tmp_path, reading=pairs.Reading(inputs=("images",), target="masks"))
+  assert sum(map(len, found.values())) == 1
+  with pytest.raises(UsageError, match="data.target_folder names the folder mask, .* did you mean masks"):
+    pairs.find_splits(tmp_path, reading=pairs.Reading(inputs=("images",), target="mask"))

@@ -6,15 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image as PillowImage
 import pytest
-from tiny_runs import tiny_config
+from tiny_runs import make_translator, tiny_config
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax import evaluate
+from pix2pix_jax import evaluate, translate
 from pix2pix_jax import inspect as inspect_lib
 from pix2pix_jax.data import pipeline, prepare
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.inference import Translator
 from pix2pix_jax.model import metrics
-from pix2pix_jax.run import evaluation
+from pix2pix_jax.run import baselines, evaluation
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.signals import Classes, DataSpec, Depth, Image, Quantity
 from pix2pix_jax.train import train_and_evaluate
@@ -182,4 +183,34 @@ def test_a_folder_of_mixed_sizes_is_inspected_trained_and_evaluated(tmp_path):
   evaluate.evaluate(tmp_path / "run", split="val")
   results = json.loads((tmp_path / "run/eval/val/metrics.json").read_text(encoding="utf-8"))
   assert results["count"] == len(SIZES) and results["protocol"]["height_width"] == []
-  assert results["baselines"]["mean_target"]["l1"] == pytest.approx(0.25, abs=0.01)  # of uniform noise from its mean
+  assert {"l1", "psnr", "ssim"} <= results["baselines"]["mean_target"].keys()
+
+
+@pytest.mark.parametrize("sizes", [[(32, 32)] * 4, [(24, 40)] * 3 + [(29, 31)], [(21, 30)] * 3])
+def test_the_mean_target_is_an_image_at_native_resolution(tmp_path, sizes):
+  """The mean of all targets pixel by pixel, by hand, if they have one size; else of the most common size."""
+  write_pairs(tmp_path / "raw", sizes)
+  config = make_config(tmp_path)
+  source = prepare.prepare(config.data)
+  config = config_lib.resolve(config, source.spec)
+  mean = baselines.mean_target(source, config)
+  assert mean.shape == (*sizes[0], 3)
+  split = pipeline.load_split(source, "val", None, cache_gib=1)
+  found = baselines.measure(source, split, config, ["mean_target"])["mean_target"]["l1"]
+  if len(set(sizes)) > 1:
+    assert 0 < found < 0.3
+    return
+  train = pipeline.load_split(source, "train", None, cache_gib=1)
+  targets, trained = (np.stack([each.read(i)["target"] for i in range(len(each))]) / 255 for each in (split, train))
+  np.testing.assert_allclose((mean + 1) / 2, trained.mean(0), atol=1e-6)
+  assert found == pytest.approx(np.abs(targets - trained.mean(0)).mean(), rel=1e-4)
+
+
+def test_a_model_of_native_resolution_gives_no_hint_about_sizes(tmp_path, monkeypatch, capsys):
+  write_pairs(tmp_path / "new", [(64, 96)], splits=["."])
+  for load_size, hints in ((0, 0), (18, 1)):
+    translator = make_translator(data__load_size=load_size)
+    monkeypatch.setattr(Translator, "load", lambda workdir, step, found=translator: found)
+    output = tmp_path / f"out{load_size}"
+    translate.main(["--workdir=any", f"--input={tmp_path / 'new/A'}", f"--output={output}"])
+    assert capsys.readouterr().out.count("Hint") == hints

@@ -13,7 +13,7 @@ from pix2pix_jax import depth, inputs, translate
 from pix2pix_jax.data import files, pipeline, prepare, summary
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.inference import Translator
-from pix2pix_jax.run import baselines
+from pix2pix_jax.run import baselines, translation
 from pix2pix_jax.signals import Classes, Depth, Image, Quantity, Stack
 
 SIZE = (16, 24)
@@ -72,7 +72,7 @@ def test_what_is_written_makes_the_same_signals():
   "texts, message",
   [
     (("rgb", "lidar:deep"), "'deep'; the kinds are image, depth"),
-    (("rgb", "lidar:depth,scale"), "'scale' is none of scale=, range="),
+    (("rgb", "lidar:depth,scale"), "'scale' is no FIELD=VALUE. Several inputs are"),
     (("rgb", "lidar:depth,scal=3"), "'scal=3' is none of"),
     (("rgb", "lidar:depth,scale=many"), "scale is 'many'; it has to be a number"),
     (("rgb", "a:quantity,range=3/1"), "range is '3/1'; it has to be lowest/highest"),
@@ -234,7 +234,7 @@ def test_inputs_of_different_sizes_are_named(tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
   write_folders(tmp_path / "raw", 2)
   config = make_config(tmp_path, **{"data.inputs": ("rgb", "radar")})
-  with pytest.raises(UsageError, match="rgb, radar|rgb and radar"):
+  with pytest.raises(UsageError, match="data.inputs names the folder radar, but .*raw has none of this name"):
     prepare.prepare(config.data)
 
 
@@ -344,3 +344,21 @@ def test_augmentations_move_all_inputs_together(tmp_path):
   assert batch["input"].shape == (4, 16, 16, 4) and np.isfinite(batch["input"]).all()
   distance = np.abs(lidar.reshape(-1, 1) - np.unique(known)[None]).min(1)
   assert distance.max() < 1e-4  # nearest: rotated measurements are still measurements
+
+
+def test_swapped_folders_are_noticed_by_their_channels(trained, tmp_path):
+  write_folders(tmp_path / "new", 1, ".")
+  (tmp_path / "new/rgb").rename(tmp_path / "new/other")
+  (tmp_path / "new/lidar").rename(tmp_path / "new/rgb")
+  (tmp_path / "new/other").rename(tmp_path / "new/lidar")
+  signal = Translator.load(trained / "run").input_signal
+  partners = {tmp_path / "new/rgb/0.png": (tmp_path / "new/rgb/0.png", tmp_path / "new/lidar/0.png")}
+  with pytest.raises(
+    UsageError, match="new/lidar/0.png has 3 channels, but the input lidar has 1. Are the folders swap"
+  ):
+    translation.read(signal, tmp_path / "new/rgb/0.png", translation.Options(partners=partners))
+
+
+def test_a_single_file_for_several_inputs_is_explained(trained, tmp_path):
+  with pytest.raises(UsageError, match="has the inputs rgb, lidar, but --input .* is one file. Give a folder"):
+    translate.main([f"--workdir={trained / 'run'}", f"--input={trained / 'raw/rgb/val/0.png'}", "--output=out.png"])

@@ -5,6 +5,7 @@ import json
 import re
 
 import numpy as np
+from PIL import Image as PillowImage
 import pytest
 
 from pix2pix_jax import config as config_lib
@@ -142,7 +143,7 @@ MILLIMETRES = np.where(BLOCKS > 4, 400 + 25 * BLOCKS + np.arange(128)[:, None], 
     (
       noise(12, 64, 192),
       {"data__load_width": 192},
-      "192×64 are validated as 64×64.*set data.load_width=192 data.crop_width=192.",
+      "192×64 are validated as 64×64.*set data.eval_size=64 data.eval_width=192.",
     ),
     (noise(12, 64, 64), {"data__load_size": 286}, "64×64 are enlarged to 286×286.*load_size=72 and data.crop_size=64"),
     (noise(12, 300, 300), {"data__load_size": 286}, "each crop of 64×64 shows 5% of one.*set data.load_size=72"),
@@ -296,3 +297,40 @@ def test_a_depth_range_that_clips_more_than_one_percent_is_named():
     source = arrays(noise(12, 64, 64), metres, target_kind="depth", depth_range=(0.0, far))
     found = warn(source, data__target_kind="depth", data__depth_range=(0.0, far))
     assert len(found) == expected and all("2% of the target's measurements lie outside" in line for line in found)
+
+
+def test_images_of_many_proportions_are_advised_to_keep_their_sizes(tmp_path):
+  sizes = [(60, 90), (90, 60), (70, 200), (200, 70), (128, 50)]
+  for i, size in enumerate(sizes):
+    for side in "AB":
+      path = tmp_path / f"raw/{side}/train/{i}.png"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      PillowImage.fromarray(noise(1, *size)[0]).save(path)
+  found = warn(prepare.prepare(folder_data(tmp_path)), data__load_size=286, data__crop_size=256)
+  about = [line for line in found if "sizes" in line or "proportions" in line]
+  assert len(about) == 1 and "have 5 sizes of different proportions" in about[0]
+  assert "set data.load_size=0 and data.crop_size=32." in about[0]  # halved often, and no larger than any image
+
+
+def test_small_images_of_other_proportions_get_one_piece_of_advice():
+  found = warn(arrays(noise(12, 112, 128), noise(12, 112, 128)[::-1]), data__load_size=286, data__crop_size=256)
+  about = [line for line in found if "112" in line]
+  assert len(about) == 1 and "set data.load_size=0 and data.crop_size=64." in about[0]
+
+
+@pytest.mark.parametrize("kind, count", [("auto", 1), ("classes", 0)])
+def test_palette_targets_that_are_learned_as_images_are_noticed(tmp_path, kind, count):
+  for i in range(12):
+    for side in "AB":
+      path = tmp_path / f"raw/{side}/train/{i}.png"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      image = PillowImage.fromarray(noise(1, 64, 64)[0] if side == "A" else (noise(1, 64, 64)[0][..., 0] // 70))
+      if side == "B":
+        image.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200, 250, 250, 0])
+      image.save(path)
+  data = folder_data(tmp_path, target_kind=kind)
+  found = warn(prepare.prepare(data), data__name="folder", data__target_kind=kind)
+  assert (
+    sum("palettes and use 4 colours: label maps? If so, set data.target_kind=classes" in line for line in found)
+    == count
+  )

@@ -39,14 +39,18 @@ def test_all_arrays_differ_between_indices_and_seeds(name):
 def test_shapes_types_and_ranges(size):
   for index in range(3):
     streets, rooms, villages = (draw(4, index, size) for draw in DRAWS.values())
-    assert set(streets) == set(rooms) == {"input", "target", "mask"} and set(villages) == {"input", "target"}
+    assert set(rooms) == {"input", "target", "mask"} and set(villages) == {"input", "target"}
+    assert set(streets) == {"input", "target", "mask", "scan"}
     for image in (streets["input"], villages["input"], villages["target"]):
       assert image.shape == (*size, 3) and image.dtype == np.uint8 and image.std() > 20
-    for depth in (streets["target"], rooms["input"], rooms["target"]):
+    for depth in (streets["target"], streets["scan"], rooms["input"], rooms["target"]):
       assert depth.shape == (*size, 1) and depth.dtype == np.float32 and np.isfinite(depth).all()
     for pair in (streets, rooms):
       assert pair["mask"].shape == (*size, 1) and pair["mask"].dtype == bool
       np.testing.assert_array_equal(pair["mask"], pair["target"] > 0)
+    measured = streets["scan"] > 0  # by a single scan, a part of what all scans measure
+    np.testing.assert_array_equal(streets["scan"][measured], streets["target"][measured])
+    assert 0 < measured.sum() < 0.7 * streets["mask"].sum()
     assert streets["target"].max() <= 80 and streets["target"][streets["mask"]].min() > 1
     assert 0.7 <= rooms["target"].min() and rooms["target"].max() <= 10 and rooms["mask"].all()
 

@@ -14,7 +14,7 @@ from pix2pix_jax import evaluate
 from pix2pix_jax.configs import procedural
 from pix2pix_jax.data import pipeline, prepare
 from pix2pix_jax.errors import UsageError
-from pix2pix_jax.run import evaluation, history
+from pix2pix_jax.run import evaluation, final, history
 from pix2pix_jax.train import train_and_evaluate
 
 
@@ -173,3 +173,18 @@ def test_it_learns(tmp_path):
     baseline,
     untrained,
   )  # 0.63 and 0.44 were seen
+
+
+@pytest.mark.parametrize(
+  "metric, model, baselines, expected",
+  [
+    ("l1", 0.0408, {"mean_target": {"l1": 0.0398}}, "By l1, the model (0.0408) is no better than mean_target (0.0398)"),
+    ("l1", 0.03, {"mean_target": {"l1": 0.04}}, ""),
+    ("ssim", 0.3, {"mean_target": {"ssim": 0.2}}, ""),
+    ("ssim", 0.3, {"a": {"ssim": 0.2}, "b": {"ssim": 0.4}}, "no better than b (0.4000)"),
+    ("l1", 0.03, {}, ""),
+  ],
+)
+def test_a_model_that_does_not_beat_a_baseline_is_said_to_be_no_better(metric, model, baselines, expected):
+  found = final._not_better(metric, {metric: model}, baselines)
+  assert expected in found if expected else found == ""

@@ -14,6 +14,7 @@ from pix2pix_jax import translate
 from pix2pix_jax.data import files
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.inference import Translator
+from pix2pix_jax.run import translation
 
 SHAPE = (5, 12, 20)  # z, y, x
 AFFINE = np.array([[0.9, 0.1, 0, -90], [-0.1, 1.1, 0, -120], [0, 0, 2.5, -70], [0, 0, 0, 1]])
@@ -245,3 +246,10 @@ def test_a_submission_holds_16_bit_metres_without_holes(tmp_path, run):
   np.testing.assert_array_equal(written, np.maximum(np.round(metres * 256), 1))
   with pytest.raises(UsageError, match="--submission is for depth"):
     run(make_translator(), f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'no'}", "--submission")
+
+
+def test_a_value_that_equals_nodata_stays_a_value():
+  image = np.array([[0.0, 1.0], [0.0, -2.0]], np.float32)[..., None]
+  outside = np.array([[True, False], [False, False]])[..., None]
+  marked = translation._with_nodata(image, outside, 0)[..., 0]
+  assert np.isnan(marked[0, 0]) and 0 < marked[1, 0] < 1e-40 and marked[0, 1] == 1 and marked[1, 1] == -2

@@ -97,9 +97,7 @@ def read(
       without loss, or a library that is not installed.
   """
   path = Path(path)
-  with _errors_named(path):
-    source = _Source(path, key)
-    _check_choice(source, slice, axis, key)
+  with _opened(path, key, axis, slice) as source:
     if slice is None and (source.is_volume or source.format == "npy") and (count := source.count(axis) or 1) > 1:
       raise UsageError(f"{path} is a volume of {count} slices; choose one by slice=0 to {count - 1}, or read them all.")
     return _checked(source.read(colors, slice, axis), path)
@@ -113,10 +111,7 @@ def count_slices(path: Path, *, axis: int | None = None, key: str | None = None)
   Raises:
     UsageError: as `read`.
   """
-  path = Path(path)
-  with _errors_named(path):
-    source = _Source(path, key)
-    _check_choice(source, None, axis, key)
+  with _opened(Path(path), key, axis) as source:
     return source.count(axis)
 
 
@@ -144,9 +139,7 @@ def read_volume(path: Path, *, colors: bool = True, axis: int | None = None, key
     UsageError: as `read`.
   """
   path = Path(path)
-  with _errors_named(path):
-    source = _Source(path, key)
-    _check_choice(source, None, axis, key)
+  with _opened(path, key, axis) as source:
     array = source.read_all(colors, axis)
     return _checked(array.reshape(-1, *array.shape[2:]), path).reshape(array.shape)
 
@@ -159,9 +152,8 @@ def read_geometry(path: Path, *, key: str | None = None) -> Geometry | None:
   Raises:
     UsageError: as `read`.
   """
-  path = Path(path)
-  with _errors_named(path):
-    return _Source(path, key).geometry()
+  with _opened(Path(path), key) as source:
+    return source.geometry()
 
 
 def read_palette(path: Path) -> tuple[tuple[int, int, int], ...]:
@@ -171,8 +163,8 @@ def read_palette(path: Path) -> tuple[tuple[int, int, int], ...]:
     UsageError: as `read`.
   """
   path = Path(path)
-  with _errors_named(path):
-    return pillow.palette(path) if _Source(path).format in ("pillow", "tiff") else ()
+  with _opened(path) as source:
+    return pillow.palette(path) if source.format in ("pillow", "tiff") else ()
 
 
 def read_nodata(path: Path) -> float | None:
@@ -191,9 +183,8 @@ def lazy_shape(path: Path) -> tuple[int, int, int] | None:
   Raises:
     UsageError: as `read`.
   """
-  path = Path(path)
-  with _errors_named(path):
-    return _Source(path).lazy_shape()
+  with _opened(Path(path)) as source:
+    return source.lazy_shape()
 
 
 def read_window(path: Path, row: int, column: int, height: int, width: int) -> np.ndarray:
@@ -206,8 +197,7 @@ def read_window(path: Path, row: int, column: int, height: int, width: int) -> n
     UsageError: as `read`, or a window that is not inside the image.
   """
   path = Path(path)
-  with _errors_named(path):
-    source = _Source(path)
+  with _opened(path) as source:
     shape = source.lazy_shape()
     whole = np.empty((0, 0)) if shape else source.read(True, None, None)
     rows, columns = (shape or whole.shape)[:2]
@@ -314,6 +304,15 @@ _SIGNATURES: dict[str, Any] = {
   "hdf5": hdf5.SIGNATURE,
   "tiff": tiff.SIGNATURES,
 }
+
+
+@contextlib.contextmanager
+def _opened(path: Path, key: str | None = None, axis: int | None = None, index: int | None = None) -> Iterator[_Source]:
+  """A file of which a choice of array, axis and slice is checked; whatever a library raises about it names the file."""
+  with _errors_named(path):
+    source = _Source(path, key)
+    _check_choice(source, index, axis, key)
+    yield source
 
 
 def _check_choice(source: _Source, index: int | None, axis: int | None, key: str | None) -> None:

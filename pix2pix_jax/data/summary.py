@@ -502,6 +502,7 @@ def warnings(summary: Summary, config: ml_collections.ConfigDict, spec: DataSpec
         f"The range {signal.describe_range()} clips {share:.1%} of the {name}'s values (first channel). To cover them, "
         f"widen it: {_declaration(name, spec, range='…')}."
       )
+  found += _about_palettes(split, config)
   found += [line for each in summary.splits.values() for line in each.findings]
   return [*found, *summary.duplicates, *_about_label_maps(split, config), *_about_depths(depths, config)]
 
@@ -570,19 +571,39 @@ def _about_resizes(
   config: ml_collections.ConfigDict,
 ) -> Iterator[str]:
   height, width, _ = sizes[0]
-  if squeezed := next((shape for shape in (load, evaluated) if _stretch(sizes[0], shape) > 0.05), None):
-    verb = "trained" if squeezed == load else "validated"
+  total, smallest = sum(size[2] for size in sizes), min(min(size[:2]) for size in sizes)
+  alike = sum(size[2] for size in sizes if _stretch(size, sizes[0][:2]) <= 0.05)
+  own_size = f"set data.load_size=0 and data.crop_size={_below(min(smallest, crop[0]))}"
+  enlarged = max(load[0] / height, load[1] / width) >= 2
+  if 2 * alike < total:
     yield (
-      f"Images of {width}×{height} are {verb} as {squeezed[1]}×{squeezed[0]} (width × height), which changes their "
+      f"The images have {len(sizes)} sizes of different proportions, such as {width}×{height} and {sizes[1][1]}×"
+      f"{sizes[1][0]} (width × height), and all are resized to {load[1]}×{load[0]}. To keep each at its own size, "
+      f"{own_size}."
+    )
+  elif _stretch(sizes[0], load) > 0.05 and enlarged:
+    yield (
+      f"Images of {width}×{height} are enlarged to {load[1]}×{load[0]} (width × height), which changes their "
+      f"proportions and adds no detail. To keep their own size, {own_size}."
+    )
+    return
+  elif _stretch(sizes[0], load) > 0.05:
+    yield (
+      f"Images of {width}×{height} are trained as {load[1]}×{load[0]} (width × height), which changes their "
       f"proportions. To keep them, set {_keep_proportions(height, width, config)}."
     )
+  elif _stretch(sizes[0], evaluated) > 0.05:
+    tall, wide = _fitting((height, width), load[0], config.model.levels)
+    yield (
+      f"Images of {width}×{height} are validated as {evaluated[1]}×{evaluated[0]} (width × height), which changes "
+      f"their proportions. To keep them, set data.eval_size={tall} data.eval_width={wide}."
+    )
   elif odd := sum(size[2] for size in sizes if _stretch(size, load) > 0.05):
-    total = sum(size[2] for size in sizes)
     yield (
       f"{odd} of {total} training images are squeezed to {load[1]}×{load[0]}, although they have other proportions. "
       "Crop them beforehand if shapes matter."
     )
-  if max(load[0] / height, load[1] / width) >= 2:
+  if enlarged:
     side = _nice(min(height, width))
     yield (
       f"Images of {width}×{height} are enlarged to {load[1]}×{load[0]}: more time, but no more detail. For squares "
@@ -598,6 +619,11 @@ def _about_resizes(
 def _stretch(size: tuple[int, ...], shape: tuple[int, int]) -> float:
   """How much a resize to `shape` changes the proportions: 0 means not at all, 0.05 about five percent."""
   return abs(math.log(size[0] * shape[1] / (size[1] * shape[0])))
+
+
+def _below(side: int) -> int:
+  """The largest crop of at most a side that can be halved six times, or as often as possible."""
+  return side // 64 * 64 if side >= 64 else 2 ** max(2, int(math.log2(side)))
 
 
 def _nice(side: int) -> int:
@@ -635,6 +661,11 @@ def _fitting(size: tuple[int, int], side: int, levels: int) -> tuple[int, int]:
   return side, max(4, round(side * size[1] / size[0] / 4) * 4)
 
 
+def _holds_numbers(side: Side, largest: int) -> bool:
+  """Whether few different values, all of them low, look like class numbers."""
+  return bool(side.colors) and side.high < largest / 4
+
+
 def _about_image(name: str, side: Side, signal: Image, spec: DataSpec) -> Iterator[str]:
   largest = np.iinfo(signal.dtype).max
   if side.low == side.high:
@@ -645,7 +676,7 @@ def _about_image(name: str, side: Side, signal: Image, spec: DataSpec) -> Iterat
       f"{side.high:g}. If so, {_declaration(name, spec, 'depth', scale=1000)} for millimetres (256 for KITTI), and set "
       "data.depth_range."
     )
-  elif side.colors and side.high < largest / 4:
+  elif _holds_numbers(side, largest):
     yield (
       f"The {name} holds {side.colors} different values up to {side.high:g} of {largest}: class numbers? The networks "
       f"see {side.high / largest:.1%} of their range. If so, {_declaration(name, spec, 'classes')}."
@@ -658,13 +689,26 @@ def _about_image(name: str, side: Side, signal: Image, spec: DataSpec) -> Iterat
     )
 
 
+def _about_palettes(split: SplitSummary, config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Targets in few colours that are resized as label maps, but learned as images."""
+  data, colors = config.data, split.target.colors
+  if data.name == "folder" and data.target_kind == "image" and data.target_resampling == "nearest" and colors > 1:
+    yield (
+      f"The target files have palettes and use {colors} colours: label maps? If so, set data.target_kind=classes, "
+      "which learns the labels instead of their colours."
+    )
+
+
 def _about_label_maps(split: SplitSummary, config: ml_collections.ConfigDict) -> Iterator[str]:
   """Images with few colours, whose resize blends them."""
   height, width, _ = split.input.sizes[0]
   found = {
     name: side
     for name, side in (("input", split.input), ("target", split.target))
-    if side.colors > 1 and config.data[f"{name}_kind"] == "image" and config.data[f"{name}_resampling"] == "bicubic"
+    if side.colors > 1
+    and config.data[f"{name}_kind"] == "image"
+    and config.data[f"{name}_resampling"] == "bicubic"
+    and not _holds_numbers(side, np.iinfo(config.data[f"{name}_dtype"]).max)
   }
   if found and (height, width) != (config_lib.load_shape(config.data) or (height, width)):
     colors = " and ".join(str(side.colors) for side in found.values())

@@ -10,6 +10,7 @@ import numpy as np
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import depth
 from pix2pix_jax.data import pipeline
+from pix2pix_jax.data.resizing import resize
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.model import metrics
 from pix2pix_jax.run import evaluation
@@ -87,7 +88,7 @@ def measure(
   }
   if MEAN_TARGET in chosen and "train" in source.spec.counts:
     mean = mean_target(source, config)
-    answers[MEAN_TARGET] = lambda batch: np.broadcast_to(mean, batch["target"].shape)
+    answers[MEAN_TARGET] = lambda batch: at_sizes_of(mean, batch)
   chosen = [name for name in chosen if name in answers]
   per_image: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in chosen}
   batches = pipeline.eval_batches(split, batch_size=min(8, len(split)), multiple=config_lib.multiple(config.model))
@@ -118,20 +119,32 @@ def _interpolate(signal: Depth, encoded: Any, spec: DataSpec) -> Any:
   return filled if signal == spec.target else spec.target.encode(signal.decode(filled))
 
 
+def at_sizes_of(mean: np.ndarray, batch: dict[str, np.ndarray]) -> np.ndarray:
+  """The mean target at the size of each image of a batch, padded like the images."""
+  shape = batch["target"].shape
+  if "inside" not in batch:
+    return np.broadcast_to(resize(mean, shape[1:3], "area"), shape)
+  rows = []
+  for inside in batch["inside"][..., 0]:
+    height, width = int(inside.any(1).sum()), int(inside.any(0).sum())
+    beyond = [(0, shape[1] - height), (0, shape[2] - width), (0, 0)]
+    rows.append(np.pad(resize(mean, (height, width), "area"), beyond))
+  return np.stack(rows)
+
+
 def mean_target(source: pipeline.Source, config: ml_collections.ConfigDict) -> np.ndarray:
-  """The mean of the training targets, (H, W, C) in [-1, 1]; if images keep their own sizes, one mean of all pixels, (1,
-  1, C).
-  """
+  """The mean of the training targets, (H, W, C) in [-1, 1]; if they have several sizes, resized to the most common."""
   shape = config_lib.eval_resize(config.data)
+  if shape is None:
+    sizes, counts = np.unique(source.sizes("train"), axis=0, return_counts=True)
+    shape = int(sizes[counts.argmax()][0]), int(sizes[counts.argmax()][1])
   train = pipeline.load_split(source, "train", shape, cache_gib=config.data.cache_gib, limit=MAX_TRAINING_PAIRS)
   total, weight = np.zeros(1), np.zeros(1)
   for i in range(len(train)):
     example = train.read_encoded(i)
     mask = example.get("mask", np.ones(1)).astype(np.float64)
-    sums, weights = example["target"] * mask, np.broadcast_to(mask, (*example["target"].shape[:2], 1))
-    if shape is None:
-      sums, weights = sums.sum((0, 1), keepdims=True), weights.sum((0, 1), keepdims=True)
-    total, weight = total + sums, weight + weights
+    total = total + example["target"] * mask
+    weight = weight + mask
   if weight.min() == 0:  # pixels without any measurement get the mean of all others
     total, weight = np.where(weight > 0, total, total.sum() / max(weight.sum(), 1)), np.maximum(weight, 1)
   return (total / weight).astype(np.float32)

@@ -65,7 +65,24 @@ def evaluate(
     raise KeyboardInterrupt(told) from None
   table = evaluation.table({"model": result.means, **compared}, run.spec.target.unit)
   reporter.say(f"Validation at the last step, {output.counted(len(split), 'image')}:\n{table}")
+  metric = run.config.train.best_metric
+  if warning := _not_better(metric, result.means, compared):
+    reporter.say(warning)
   if progress.best:
-    metric = run.config.train.best_metric
     score = f"{progress.best[1]:.4f} {metrics.unit_of(metric, run.spec.target.unit)}".rstrip()
     reporter.say(f"Best validation {metric}: {score} at step {progress.best[0]}.")
+
+
+def _not_better(metric: str, means: dict[str, float], compared: dict[str, dict[str, float]]) -> str:
+  """A line if a baseline is at least as good as the model; else empty."""
+  sign = -1 if metric in metrics.HIGHER_IS_BETTER else 1
+  scores = {name: values[metric] for name, values in compared.items() if metric in values}
+  if metric not in means or not scores:
+    return ""
+  name = min(scores, key=lambda each: sign * scores[each])
+  if sign * means[metric] < sign * scores[name]:
+    return ""
+  return (
+    f"By {metric}, the model ({means[metric]:.4f}) is no better than {name} ({scores[name]:.4f}). Train longer, or "
+    'look at the pairs with "pix2pix_jax inspect".'
+  )

@@ -19,6 +19,7 @@ from pix2pix_jax.data.formats.geometry import Geometry
 from pix2pix_jax.data.resizing import resize_raw
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.inference import Translator
+from pix2pix_jax.output import counted
 from pix2pix_jax.run import viz
 from pix2pix_jax.signals import Signal, Stack
 
@@ -90,8 +91,15 @@ def read(signal: Signal, path: Path, options: Options = DEFAULTS) -> Content:
     UsageError: the file cannot be read, or holds another kind of numbers, or numbers in another range.
   """
   if isinstance(signal, Stack):
-    parts = zip(signal.parts, options.partners[path], strict=True)
-    contents = [read(part, partner, options) for part, partner in parts]
+    parts = zip(signal.names, signal.parts, options.partners[path], strict=True)
+    contents = []
+    for name, part, partner in parts:
+      contents.append(read(part, partner, options))
+      if (found := contents[-1].images.shape[-1]) != part.raw_channels:
+        raise UsageError(
+          f"{partner} has {counted(found, 'channel')}, but the input {name} has {part.raw_channels}. Are the folders "
+          "swapped?"
+        )
     joined = signal.join({name: each.images for name, each in zip(signal.names, contents)}, str(path))
     return contents[0]._replace(images=joined)
   is_index_map = signal.kind == "classes" and not getattr(signal, "palette", ())
@@ -169,8 +177,12 @@ def _outside(array: np.ndarray, nodata: float) -> np.ndarray:
 
 
 def _with_nodata(image: np.ndarray, outside: np.ndarray, nodata: float) -> np.ndarray:
-  """The image with its raster's nodata outside, NaN in floats; unchanged if its number type has no such number."""
+  """The image with its raster's nodata outside, NaN in floats; unchanged if its number type has no such number.
+
+  A float inside that equals nodata becomes the next larger one, because it is a value.
+  """
   if image.dtype.kind == "f":
+    image = np.where(image == nodata, np.nextafter(image, image.dtype.type(np.inf)), image)
     return np.where(outside, image.dtype.type(np.nan), image)
   limits = np.iinfo(image.dtype)
   fits = float(nodata).is_integer() and limits.min <= nodata <= limits.max
@@ -373,15 +385,12 @@ class FileTranslator:
     nodata = None if geometry is None else geometry.nodata
     self.sizes[path] = (height, width)
 
-    def window(row: int, rows: int) -> np.ndarray:
-      array = files.read_window(path, row, 0, rows, width)
-      return _accepted(translator.input_signal, array[None], path, nodata)[0][0]
-
     for sample, target in enumerate(self._outputs[path]):
       rows = translator.stream(
-        window,
+        lambda row, rows: files.read_window(path, row, 0, rows, width),
         (height, width),
         tile=options.tile or 0,
+        accept=lambda tiles: _accepted(translator.input_signal, tiles, path, nodata)[0],
         sample=sample,
         seed=options.seed,
         dropout=options.dropout,

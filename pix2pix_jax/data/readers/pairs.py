@@ -27,6 +27,7 @@ every pair has a file of the same size in each.
 """
 
 from collections.abc import Sequence
+import difflib
 import functools
 import hashlib
 from pathlib import Path
@@ -44,7 +45,7 @@ SPLITS = ("train", "val", "test")
 ORDERS = ("input_target", "target_input")
 WANTED = (
   "pairs as A/NAME (input) and B/NAME (target) in A/train, B/train and so on, or as files side by side (input left, "
-  f"target right) in train/, val/ and test/, or either without split folders; files are {', '.join(files.SUFFIXES)}"
+  "target right) in train/, val/ and test/, or either without split folders"
 )
 WHOLE = "whole"  # the split of all pairs, where there are no split folders and `whole` is set
 VAL_SHARE = 0.1
@@ -144,12 +145,14 @@ def find_splits(
   splits = {split: splits[split] for split in (*SPLITS, WHOLE) if splits.get(split)}
   if not splits:
     unused = [path.name for path in _subfolders(source) if path not in _read_folders(layout)]
-    hint = (
-      f" Its folders {few(unused, 10)} lack a partner, or are named neither like splits nor "
-      f"{' and '.join(reading.folders)}."
-      if unused
-      else ""
-    )
+    hint = ""
+    if unused:
+      hint = f" Its folders {few(unused, 10)} lack a partner, or are named neither like splits nor A and B."
+    if len(unused) > 1:
+      hint += (
+        f" If {unused[0]} holds the inputs and {unused[1]} the targets, set data.inputs={unused[0]} and "
+        f"data.target_folder={unused[1]}."
+      )
     raise UsageError(
       " ".join([f"data.source_dir {str(source)!r} holds no pairs.{hint}", *notes, f"It should hold {WANTED}."])
     )
@@ -206,9 +209,7 @@ def _within(split: Path, reading: Reading) -> tuple[Path, ...]:
   if sides := _sides(split, reading):
     return sides
   if reading.folders != PLAIN.folders:
-    raise UsageError(
-      f"{split} lacks a folder of {', '.join(reading.folders)}, which data.inputs and data.target_folder name."
-    )
+    raise _missing_folder(split, reading)
   names = [path.name for path in _subfolders(split)]
   if {name.lower() for name in names} & {"a", "b"} or sum(bool(_OTHER_SIDES.fullmatch(name)) for name in names) > 1:
     raise UsageError(
@@ -241,7 +242,19 @@ def _layout(source: Path, reading: Reading) -> Layout:
   splits = _named(source, _SPLIT_NAMES)
   if splits:
     return Layout({split: _within(splits[split], reading) for split in SPLITS if split in splits})
+  if reading.folders != PLAIN.folders:
+    raise _missing_folder(source, reading)
   return Layout({"": (source,)}, recursive=False)
+
+
+def _missing_folder(place: Path, reading: Reading) -> UsageError:
+  """The error about the first folder of data.inputs and data.target_folder that a place lacks."""
+  there = {path.name.lower(): path.name for path in _subfolders(place)}
+  name = next(name for name in reading.folders if name.lower() not in there)
+  field = "data.target_folder" if name == reading.target else "data.inputs"
+  near = difflib.get_close_matches(name.lower(), there, 1)
+  suggestion = f"; did you mean {there[near[0]]}?" if near else "."
+  return UsageError(f"{field} names the folder {name}, but {place} has none of this name{suggestion}")
 
 
 def _unread(source: Path, layout: Layout) -> list[str]:
