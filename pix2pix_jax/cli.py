@@ -101,6 +101,8 @@ def _dispatch(arguments: list[str], can_restart: bool) -> None:
   else:
     if can_restart and name in _KEEP_MEMORY and not {"-h", "--help"} & set(rest):
       launch.keep_memory()
+    if name == "evaluate" and not {"-h", "--help"} & set(rest):  # whose module imports them
+      output.say("Loading JAX and TensorFlow …")
     _find(name)(rest)
 
 

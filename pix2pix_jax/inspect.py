@@ -42,12 +42,12 @@ def inspect(config: ml_collections.ConfigDict, folder: str | Path) -> list[Path]
   from pix2pix_jax.data import doctor, pipeline, prepare, summary
 
   folder = Path(folder)
+  source = prepare.prepare(config.data, config.model)
+  config = config_lib.resolve(config, source.spec)
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UsageError(f"--output={folder} cannot be created as a folder: {error.strerror}.") from error
-  source = prepare.prepare(config.data, config.model)
-  config = config_lib.resolve(config, source.spec)
   output.say(summary.describe(source, config))
   for line in doctor.examine(source, source.spec):
     output.say(f"Warning: {line}")
@@ -101,6 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     )
   config = cli.load_config(options.config, overrides)
   cli.check_before_imports(config)
+  output.say("Loading JAX and TensorFlow …")
   inspect(config, options.output)
 
 

@@ -138,6 +138,8 @@ def _loop(
         kept = train.keep_every_steps and step % train.keep_every_steps == 0
         if improved or last or stopping or kept or step % train.checkpoint_every_steps == 0:
           require_finite_state(step, state, metrics)
+          if last and not stop.asked:
+            reporter.say(f"Saving step {step} …")  # a slow disk takes a while
           checkpointer.save(step, state, validation.means if validation else None)
       progress.state, progress.step, progress.evaluation = state, step, validation
       if stopping:

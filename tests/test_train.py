@@ -14,7 +14,7 @@ from pix2pix_jax import evaluate
 from pix2pix_jax.configs import procedural
 from pix2pix_jax.data import pipeline, prepare
 from pix2pix_jax.errors import UsageError
-from pix2pix_jax.run import evaluation, final, history
+from pix2pix_jax.run import evaluation, final, history, reporter
 from pix2pix_jax.train import train_and_evaluate
 
 
@@ -188,3 +188,10 @@ def test_it_learns(tmp_path):
 def test_a_model_that_does_not_beat_a_baseline_is_said_to_be_no_better(metric, model, baselines, expected):
   found = final._not_better(metric, {metric: model}, baselines)
   assert expected in found if expected else found == ""
+
+
+def test_a_slow_run_is_estimated_before_its_first_log_line(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(reporter, "FIRST_ESTIMATE", 0)
+  train_and_evaluate(tiny_config(**{"train.num_steps": 8, "train.log_every_steps": 8}), tmp_path / "run")
+  lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" left")]
+  assert [line.partition("  ")[0] for line in lines] == ["step 3/8", "step 8/8"]  # the first step compiles

@@ -29,6 +29,7 @@ _CHARTS = (
 )
 _VALIDATION = ("generator_loss", "l1", "psnr", "ssim", "rmse", "mean_iou", "pixel_accuracy")  # shown after each
 STEPS_IN_FLIGHT = 8  # the host runs at most this many steps ahead of the devices
+FIRST_ESTIMATE = 15  # seconds of training without a log line, after which the remaining time is estimated
 
 
 def make_writer(workdir: Path, config: ml_collections.ConfigDict) -> Any:
@@ -91,6 +92,7 @@ class Reporter:
     )
     self._pending: list[Mapping[str, jax.Array]] = []
     self._is_first = True
+    self._is_estimated = False
     self._validation_seconds = 0.0
     self._got_data = time.perf_counter()
     self._restart_clock()
@@ -166,7 +168,9 @@ class Reporter:
     if len(self._pending) > STEPS_IN_FLIGHT:
       jax.block_until_ready(self._pending[-STEPS_IN_FLIGHT])
     if step % self._config.log_every_steps and not last:
+      self._estimate(step)
       return
+    self._is_estimated = True
     rows = jax.device_get(self._pending)
     scalars = {f"train/{name}": float(np.mean([row[name] for row in rows])) for name in rows[0]}
     seconds = max(time.perf_counter() - self._since - self._paused, 1e-9)
@@ -190,6 +194,15 @@ class Reporter:
       self.say(f"step {step}/{self._config.num_steps}  {losses}{pace}")
     self._pending = []
     self._restart_clock()
+
+  def _estimate(self, step: int) -> None:
+    """Says once how long the run will take, if the first log line is more than a few seconds away."""
+    seconds = time.perf_counter() - self._since - self._paused
+    if self._is_estimated or self._on_terminal or seconds < FIRST_ESTIMATE or self._timed_steps < 2:
+      return
+    self._is_estimated = True
+    speed = self._timed_steps / seconds
+    self.say(f"step {step}/{self._config.num_steps}  {output.duration(self._seconds_left(step, speed))} left")
 
   def _first_step_done(self, metrics: Mapping[str, jax.Array]) -> None:
     """Waits for the first step, prints how long it took, and restarts the clock."""
