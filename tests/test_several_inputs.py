@@ -362,3 +362,10 @@ def test_swapped_folders_are_noticed_by_their_channels(trained, tmp_path):
 def test_a_single_file_for_several_inputs_is_explained(trained, tmp_path):
   with pytest.raises(UsageError, match="has the inputs rgb, lidar, but --input .* is one file. Give a folder"):
     translate.main([f"--workdir={trained / 'run'}", f"--input={trained / 'raw/rgb/val/0.png'}", "--output=out.png"])
+
+
+def test_an_image_of_other_channels_among_the_inputs_is_named(tmp_path):
+  write_folders(tmp_path / "raw", 4)
+  files.write(tmp_path / "raw/rgb/train/2.png", np.zeros((*SIZE, 1), np.uint8))
+  with pytest.raises(UsageError, match=r"rgb/train/2.png is uint8 of 1 channel, but .* All images of rgb must agree"):
+    prepare.prepare(make_config(tmp_path).data)

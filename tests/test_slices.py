@@ -181,3 +181,17 @@ def test_an_archive_holds_a_pair_or_one_side(tmp_path, form):
   archive(tmp_path / f"apart/raw/A/train/frame{form}", mr=one, mask=one)
   write_tiff(tmp_path / "apart/raw/B/train/frame.tif", other)
   np.testing.assert_array_equal(load(tmp_path / "apart", input_key="mr").arrays["input"][0, ..., 0], one)
+
+
+@pytest.mark.parametrize("kept", [20, 300])  # bytes: of the header a part, or all of it and of the voxels a part
+def test_a_damaged_volume_is_named_once_among_others(tmp_path, kept):
+  for i in range(3):
+    write_nifti(tmp_path / f"raw/A/train/{i}.nii.gz", hounsfield(i))
+    write_nifti(tmp_path / f"raw/B/train/{i}.nii.gz", hounsfield(i))
+  for i in (0, 2):
+    path = tmp_path / f"raw/A/train/{i}.nii.gz"
+    path.write_bytes(path.read_bytes()[:kept])
+  with pytest.raises(UsageError) as caught:
+    load(tmp_path)
+  assert [str(caught.value).count(f"A/train/{i}.nii.gz cannot be read") for i in range(3)] == [1, 0, 1]
+  assert str(caught.value).startswith("2 files cannot be used.")

@@ -382,7 +382,7 @@ class Findings:
     self._blank[path] += 1
 
   def add_unusable(self, error: UsageError) -> None:
-    self._unusable += str(error).splitlines()
+    self._unusable += [line for line in str(error).splitlines() if line not in self._unusable]  # not once a slice
     self._stop_at_many()
 
   def add_different(self, name: str, path: Path, array: np.ndarray) -> None:
@@ -414,7 +414,7 @@ class Findings:
     """A sentence about the setting that would convert a side's channels, if that solves the problem."""
     side = self._config.sides[name]
     channels = {side.channels, *self._channels[name]}
-    if not channels <= {1, 2, 3, 4}:
+    if not channels <= {1, 2, 3, 4} or name not in ("input", "target"):
       return ""
     field = {"input": "model.input_channels", "target": "model.output_channels"}[name]
     flag = f"--config.{field}={3 if max(channels) > 2 else 1}"

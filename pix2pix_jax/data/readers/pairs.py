@@ -383,12 +383,14 @@ def _slices(members: Sequence[Pair], reading: Reading) -> list[Pair]:
   found: list[Pair] = []
   problems: list[str] = []
   for pair in members:
-    counts: list[int | None] = []
-    for path, key in zip(pair.files, _keys(pair, reading)):
-      try:
-        counts.append(_count(path, path.stat().st_mtime_ns, reading.axis, _key_for(path, key)))
-      except (UsageError, OSError):
-        counts.append(None)  # preparation lists all files that cannot be read
+    try:
+      counts = [
+        _count(path, path.stat().st_mtime_ns, reading.axis, _key_for(path, key))
+        for path, key in zip(pair.files, _keys(pair, reading))
+      ]
+    except (UsageError, OSError):
+      found.append(pair._replace(slice=0))  # preparation lists all files that cannot be read
+      continue
     if len(set(counts)) > 1:
       listed = [f"{path} is {_describe_count(count)}" for path, count in zip(pair.files, counts)]
       problems.append(f"{', '.join(listed[:-1])}, but {listed[-1]}.")
