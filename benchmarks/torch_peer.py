@@ -466,6 +466,38 @@ def peak_memory_mib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+LENGTH = ("num_epochs", "keep_epochs", "threads", "output")  # settings that may change when a run is resumed
+
+
+def save(path, model, rng, history, settings):
+  """Writes everything that the next epoch depends on, so that the same command resumes an interrupted run."""
+  parts = [model.generator, model.discriminator, model.generator_optimizer, model.discriminator_optimizer]
+  state = dict(
+    parts=[part.state_dict() for part in parts],
+    torch_rng=torch.get_rng_state(),
+    numpy_rng=rng.bit_generator.state,
+    history=history,
+    settings=settings,
+  )
+  torch.save(state, path.with_suffix(".part"))
+  path.with_suffix(".part").replace(path)
+
+
+def restore(path, model, rng, settings):
+  """Returns the history of the epochs in `path`, after restoring their state; without the file, no epochs."""
+  if not path.exists():
+    return []
+  state = torch.load(path, weights_only=False)  # written by `save`
+  changed = {name for name, value in settings.items() if name not in LENGTH and state["settings"].get(name) != value}
+  assert not changed, f"{path} is from a run with other settings: {sorted(changed)}"
+  parts = [model.generator, model.discriminator, model.generator_optimizer, model.discriminator_optimizer]
+  for part, saved in zip(parts, state["parts"], strict=True):
+    part.load_state_dict(saved)
+  torch.set_rng_state(state["torch_rng"])
+  rng.bit_generator.state = state["numpy_rng"]
+  return state["history"]
+
+
 def train(args):
   torch.manual_seed(args.seed)
   rng = np.random.default_rng(args.seed)
@@ -480,8 +512,8 @@ def train(args):
     f"batch_size is above the {len(inputs)} images, or crop_size is above load_size"
   )
   model = Pix2Pix(args.crop_size, args.base_features, device=device, dtype=getattr(torch, args.dtype))
-  history = []
-  for epoch in range(1, args.num_epochs + 1):
+  history = restore(output / "state.pt", model, rng, vars(args))
+  for epoch in range(len(history) + 1, args.num_epochs + 1):
     start, losses = time.perf_counter(), []
     for batch in jittered_batches(inputs, targets, args.crop_size, args.batch_size, rng):
       losses.append(model.train_step(*(to_tensor(images, device) for images in batch)))
@@ -495,10 +527,14 @@ def train(args):
     if epoch % args.eval_every_epochs == 0 or epoch == args.num_epochs:
       metrics, outputs = evaluate(model.generator, eval_inputs, eval_targets, device, args.seed)
       row.update({f"val_{name}": value for name, value in metrics.items()})
+      grid = np.concatenate([eval_inputs[:4], outputs[:4], eval_targets[:4]], axis=2)  # rows of input | output | target
+      Image.fromarray(np.concatenate(grid)).save(output / "grid.png")
+      if epoch in args.keep_epochs:
+        Image.fromarray(np.concatenate(grid)).save(output / f"grid_{epoch:03}.png")
+        torch.save(model.generator.state_dict(), output / f"generator_{epoch:03}.pt")
     history.append(row)
     print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
-  grid = np.concatenate([eval_inputs[:4], outputs[:4], eval_targets[:4]], axis=2)  # rows of input | output | target
-  Image.fromarray(np.concatenate(grid)).save(output / "grid.png")
+    save(output / "state.pt", model, rng, history, vars(args))
   torch.save(model.generator.state_dict(), output / "generator.pt")
   speed = float(np.median([row["steps_per_second"] for row in history]))
   summary = dict(history[-1], median_steps_per_second=speed, settings=vars(args), environment=environment)
@@ -522,6 +558,12 @@ def main():
   parser.add_argument("--check", action="store_true", help="check the parameter counts, then exit")
   integers = dict(
     load_size=286, crop_size=256, base_features=64, batch_size=1, num_epochs=200, seed=0, eval_every_epochs=1
+  )
+  parser.add_argument(
+    "--keep_epochs",
+    type=lambda text: [int(epoch) for epoch in text.split(",")],
+    default=[],
+    help="epochs whose generator and grid are kept, separated by commas",
   )
   for name, default in dict(integers, threads=os.cpu_count()).items():
     parser.add_argument(f"--{name}", type=int, default=default)
