@@ -20,7 +20,7 @@ import traceback
 from typing import TYPE_CHECKING, NamedTuple
 
 from pix2pix_jax import __version__, launch, output
-from pix2pix_jax.errors import UsageError, nearest_path, run_command
+from pix2pix_jax.errors import UsageError, few, nearest_path, require_integer, run_command
 
 if TYPE_CHECKING:
   import ml_collections
@@ -35,7 +35,10 @@ COMMANDS = {
   "inspect": "Summarize a data set and draw training batches, without training.",
   "fields": "List the configuration fields with their defaults, meanings and limits.",
 }
-TRAIN_FLAGS = ("--config", "--workdir", "--distributed", "--init_from", "--verbose")
+TRAIN_FLAGS = (
+  *("--config", "--workdir", "--distributed", "--coordinator", "--num_processes", "--process_id", "--init_from"),
+  "--verbose",
+)
 _KEEP_MEMORY = ("train", "translate")  # the commands that compute the most
 _DESCRIBED_IN = {  # reader of raw files → the named configuration whose docstring describes them
   "facades": "facades",
@@ -59,7 +62,7 @@ commands:
 
 _TRAIN_HELP = """\
 usage: pix2pix_jax train --config=NAME[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...] [--init_from=WORKDIR]
-                         [--distributed] [--verbose]
+                         [--distributed [--coordinator=HOST:PORT --num_processes=N --process_id=I]] [--verbose]
 
 Trains a model. If the workdir holds an interrupted run, training resumes from its newest checkpoint.
 "python main.py" in a clone of the repository accepts the same flags.
@@ -71,7 +74,8 @@ flags:
   --config.FIELD=VALUE    overrides a field, for example --config.data.load_size=143; tuples are quoted, "(1, 2)".
                           "pix2pix_jax fields" explains every field; so does {config_file}
   --init_from=WORKDIR     start from the networks of another run, at its best checkpoint; append @STEP for another one
-  --distributed           run as one of several processes, which jax.distributed.initialize() connects
+  --distributed           run as one of several processes, which find each other on Slurm, TPU and Kubernetes;
+                          elsewhere, add --coordinator=HOST:PORT (of process 0), --num_processes=N and --process_id=I
   --verbose               print the time of each stage of the start, and every parameter of the networks
 
 configurations:
@@ -157,20 +161,23 @@ def train(argv: list[str] | None = None) -> None:
   if {"-h", "--help"} & set(arguments):
     print(_train_help(), end="")
     return
-  config, workdir, distributed, verbose = parse_train(arguments)
+  config, workdir, together, verbose = parse_train(arguments)
   if verbose:
     output.be_verbose()
   check_before_imports(config)
   _check_workdir(workdir)
-  if distributed:
-    _join_processes()
+  from pix2pix_jax.run import processes
+
+  if together:
+    processes.join(*together)
   output.say("Loading JAX and TensorFlow …")  # takes seconds, so flags are checked first
   with _stopping_signals_interrupt():
     try:
       with output.stage("Loading JAX and TensorFlow"):
         from pix2pix_jax.train import train_and_evaluate
 
-      train_and_evaluate(config, workdir)
+      with processes.leaving_together():
+        train_and_evaluate(config, workdir)
     except KeyboardInterrupt:
       if any((workdir.expanduser() / "checkpoints").glob("*")):
         raise
@@ -241,16 +248,12 @@ def _stopping_signals_interrupt() -> Iterator[None]:
       signal.signal(number, handler)
 
 
-def _join_processes() -> None:
-  import jax
+class Together(NamedTuple):
+  """How a process finds the others of its run; None: the cluster's manager knows."""
 
-  try:
-    jax.distributed.initialize()
-  except (RuntimeError, ValueError) as error:
-    raise UsageError(
-      f"--distributed: jax.distributed.initialize() cannot connect the processes ({_one_line(error).rstrip('.')}). It "
-      "finds them automatically on Slurm, TPU and Kubernetes; leave the flag out for a single process."
-    ) from error
+  coordinator: str | None = None
+  num_processes: int | None = None
+  process_id: int | None = None
 
 
 class TrainOptions(NamedTuple):
@@ -259,13 +262,13 @@ class TrainOptions(NamedTuple):
   Attributes:
     config: the locked configuration, checked, with overrides applied.
     workdir: folder of the run.
-    distributed: whether this is one of many processes.
+    together: how to find the other processes of the run; None: this is the only one.
     verbose: whether to print the times of the start and all parameters.
   """
 
   config: "ml_collections.ConfigDict"
   workdir: Path
-  distributed: bool
+  together: Together | None
   verbose: bool
 
 
@@ -281,6 +284,9 @@ def parse_train(arguments: list[str]) -> TrainOptions:
   parser.add_argument("--config")
   parser.add_argument("--workdir", type=Path)
   parser.add_argument("--distributed", action="store_true")
+  parser.add_argument("--coordinator", metavar="HOST:PORT")
+  parser.add_argument("--num_processes", type=int)
+  parser.add_argument("--process_id", type=int)
   parser.add_argument("--verbose", action="store_true")
   parser.add_argument("--init_from", metavar="WORKDIR[@STEP]")
   try:
@@ -298,7 +304,24 @@ def parse_train(arguments: list[str]) -> TrainOptions:
   if options.init_from:
     overrides = [*overrides, f"--config.train.init_from={options.init_from}"]
   config = load_config(options.config, overrides)
-  return TrainOptions(config, options.workdir, options.distributed, options.verbose)
+  return TrainOptions(config, options.workdir, _together(options), options.verbose)
+
+
+def _together(options: argparse.Namespace) -> Together | None:
+  """The flags of a distributed run, checked."""
+  together = Together(options.coordinator, options.num_processes, options.process_id)
+  if together == Together():
+    return together if options.distributed else None
+  if None in together:
+    missing = few(f"--{name}" for name, value in zip(Together._fields, together) if value is None)
+    raise UsageError(
+      f"{missing} is missing: --coordinator, --num_processes and --process_id have to be given together."
+    )
+  if not re.fullmatch(r".+:\d{1,5}", options.coordinator):
+    raise UsageError(f"--coordinator={options.coordinator} has to be HOST:PORT, the same for every process.")
+  require_integer("--num_processes", options.num_processes, 1)
+  require_integer("--process_id", options.process_id, 0, options.num_processes - 1)
+  return together
 
 
 def load_config(text: str, overrides: list[str]) -> "ml_collections.ConfigDict":

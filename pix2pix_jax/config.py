@@ -972,6 +972,14 @@ def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) 
   return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
+_LOCAL = ("data.source_dir", "data.prepared_dir", "train.compilation_cache")  # may differ between hosts
+
+
+def shared_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The fields by name that all processes of a run have to agree on."""
+  return {name: get(config, name) for name, _ in each_field() if name not in _LOCAL}
+
+
 def previous(workdir: Path) -> ml_collections.ConfigDict | None:
   """The configuration that a workdir was trained with, or None if nothing was trained there."""
   workdir = Path(workdir)
@@ -1006,7 +1014,9 @@ def describe_changes(changes: Changes) -> str:
 
 
 def record_changes(workdir: Path, step: int, changes: Changes) -> None:
-  """Appends the changes made at a resume to config_history.jsonl."""
+  """Appends the changes made at a resume to config_history.jsonl, if there are any."""
+  if not changes:
+    return
   row = {"step": step, "time": f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}", "changes": changes}
   with (Path(workdir) / "config_history.jsonl").open("a", encoding="utf-8") as file:
     file.write(json.dumps(row) + "\n")

@@ -18,7 +18,7 @@ def say(text: str, *, error: bool = False) -> None:
   Characters that the stream's encoding lacks become question marks.
   """
   stream = sys.stderr if error else sys.stdout
-  if stream is None:  # started with the stream closed
+  if stream is None or (_quiet and not error):  # None: started with the stream closed
     return
   encoding = getattr(stream, "encoding", None) or "utf-8"
   try:
@@ -29,6 +29,13 @@ def say(text: str, *, error: bool = False) -> None:
 
 
 _verbose = False  # like the level of a log
+_quiet = False
+
+
+def be_quiet() -> None:
+  """Makes `say` print only errors, for the rest of the process: on all processes of a distributed run but the first."""
+  global _quiet
+  _quiet = True
 
 
 def be_verbose() -> None:

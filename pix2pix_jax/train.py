@@ -12,7 +12,7 @@ from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
 from pix2pix_jax.data import pipeline, prepare, summary
 from pix2pix_jax.model.state import TrainState
-from pix2pix_jax.run import checkpoint, evaluation, experiment, final, fine_tuning, loggers
+from pix2pix_jax.run import checkpoint, evaluation, experiment, final, fine_tuning, loggers, processes
 from pix2pix_jax.run.evaluation import Evaluation
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.run.final import Progress
@@ -49,18 +49,21 @@ def train_and_evaluate(
   experiment.check_batch_size(config.train.batch_size)
   fine_tuning.check(config.train.init_from)
   config, old = config_lib.keep_recorded(config, workdir)
-  with output.stage("Preparing the data"):
+  with output.stage("Preparing the data"), processes.main_first("prepare"):
     source = source or prepare.prepare(config.data, config.model)
   config = config_lib.resolve(config, source.spec)
   changes = config_lib.differences(old, config) if old else {}
   config_lib.require_same_model(workdir, changes)
-  config_lib.make_workdir(workdir)
+  processes.require_equal(config_lib.shared_fields(config))
+  with processes.main_first("workdir"):
+    config_lib.make_workdir(workdir)
   data, val_split = config.data, None
   with output.stage("Reading the data"):
     train_split = pipeline.load_split(source, "train", config_lib.load_shape(data), cache_gib=data.cache_gib)
     if "val" in source.spec.counts:
-      val_split = pipeline.load_split(source, "val", config_lib.eval_resize(data), cache_gib=data.cache_gib)
-  if jax.process_index() == 0:
+      cache_gib = data.cache_gib if jax.process_count() == 1 else 0  # else every process would decode all images
+      val_split = pipeline.load_split(source, "val", config_lib.eval_resize(data), cache_gib=cache_gib)
+  if processes.is_main():
     output.say(summary.describe(source, config))
 
   run = Experiment(config, source.spec)
@@ -68,10 +71,13 @@ def train_and_evaluate(
     start = checkpointer.latest_step()
     with output.stage("Initializing the networks" if start is None else "Restoring the networks"):
       state = fine_tuning.initial_state(run) if start is None else checkpointer.restore(start, run.abstract())
-    config_lib.write(workdir, config)  # only now, so that a failed start leaves the old file
-    if changes:
+    if processes.is_main():
+      config_lib.write(workdir, config)  # only now, so that a failed start leaves the old file
       config_lib.record_changes(workdir, start or 0, changes)
-    writer, logger = make_writer(workdir, config), loggers.make(config.train.logger, config.to_dict(), workdir)
+    writer, logger = (
+      make_writer(workdir, config),
+      processes.is_main() and loggers.make(config.train.logger, config.to_dict(), workdir),
+    )
     unit = run.spec.target.unit
     with Reporter(writer, workdir, start=start or 0, config=config.train, logger=logger, unit=unit) as reporter:
       reporter.say(_describe(run, start, changes))
@@ -120,7 +126,7 @@ def _loop(
       observer.step_begins(step)
       state, metrics = run.train_step(state, batch)
       last = step == train.num_steps
-      stopping = stop.asked  # read once, so that a signal during validation cannot end the run unsaved
+      stopping = stop.agreed(run.split_rows)  # read once, so that a signal during validation cannot end the run unsaved
       reporter.trained(step, metrics, last=last or stopping, at_log=functools.partial(run.update_norms, state))
       if stopping:
         reporter.say(f"Interrupted: saving step {step} …")

@@ -54,21 +54,21 @@ def environment(**variables):
 )
 @pytest.mark.parametrize("first", [True, False])
 def test_overrides(arguments, name, value, first):
-  config, workdir, distributed, verbose = cli.parse_train([*arguments, *TRAIN] if first else [*TRAIN, *arguments])
+  config, workdir, together, verbose = cli.parse_train([*arguments, *TRAIN] if first else [*TRAIN, *arguments])
   expected = config_lib.load("procedural")
   section, _, field = name.rpartition(".")
   (expected[section] if section else expected)[field] = value
   assert config.to_dict() == expected.to_dict()
-  assert (workdir, distributed, verbose) == (Path("w"), False, False)
+  assert (workdir, together, verbose) == (Path("w"), None, False)
   assert config.is_locked
 
 
 def test_flags_may_follow_as_separate_arguments_and_variants_apply():
-  config, workdir, distributed, verbose = cli.parse_train(
+  config, workdir, together, verbose = cli.parse_train(
     ["--distributed", "--verbose", "--config", "kitti:report,procedural", "--workdir", "runs/a b"]
   )
   assert (config.model.decoder_widths, config.data.name, config.data.task) == ("report", "procedural", "kitti_depth")
-  assert (workdir, distributed, verbose) == (Path("runs/a b"), True, True)
+  assert (workdir, together, verbose) == (Path("runs/a b"), cli.Together(), True)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_the_early_checks_accept_every_configuration(name, tmp_path):
 def test_processes_that_cannot_be_connected_are_one_paragraph(tmp_path):
   done = run(sys.executable, "-m", "pix2pix_jax", "train", *TRAIN, "--distributed", cwd=tmp_path, env=environment())
   assert done.returncode == 2 and "Traceback" not in done.stderr
-  assert done.stderr.startswith("error: --distributed: jax.distributed.initialize() cannot connect the processes (")
+  assert done.stderr.startswith("error: --distributed: the processes cannot be connected (")
 
 
 def test_an_unknown_command_suggests_the_nearest(capsys):

@@ -11,7 +11,7 @@ import pytest
 from tiny_runs import ROOT, command
 
 from pix2pix_jax import output
-from pix2pix_jax.run import checkpoint, history
+from pix2pix_jax.run import checkpoint, history, stopping
 from pix2pix_jax.run.stopping import StopOnSignal
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals, pseudo-terminals and /dev of POSIX")
@@ -271,7 +271,12 @@ def test_an_ignored_signal_stays_ignored(number):
     signal.signal(number, old)
 
 
-def test_a_second_interrupt_stops_at_once():
-  with StopOnSignal(), pytest.raises(KeyboardInterrupt):
-    signal.raise_signal(signal.SIGINT)
-    signal.raise_signal(signal.SIGINT)
+@pytest.mark.parametrize("number", StopOnSignal.SIGNALS)
+def test_a_second_signal_stops_at_once(number, monkeypatch):
+  with StopOnSignal() as stop, pytest.raises(KeyboardInterrupt):
+    signal.raise_signal(number)
+    if number != signal.SIGINT:
+      signal.raise_signal(number)  # immediately: a launcher that forwards a signal twice
+      assert stop.asked
+      monkeypatch.setattr(stopping, "SAME_SIGNAL", 0.0)
+    signal.raise_signal(number)

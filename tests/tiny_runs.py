@@ -64,10 +64,11 @@ def latest_step(workdir):
 
 def saved_arrays(workdir, step):
   """The leaves of a checkpoint, read by Orbax without this package."""
-  with ocp.StandardCheckpointer() as checkpointer:
-    tree = checkpointer.restore(Path(workdir).resolve() / "checkpoints" / str(step) / "default")
-  import jax
-
+  path = Path(workdir).resolve() / "checkpoints" / str(step) / "default"
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    stored = checkpointer.metadata(path).item_metadata.tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)  # whatever devices saved them
+    tree = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
   return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 

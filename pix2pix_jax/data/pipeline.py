@@ -187,8 +187,7 @@ def train_batches(
   """
   crop = config_lib.crop_shape(data)
   _check_crop(split, crop, data)
-  local = batch_size // jax.process_count()
-  first_row = local * jax.process_index()
+  rows = own_rows(batch_size)
   draw = _draws(len(split), seed, shuffle=data.shuffle, augmented=augmentation.is_active(data))
 
   def read(index, jitter, *draws):
@@ -209,9 +208,11 @@ def train_batches(
     }
 
   steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-  rows = steps.flat_map(lambda step: tf.data.Dataset.range(local).map(lambda row: step * batch_size + first_row + row))
-  dataset = rows.map(make_example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  return dataset.batch(local, drop_remainder=True).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+  numbers = steps.flat_map(
+    lambda step: tf.data.Dataset.range(rows.start, rows.stop).map(lambda row: step * batch_size + row)
+  )
+  dataset = numbers.map(make_example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  return dataset.batch(rows.stop - rows.start, drop_remainder=True).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
 def _check_crop(split: Split, crop: tuple[int, int], data: Any) -> None:
@@ -255,11 +256,14 @@ def _draws(count: int, seed: int, *, shuffle: bool, augmented: bool) -> Callable
   return draw
 
 
-def eval_batches(split: Split, *, batch_size: int, multiple: int = 1) -> Iterator[dict[str, np.ndarray]]:
+def eval_batches(
+  split: Split, *, batch_size: int, multiple: int = 1, rows: slice = slice(None)
+) -> Iterator[dict[str, np.ndarray]]:
   """Yields every example once, without jitter; in order, unless they differ in size.
 
   The last batch of a size is padded with repetitions of its last example. `is_real` (N,) is False for those rows, and
-  `index` (N,) numbers the examples.
+  `index` (N,) numbers the examples. These two are always of all N rows; the other arrays are of the chosen `rows` alone
+  (`own_rows`, if several processes share the work).
 
   Images whose sides are not multiples of `multiple`, or that come in many sizes, are padded at the bottom and right by
   reflection to at most `MAX_SHAPES` shapes. Such batches have `inside` (N, H, W, 1), which is 0 in the padding.
@@ -269,13 +273,19 @@ def eval_batches(split: Split, *, batch_size: int, multiple: int = 1) -> Iterato
     members = np.flatnonzero((shapes == shape).all(1))
     is_padded = bool((split.sizes[members] != shape).any())
     for start in range(0, len(members), batch_size):
-      rows = np.arange(start, start + batch_size)
-      index = members[np.minimum(rows, len(members) - 1)]
-      examples = list(parallel.in_order(split.read_encoded, index))
+      numbers = np.arange(start, start + batch_size)
+      index = members[np.minimum(numbers, len(members) - 1)]
+      examples = list(parallel.in_order(split.read_encoded, index[rows]))
       if is_padded:
         examples = [_pad(example, shape) for example in examples]
       batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-      yield {**batch, "index": index.astype(np.int32), "is_real": rows < len(members)}
+      yield {**batch, "index": index.astype(np.int32), "is_real": numbers < len(members)}
+
+
+def own_rows(batch_size: int) -> slice:
+  """The rows of a batch that this process reads."""
+  local = batch_size // jax.process_count()
+  return slice(local * jax.process_index(), local * (jax.process_index() + 1))
 
 
 def _padded_shapes(sizes: np.ndarray, multiple: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.data import pipeline
 from pix2pix_jax.model import metrics as metrics_lib
-from pix2pix_jax.run import viz
+from pix2pix_jax.run import processes, viz
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.signals import DataSpec
 
@@ -92,13 +92,14 @@ def evaluate_split(
   split: pipeline.Split,
   on_batch: Callable[[Batch, np.ndarray], None] | None = None,
 ) -> Evaluation:
-  """Evaluates every image of a split once.
+  """Evaluates every image of a split once. Several processes share the work; all of them get the metrics of all
+  images, and process 0 draws.
 
   Args:
     experiment: provides the compiled step, the mesh and the batch size.
     variables: parameters and statistics of both networks (`TrainState.variables`).
     split: the split at the evaluation shape.
-    on_batch: `on_batch(batch, output)` is called after each batch, with the real rows only.
+    on_batch: `on_batch(batch, output)` is called after each batch, with the real rows only; for a single process.
   """
   config = experiment.config.evaluation
   devices = experiment.mesh.size
@@ -108,8 +109,9 @@ def evaluate_split(
   first = range(min(len(split), max(SHEET_ROWS, config.num_samples)))
   rows: dict[int, viz.Row] = {}
   ranked: list[tuple[float, int]] = []  # (badness, number) of the best and the worst so far
-  for batch in pipeline.eval_batches(split, batch_size=size, multiple=config_lib.multiple(experiment.config.model)):
-    output, values = jax.device_get(experiment.eval_step(variables, jax.device_put(batch, experiment.split_rows)))
+  multiple, own = config_lib.multiple(experiment.config.model), pipeline.own_rows(size)
+  for batch in pipeline.eval_batches(split, batch_size=size, multiple=multiple, rows=own):
+    output, values = jax.device_get(experiment.eval_step(variables, _share(batch, experiment.split_rows)))
     is_real = batch["is_real"]
     per_image.append({name: value[is_real] for name, value in values.items()})
     order.append(batch["index"][is_real])
@@ -123,10 +125,9 @@ def evaluate_split(
     ranked = _extremes(ranked + candidates, min(config.num_samples, RANKED_ROWS))
     drawn = {*first, *(number for _, number in ranked)}
     rows = {number: row for number, row in rows.items() if number in drawn}
-    for row in np.flatnonzero(is_real):
+    for row in np.flatnonzero(is_real) if processes.is_main() else ():
       if (number := int(batch["index"][row])) in drawn:
-        (example,) = _without_padding({**batch, "output": output}, np.array([row]))
-        rows[number] = viz.draw_row({name: array[0] for name, array in example.items()}, experiment.spec)
+        rows[number] = viz.draw_row(_example(batch, output, int(row), split), experiment.spec)
   numbers = [number for _, number in ranked]
   in_order = np.argsort(np.concatenate(order))
   count = min(config.num_samples, RANKED_ROWS)
@@ -138,6 +139,29 @@ def evaluate_split(
     spec=experiment.spec,
     num_samples=config.num_samples,
   )
+
+
+def _share(batch: Batch, sharding: jax.sharding.NamedSharding) -> dict[str, jax.Array]:
+  """A batch over the devices of all processes, each of which has read its own rows."""
+  own = pipeline.own_rows(len(batch["index"]))
+  return {
+    name: jax.make_array_from_process_local_data(sharding, array[own] if name in ("index", "is_real") else array)
+    for name, array in batch.items()
+  }
+
+
+def _example(batch: Batch, output: np.ndarray, row: int, split: pipeline.Split) -> dict[str, np.ndarray]:
+  """The arrays of a row and its output, without padding. Rows that another process has read are read again."""
+  own = pipeline.own_rows(len(batch["index"]))
+  if own.start <= row < own.stop:
+    example = {name: array[row - own.start] for name, array in batch.items() if array.ndim == 4}
+    if "inside" in example:
+      height, width = (int(example["inside"].any(axis).sum()) for axis in ((1, 2), (0, 2)))
+      example = {name: array[:height, :width] for name, array in example.items() if name != "inside"}
+  else:
+    example = split.read_encoded(int(batch["index"][row]))
+  height, width = example["input"].shape[:2]
+  return {**example, "output": output[row, :height, :width]}
 
 
 def _without_padding(batch: Batch, rows: np.ndarray) -> Iterator[Batch]:

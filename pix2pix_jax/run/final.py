@@ -3,13 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-import jax
-
 from pix2pix_jax import output
 from pix2pix_jax.data import pipeline
 from pix2pix_jax.model import metrics
 from pix2pix_jax.model.state import TrainState
-from pix2pix_jax.run import baselines, evaluation
+from pix2pix_jax.run import baselines, evaluation, processes
 from pix2pix_jax.run.evaluation import Evaluation
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.run.reporter import Reporter
@@ -56,9 +54,10 @@ def evaluate(
     reporter.say(f"Final evaluation: comparing {output.counted(len(split), 'validation image')} with baselines …")
     with output.stage("Final evaluation"):
       result = progress.evaluation or evaluation.evaluate_split(run, progress.state.variables, split)
+      if not processes.is_main():
+        return
       compared = baselines.measure(source, split, run.config)
-      if jax.process_index() == 0:
-        evaluation.write(folder, result, split.ids, step, run.config, compared)
+      evaluation.write(folder, result, split.ids, step, run.config, compared)
   except KeyboardInterrupt:
     told = f"Interrupted after the last step, {step}, which is saved. Run the same command for the final evaluation."
     reporter.say(told)

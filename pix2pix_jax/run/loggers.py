@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.run import processes
 
 GROUP = "pix2pix_jax.loggers"
 
 
 def make(name: str, config: dict[str, Any], workdir: Path) -> Any:
-  """Creates the logger that `train.logger` selects; None for an empty name.
+  """Creates the logger that `train.logger` selects; None for an empty name, and on every process but the first.
 
   Raises:
     UsageError: there is no such entry point, module or function.
   """
-  return _find(name)(config, str(workdir)) if name else None
+  return _find(name)(config, str(workdir)) if name and processes.is_main() else None
 
 
 def _find(name: str) -> Callable[[dict[str, Any], str], Any]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
 from pix2pix_jax.model import metrics as metrics_lib
-from pix2pix_jax.run import history, viz
+from pix2pix_jax.run import history, processes, viz
 from pix2pix_jax.run.finite import require_finite
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def make_writer(workdir: Path, config: ml_collections.ConfigDict) -> Any:
   from tensorboard.plugins.custom_scalar import layout_pb2, summary
   import tensorflow as tf
 
-  if jax.process_index() > 0:
+  if not processes.is_main():
     return metric_writers.MultiWriter([])
   writer = metric_writers.SummaryWriter(str(workdir))
   fields = {name: config_lib.get(config, name) for name, _ in config_lib.each_field()}
@@ -79,7 +79,7 @@ class Reporter:
   def __init__(self, writer: Any, workdir: Path, *, start: int, config: Any, logger: Any = None, unit: str = ""):
     self._writer, self._workdir, self._logger, self._unit = writer, workdir, logger, unit
     self._config = config
-    self._is_main = jax.process_index() == 0
+    self._is_main = processes.is_main()
     self._history = history.History(workdir, start) if self._is_main else None
     self._on_terminal = self._is_main and sys.stderr is not None and sys.stderr.isatty()
     self._bar = tqdm(
@@ -216,15 +216,17 @@ class Reporter:
 
   def validated(self, step: int, validation: "Evaluation") -> None:
     """Writes the means of a validation and its sample grid."""
-    means, grid = validation.means, validation.grid
+    means = validation.means
     require_finite(step, means)
+    if not self._is_main:
+      return
+    grid = validation.grid
     self._write(step, {f"val/{name}": value for name, value in means.items()})
     self._writer.write_images(step, {"val/samples": grid[None]})
     if hasattr(self._logger, "log_images"):
       self._logger.log_images(step, {"val/samples": grid})
-    if self._is_main:
-      texts = {viz.LAYOUT_KEY: json.dumps(validation.grid_layout)}
-      viz.save_png(self._workdir / "samples" / f"step_{step:08d}.png", grid, texts)
+    texts = {viz.LAYOUT_KEY: json.dumps(validation.grid_layout)}
+    viz.save_png(self._workdir / "samples" / f"step_{step:08d}.png", grid, texts)
     units = {name: metrics_lib.unit_of(name, self._unit) for name in _VALIDATION}
     shown = [f"{name} {means[name]:.4f} {units[name]}".rstrip() for name in _VALIDATION if name in means]
     self.say(f"step {step}/{self._config.num_steps}  validation  {'  '.join(shown)}")
