@@ -14,11 +14,14 @@ import contextlib
 import functools
 import json
 import os
+import sys
 import threading
 import time
+import traceback
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from pix2pix_jax import output
 from pix2pix_jax.errors import UsageError, few
@@ -26,7 +29,7 @@ from pix2pix_jax.errors import UsageError, few
 LOST_AFTER = 20  # seconds without a report, after which a process counts as lost
 LOST = 75  # exit status after the loss of another process (EX_TEMPFAIL): start the same command again
 _READING = 3  # seconds in which every process has read a report
-_FOREVER_MS = 1000 * 3600 * 24 * 30  # no limit for a barrier: failures end the process in other ways
+_FOREVER_MS = 1000 * 3600 * 24 * 20  # no limit for a barrier: failures end the process in other ways
 _ALIVE, _FAILED = "alive", "failed"
 
 
@@ -47,6 +50,9 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
   Raises:
     UsageError: no other process can be reached.
   """
+  # On CPUs a process waits only 30 s for the others, who may be compiling, drawing samples or writing to a slow disk.
+  patience = f"--xla_cpu_collective_timeout_seconds={_FOREVER_MS // 1000}"
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {patience}".strip()
   # With recoverability, a lost process does not abort the others: the watch ends them with a message.
   jax.config.update("jax_enable_recoverability", True)
   jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `StopOnSignal`
@@ -61,6 +67,8 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
     ) from error
   if not is_main():
     output.be_quiet()
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("pix2pix_jax")  # connects the devices while all processes are here
 
 
 @contextlib.contextmanager
@@ -106,16 +114,38 @@ def require_equal(settings: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def leaving_together() -> Iterator[None]:
-  """Ends the run on all processes: at the end of the block, or when an exception leaves it on any of them."""
+  """Ends the run on all processes: at the end of the block, or when an exception leaves it on any of them.
+
+  Process 0 leaves last, because it holds the store: the others end here, with `os._exit`.
+  """
   try:
     yield
     wait_for_all("end")
   except BaseException as error:
-    if watch := _watch():
-      watch.explain(error)
-    raise
+    if not (watch := _watch()):
+      raise
+    text, status = _explain(error)
+    watch.fail(text, status)
+    if is_main():
+      raise
+    if status == 1:
+      traceback.print_exc()
+    output.say(f"error: {text}", error=True)
+    os._exit(status)
   if watch := _watch():
     watch.stop()
+    if not is_main():
+      sys.stdout.flush()
+      os._exit(0)
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+  """A line about the exception that ended a process, and the process's exit status."""
+  if isinstance(error, UsageError):
+    return str(error), 2
+  if isinstance(error, KeyboardInterrupt):
+    return "it was interrupted.", 130
+  return f"{type(error).__name__}: {error}", 1
 
 
 class _Watch:
@@ -173,21 +203,17 @@ class _Watch:
       time.sleep(_READING)
     os._exit(status)  # the main thread may wait in a collective operation, from which nothing wakes it
 
-  def explain(self, error: BaseException) -> None:
+  def fail(self, text: str, status: int) -> None:
     """Tells the other processes why this one ends."""
-    text, status = f"{type(error).__name__}: {error}", 1
-    if isinstance(error, UsageError):
-      text, status = str(error), 2
-    elif isinstance(error, KeyboardInterrupt):
-      text, status = "it was interrupted.", 130
-    else:  # if the reason is that another process is gone, the watch notices, and ends this one
+    if status == 1:  # if the reason is that another process is gone, the watch notices, and ends this one
       now = time.monotonic()
       while min(self._heard.values()) < now:
         time.sleep(0.1)
     self.stop()
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # the store may be gone already
       self._report(_FAILED, text=text, status=status)
-      time.sleep(_READING)
+      if self._index == 0:
+        time.sleep(_READING)
 
   def stop(self) -> None:
     """Ends the watch; from now on, other processes may leave."""
