@@ -94,23 +94,24 @@ print(source.spec.counts["train"], source.spec.fingerprint, source.read("train",
 """
 
 
-def test_two_processes_prepare_the_same_data_at_once(tmp_path):
+def test_processes_that_want_the_same_data_at_once_wait_for_one(tmp_path):
   write_archive(tmp_path / "raw", {"train": 20})
   command = [sys.executable, "-c", PREPARE, str(tmp_path / "raw"), str(tmp_path / "prepared")]
   pipe = subprocess.PIPE
-  started = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
-  for process in started:  # both have imported everything before either begins
+  started = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(3)]
+  for process in started:  # all have imported everything before either begins
     assert process.stdout.readline() == "ready\n"
   for process in started:
     process.stdin.write("\n")
     process.stdin.flush()
   ended = [process.communicate(timeout=120) for process in started]
-  assert [process.returncode for process in started] == [0, 0], ended
+  assert [process.returncode for process in started] == [0, 0, 0], ended
   results = {out.splitlines()[-1] for out, _ in ended}
   assert len(results) == 1 and results.pop().startswith("20 train 20; checksum")
-  assert all("Preparing facades" in out for out, _ in ended), "one came too late: the test shows nothing"
+  assert sum("Preparing facades in" in out for out, _ in ended) == 1
+  assert any("Another process is preparing" in out for out, _ in ended), "they came too late: the test shows nothing"
   (folder,) = {path.parent for path in (tmp_path / "prepared").rglob("*array_record*")}
-  assert not list(folder.parent.glob("*incomplete*"))
+  assert [path.name for path in folder.parent.iterdir()] == ["1.0.0"], "neither locks nor unfinished folders stay"
 
 
 def test_two_source_directories_never_mix_and_a_changed_one_is_prepared_anew(tmp_path):

@@ -2,8 +2,9 @@
 
 Preparation runs once. It turns raw files into shards in a folder that is keyed by everything they depend on (names,
 sizes and times of the raw files, the reader's settings and revision), so two source folders never mix, and a changed
-one is prepared again. TFDS writes to a temporary folder and renames it, so an interrupted preparation leaves nothing
-behind, and of two processes that prepare the same data at once, the later one takes the files of the other.
+one is prepared again. TFDS writes to a temporary folder and renames it, so an interrupted preparation counts for
+nothing; the next one removes what it left. Of several processes that want the same data at once, one prepares it and
+the others wait (`pix2pix_jax/data/shards.py`).
 """
 
 from collections.abc import Callable
@@ -22,10 +23,10 @@ import tensorflow_datasets as tfds
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import inputs, output
-from pix2pix_jax.data import files, summary
+from pix2pix_jax.data import files, shards, summary
 from pix2pix_jax.data.readers import facades, folder, kitti_depth, nyu_depth, pairs, procedural, winter_summer
 from pix2pix_jax.data.readers.examples import ReaderConfig
-from pix2pix_jax.data.source import PreparedSource, file_format, user_cache
+from pix2pix_jax.data.source import Damaged, PreparedSource, file_format, user_cache
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.signals import DataSpec, Part, Settings, Stack
 
@@ -226,8 +227,12 @@ def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSou
   make_builder = lambda: builder_class(
     config=builder_config, data_dir=str(prepared_dir(data)), file_format=file_format()
   )
-  builder = make_builder()
-  source = None if not builder.info.splits else _source_of(builder, reader, data)
+  folder = prepared_dir(data) / builder_class.name / builder_config.name / str(builder_class.VERSION)
+  try:
+    builder = shards.find(folder, make_builder)
+  except Damaged:  # prepared again below, by one process
+    builder = None
+  source = builder and _source_of(builder, reader, data)
   known = source and summary.read(source)
   if known:
     notes = known.notes
@@ -236,23 +241,34 @@ def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSou
   for note in notes:
     output.say(note)
   if source is None:
-    _spec(builder, reader.kinds(builder_config), data)  # so that contradictions are found before the work
-    output.say(f"Preparing {data.name} in {builder.data_dir}; this happens once.")
-    tfds.disable_progress_bar()
-    try:
-      with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size even without one
-        builder.download_and_prepare()
-    except Exception:
-      if not make_builder().info.splits:  # otherwise another process was faster, with the same content
-        raise
+    with shards.locked(folder):
+      builder = _prepared(folder, make_builder, reader, data)
     for note in (more := getattr(builder, "notes", [])):
       output.say(note)
-    notes, builder = [*notes, *more], make_builder()
+    notes = [*notes, *more]
     source = _source_of(builder, reader, data)
   known = known or summary.make(source, notes)
   summary.check(known, source.spec)
   source.spec = DataSpec.of(*summary.complete(known, source.spec), source.spec.counts, known.checksum)
   return source
+
+
+def _prepared(
+  folder: Path, make_builder: Callable[[], tfds.core.DatasetBuilder], reader: Reader, data: Any
+) -> tfds.core.DatasetBuilder:
+  """Writes the shards, in a locked folder, unless another process has written them meanwhile."""
+  try:
+    if builder := shards.find(folder, make_builder):
+      return builder
+  except Damaged as error:
+    output.say(f"The prepared data in {folder} is damaged: {error.why}. It is prepared again.")
+    shards.remove(folder)
+  builder = make_builder()
+  _spec(builder, reader.kinds(builder.builder_config), data)  # so that contradictions are found before the work
+  output.say(f"Preparing {data.name} in {folder}; this happens once.")
+  tfds.disable_progress_bar()
+  with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size even without one
+    return shards.write(folder, builder, make_builder)
 
 
 def _say_to(stream: Any, text: str) -> None:

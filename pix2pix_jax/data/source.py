@@ -1,6 +1,7 @@
 """Sources of examples: prepared data on disk, or arrays in memory."""
 
 from collections.abc import Iterator, Sequence
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -28,6 +29,23 @@ def share_gpus() -> None:
       return
 
 
+class Damaged(UsageError):
+  """Prepared data that is not whole.
+
+  Attributes:
+    why: the part of the message that says what is wrong.
+  """
+
+  def __init__(self, folder: Path, why: str):
+    super().__init__(f"The prepared data in {folder} is damaged: {why}. Delete this folder; it will be prepared again.")
+    self.why = why
+
+
+def first_line(error: Exception) -> str:
+  """The gist of an error of a library in C++, whose messages are long."""
+  return " ".join(str(error).split(";")[0].split())[:150] or type(error).__name__
+
+
 class PreparedSource:
   """Examples of a prepared TFDS builder, read and decoded at random.
 
@@ -45,28 +63,52 @@ class PreparedSource:
       for name, feature in builder.info.features.items()
       if name != "id"
     }
-    self.folder: Path | None = Path(builder.data_dir)
+    self.folder: Path = Path(builder.data_dir)
     self._opened: dict[str, Sequence[bytes]] = {}
 
   def _records(self, split: str) -> Sequence[bytes]:
-    """The serialized examples of a split, in the order of the raw files."""
+    """The serialized examples of a split, in the order of the raw files; to be used where errors are named."""
     if split not in self._opened:
-      paths = [os.fspath(path) for path in self._builder.info.splits[split].filepaths]
+      info = self._builder.info.splits[split]
+      paths = [os.fspath(path) for path in info.filepaths]
       if file_format() == "array_record":
         from array_record.python import array_record_data_source
 
         self._opened[split] = array_record_data_source.ArrayRecordDataSource(paths)
       else:
         self._opened[split] = list(tf.data.TFRecordDataset(paths).as_numpy_iterator())
+      if (count := len(self._opened[split])) != info.num_examples:
+        raise Damaged(self.folder, f"{split} has {count} of {info.num_examples} records")
     return self._opened[split]
 
+  @contextlib.contextmanager
+  def _damage_named(self) -> Iterator[None]:
+    """Turns what the libraries raise if a checksum is wrong into an error that names the folder."""
+    try:
+      yield
+    except (RuntimeError, tf.errors.OpError) as error:  # of ArrayRecord, and of TFRecord
+      raise Damaged(self.folder, first_line(error)) from error
+
+  def _record(self, split: str, index: int) -> Record:
+    with self._damage_named():
+      content = self._records(split)[index]
+    return Record.parse(content)
+
+  def _count(self, split: str) -> int:
+    with self._damage_named():
+      return len(self._records(split))
+
   def read(self, split: str, index: int) -> dict[str, np.ndarray]:
-    """The decoded arrays of an example: `input`, `target`, `mask` (H, W, C). May be called in several threads."""
-    return Record.parse(self._records(split)[index]).arrays()
+    """The decoded arrays of an example: `input`, `target`, `mask` (H, W, C). May be called in several threads.
+
+    Raises:
+      Damaged: the shards are.
+    """
+    return self._record(split, index).arrays()
 
   def ids(self, split: str) -> list[str]:
     """The ids of all examples; their arrays are read, but not decoded."""
-    return [Record.parse(record).id for record in self._all(split)]
+    return [record.id for record in self._all(split)]
 
   def sizes(self, split: str) -> np.ndarray:
     """(n, 2): height and width of every example; its arrays are read, but not decoded.
@@ -75,7 +117,7 @@ class PreparedSource:
       UsageError: an input and target of different sizes.
     """
     found = []
-    for record in map(Record.parse, self._all(split)):
+    for record in self._all(split):
       sizes = record.sizes()
       if sizes["input"] != sizes["target"]:
         (height, width), (other_height, other_width) = sizes["input"], sizes["target"]
@@ -86,20 +128,18 @@ class PreparedSource:
       found.append(sizes["input"])
     return np.array(found)
 
-  def _all(self, split: str) -> Iterator[bytes]:
-    records = self._records(split)
-    return (records[index] for index in range(len(records)))
+  def _all(self, split: str) -> Iterator[Record]:
+    return (self._record(split, index) for index in range(self._count(split)))
 
   def pairs(self, split: str, step: int = 1) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """(id, input, target) of every example, or every `step`-th one, in the order of the raw files."""
-    records = self._records(split)
 
     def decode(index: int) -> tuple[str, np.ndarray, np.ndarray]:
-      record = Record.parse(records[index])
+      record = self._record(split, index)
       arrays = record.arrays()
       return record.id, arrays["input"], arrays["target"]
 
-    return parallel.in_order(decode, range(0, len(records), step))
+    return parallel.in_order(decode, range(0, self._count(split), step))
 
 
 def file_format() -> str:

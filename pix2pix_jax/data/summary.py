@@ -24,7 +24,7 @@ from pix2pix_jax.errors import UsageError, few
 from pix2pix_jax.signals import Classes, DataSpec, Depth, Image, Quantity, Signal, Stack
 
 FILE = "summary.json"
-REVISION = 7  # of its content
+REVISION = 8  # of its content
 METADATA, PALETTES = "metadata.json", "palettes"  # what a reader recorded in TFDS's file beside the shards
 QUANTILES = 1000  # kept of the values of depth and quantities: 0.1 % apart
 CLIPPED = 0.001  # share of a quantity's values below a range that is left to the data, and above it
@@ -103,12 +103,12 @@ class Summary:
 
 
 def read(source: Source) -> Summary | None:
-  """The summary stored beside the shards, or None if there is none of this revision."""
+  """The summary stored beside the shards, or None if there is none of this revision, or only a damaged one."""
   if source.folder is None:
     return None
   try:
     content = json.loads((source.folder / FILE).read_text(encoding="utf-8"))
-    if content["revision"] != REVISION:
+    if content["revision"] != REVISION or content.pop("digest") != _digest(content):
       return None
     splits = {
       name: SplitSummary(
@@ -117,8 +117,13 @@ def read(source: Source) -> Summary | None:
       for name, split in content["splits"].items()
     }
     return Summary(splits, content["notes"], content["duplicates"], content["checksum"])
-  except (OSError, ValueError, KeyError, TypeError):
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
     return None
+
+
+def _digest(content: dict[str, Any]) -> str:
+  """A checksum of the content of the file, without the checksum itself."""
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _side(fields: dict[str, Any]) -> Side:
@@ -136,7 +141,8 @@ def make(source: Source, notes: Iterable[str] = ()) -> Summary:
     path = source.folder / FILE
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-      part.write_text(json.dumps({"revision": REVISION, **dataclasses.asdict(found)}), encoding="utf-8")
+      content = {"revision": REVISION, **dataclasses.asdict(found)}
+      part.write_text(json.dumps({**content, "digest": _digest(content)}), encoding="utf-8")
       os.replace(part, path)
     except OSError:  # the folder belongs to somebody else; the summary is computed again next time
       part.unlink(missing_ok=True)
