@@ -1,15 +1,25 @@
 """Damaged, hostile or unreachable data: a message that names it, and no harm."""
 
 import contextlib
+import io
 import json
 import os
 from pathlib import Path
+import re
 import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
 
+import numpy as np
 import pytest
+import tifffile
 
 from pix2pix_jax.configs import procedural
-from pix2pix_jax.data import prepare, shards, summary
+from pix2pix_jax.data import files, prepare, shards, summary
+from pix2pix_jax.data.readers import nyu_depth
 from pix2pix_jax.data.source import Damaged
 from pix2pix_jax.errors import UsageError
 
@@ -191,3 +201,160 @@ def test_prepared_data_that_cannot_be_read_is_not_damaged(closed, prepared):
   finally:
     path.chmod(mode)
   assert prepare.prepare(drawn(prepared_dir)).spec.counts["train"] == 4
+
+
+# --- Files of images
+
+
+def test_only_usage_errors_escape_from_damaged_files():
+  """The long version: python tests/faults/fuzz.py --count=6000."""
+  program = Path(__file__).with_name("fuzz.py")
+  result = subprocess.run([sys.executable, program, "--count=248"], capture_output=True, text=True, timeout=120)
+  assert result.returncode == 0, (result.stdout, result.stderr[-2000:])
+  assert "0 problems" in result.stdout and "'refused': 0" not in result.stdout
+
+
+def npy_header(shape, dtype="<f8"):
+  stream = io.BytesIO()
+  np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
+  return stream.getvalue()
+
+
+def png(width, height):
+  """A PNG of one row that claims to be larger."""
+  content = b"\x89PNG\r\n\x1a\n"
+  for name, data in (
+    (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+    (b"IDAT", zlib.compress(bytes(301))),
+    (b"IEND", b""),
+  ):
+    content += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+  return content
+
+
+def hdf5(path, shape, **options):
+  h5py = pytest.importorskip("h5py")
+  with h5py.File(path, "w") as file:
+    dataset = file.create_dataset("x", shape, np.float64, chunks=(1, *shape[1:]), **options)
+    dataset[:1] = 1.0
+
+
+def zeros_in_tiff(path, side):
+  """A deflated strip of zeros that claims to be side × side."""
+  rows = zlib.compress(bytes(min(side, 10**5)))
+  numbers = {256: side, 257: side, 258: 8, 259: 8, 262: 1, 273: 8, 277: 1, 278: side, 279: len(rows)}
+  directory = struct.pack("<H", len(numbers))
+  directory += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in numbers.items())
+  path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(rows)) + rows + directory + bytes(4))
+
+
+BOMBS = {
+  "40 GB.npy": lambda path: path.write_bytes(npy_header((50_000, 100_000)) + bytes(64)),
+  "4 TB.npy": lambda path: path.write_bytes(npy_header((5 * 10**5, 10**6)) + bytes(64)),
+  "overflow.npy": lambda path: path.write_bytes(npy_header((2**40, 2**40)) + bytes(64)),
+  "deflated.npz": lambda path: zip_of(path, "x.npy", npy_header((1200, 10**6), "|u1"), zeros=12 * 10**8),
+  "10⁹ frames.h5": lambda path: hdf5(path, (10**9, 64, 64)),
+  "20000².h5": lambda path: hdf5(path, (20_000, 20_000), compression="gzip"),
+  "huge.png": lambda path: path.write_bytes(png(2**30, 2**30)),
+  "large.png": lambda path: path.write_bytes(png(60_000, 60_000)),
+  "10000².png": lambda path: path.write_bytes(png(10_000, 10_000)),
+  "side.tif": lambda path: zeros_in_tiff(path, 2**31 - 1),
+  "large.tif": lambda path: zeros_in_tiff(path, 100_000),
+}
+
+
+def zip_of(path, name, head, zeros):
+  with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open(name, "w") as member:
+    member.write(head)
+    for _ in range(zeros // 10**7):
+      member.write(bytes(10**7))
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_sizes_that_a_file_cannot_hold_are_refused_before_memory_is_taken(name, tmp_path):
+  path = tmp_path / name
+  BOMBS[name](path)
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  with pytest.raises(UsageError) as caught:
+    files.read(path)
+  assert str(path) in str(caught.value) and re.search(r"\d{6}", str(caught.value).replace(str(path), ""))
+  assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
+
+
+def test_an_archive_that_is_named_npy_is_read_as_what_it_is(tmp_path):
+  np.savez(tmp_path / "a.npz", x=np.ones((4, 5), np.uint8))
+  assert files.read((tmp_path / "a.npz").rename(tmp_path / "a.npy")).shape == (4, 5, 1)
+
+
+def test_a_loop_of_tiff_directories_is_refused(tmp_path):
+  path = tmp_path / "loop.tif"
+  tifffile.imwrite(path, np.ones((3, 8, 8), np.uint8), photometric="minisblack", metadata=None)
+  with tifffile.TiffFile(path) as file:
+    first, last = file.pages[0].offset, file.pages[2].offset
+  content = bytearray(path.read_bytes())
+  place = last + 2 + 12 * struct.unpack_from("<H", content, last)[0]
+  struct.pack_into("<I", content, place, first)
+  path.write_bytes(content)
+  with pytest.raises(UsageError, match="loop"):
+    files.count_slices(path)
+
+
+@pytest.mark.parametrize("name", ["../secret.raw", "/etc/hostname", "sub/../../secret.raw", "..\\secret.raw"])
+def test_headers_cannot_name_files_outside_their_folder(name, tmp_path):
+  pytest.importorskip("SimpleITK")
+  (tmp_path / "data/sub").mkdir(parents=True)
+  for place in ("secret.raw", "data/own.raw"):
+    (tmp_path / place).write_bytes(bytes(range(16)))
+  meta = "ObjectType = Image\nNDims = 2\nDimSize = 4 4\nElementType = MET_UCHAR\nElementDataFile = {}\n"
+  nrrd = "NRRD0004\ntype: uint8\ndimension: 2\nsizes: 4 4\nencoding: raw\ndata file: {}\n\n"
+  for suffix, text in (("mhd", meta), ("mha", meta), ("nrrd", nrrd)):
+    path = tmp_path / f"data/a.{suffix}"
+    path.write_text(text.format("own.raw"))
+    assert files.read(path)[1, 1, 0] == 5
+    path.write_text(text.format(name))
+    with pytest.raises(UsageError, match="outside its folder"):
+      files.read(path)
+    path.write_text(text.format("LIST\nown.raw\n" + name))
+    with pytest.raises(UsageError):
+      files.read(path)
+
+
+def test_hdf5_cannot_refer_to_other_files(tmp_path):
+  h5py = pytest.importorskip("h5py")
+  (tmp_path / "secret").write_bytes(bytes(range(16)))
+  with h5py.File(tmp_path / "other.h5", "w") as file:
+    file["x"] = np.ones((4, 4), np.uint8)
+  with h5py.File(tmp_path / "storage.h5", "w") as file:
+    file.create_dataset("x", (4, 4), np.uint8, external=[(str(tmp_path / "secret"), 0, 16)])
+  with h5py.File(tmp_path / "link.h5", "w") as file:
+    file["x"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "x")
+  with h5py.File(tmp_path / "virtual.h5", "w") as file:
+    layout = h5py.VirtualLayout((4, 4), np.uint8)
+    layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "x", (4, 4))
+    file.create_virtual_dataset("x", layout)
+  for name in ("storage", "link", "virtual"):
+    with pytest.raises(UsageError, match=str(tmp_path / name)):
+      files.read(tmp_path / f"{name}.h5")
+
+
+def test_a_frame_of_nyu_cannot_refer_to_other_files_or_claim_more_than_it_holds(tmp_path):
+  h5py = pytest.importorskip("h5py")
+  (tmp_path / "secret").write_bytes(bytes(64))
+  with h5py.File(tmp_path / "other.h5", "w") as file:
+    file["depth"] = np.ones((4, 4), np.float32)
+  makers = {
+    "link": lambda file: file.__setitem__("depth", h5py.ExternalLink(str(tmp_path / "other.h5"), "depth")),
+    "storage": lambda file: file.create_dataset("depth", (4, 4), "f4", external=[(str(tmp_path / "secret"), 0, 64)]),
+    "claim": lambda file: file.create_dataset("depth", (10**6, 10**6), "f4", chunks=(64, 64)),
+  }
+  for name, make in makers.items():
+    with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+      file["rgb"] = np.zeros((3, 4, 4), np.uint8)
+      make(file)
+    with pytest.raises(UsageError, match=f"{name}.h5"):
+      nyu_depth.read_photo_and_depth(tmp_path / f"{name}.h5")
+  with h5py.File(tmp_path / nyu_depth.FILE, "w") as file:
+    for name in ("rawDepths", "depths"):
+      file.create_dataset(name, (10**9, 64, 48), "f4", chunks=(1, 64, 48))
+  with pytest.raises(UsageError, match="claims"):
+    nyu_depth.find_splits(tmp_path / nyu_depth.FILE)

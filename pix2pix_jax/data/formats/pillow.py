@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageFile
 
+from pix2pix_jax.data.formats import limits
 from pix2pix_jax.errors import UsageError
 
 # TGA has no signature, so its suffix decides.
@@ -40,6 +41,7 @@ def _formats() -> list[str]:
 def read(path: Path, head: bytes, colors: bool) -> np.ndarray:
   """The upright image of a file that starts with `head`, at least 26 bytes."""
   with Image.open(path, formats=["TGA"] if path.suffix.lower() == ".tga" else _formats()) as image:
+    limits.check_claim(image.width * image.height * len(image.getbands()), path.stat().st_size)
     if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a photograph with previews or a depth map
       frames = getattr(image, "n_frames", "several")
       raise UsageError(f"{path} is an animation of {frames} frames; save each frame as a file of its own.")
@@ -87,7 +89,7 @@ def pixels(image: Image.Image, colors: bool) -> np.ndarray:
 
 def palette(path: Path) -> tuple[tuple[int, int, int], ...]:
   """The colours of a palette image, also in TIFF; empty for other images."""
-  with Image.open(path) as image:
+  with Image.open(path, formats=[*_formats(), "TIFF", "TGA"]) as image:
     values = (image.getpalette("RGB") or []) if image.mode in ("P", "PA") else []
   return tuple(zip(values[::3], values[1::3], values[2::3]))
 

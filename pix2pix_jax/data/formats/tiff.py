@@ -52,16 +52,16 @@ def slices(file: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
     ValueError: no image.
     UsageError: several series of images, or volumes within one page.
   """
+  _check_directories(file)
   pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)]
   pages = [page for page in pages if not page.is_reduced and not page.is_mask]
   if not pages:
     raise ValueError("it contains no whole image")
   if (count := len(pages) * pages[0].imagedepth) > len(pages):
     raise UsageError(f"{file.filehandle.path} holds {count} images in one page; save each as a file of its own.")
-  if _next_offset(file) >= file.filehandle.size:
-    raise ValueError("the file is truncated: its last image is missing")
   if len(pages) == 1:
     return [pages]
+  limits.check_claim(sum(page.nbytes for page in pages), file.filehandle.size)
   if file.is_ome and len(file.series) > 1:
     raise UsageError(
       f"{file.filehandle.path} holds {len(file.series)} series of images; save each as a file of its own."
@@ -75,14 +75,27 @@ def slices(file: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
   return [[pages[number] for number in each] for each in order.reshape(-1, order.shape[-1])]
 
 
-def _next_offset(file: tifffile.TiffFile) -> int:
-  """Where the directory of the page after the last should be; 0 in a whole file (TIFF 6.0, section 2)."""
-  form, handle, last = file.tiff, file.filehandle, file.pages[-1]
-  handle.seek(last.offset)
-  (tags,) = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))
-  handle.seek(tags * form.tagsize, os.SEEK_CUR)
-  (offset,) = struct.unpack(form.offsetformat, handle.read(form.offsetsize))
-  return offset
+def _check_directories(file: tifffile.TiffFile) -> None:
+  """Follows the directories of the pages, each of which names the place of the next (TIFF 6.0, section 2).
+
+  Raises:
+    ValueError: one lies beyond the end of the file, or they form a loop.
+  """
+  form, handle = file.tiff, file.filehandle
+  handle.seek(8 if form.is_bigtiff else 4)
+  read = lambda layout, size: struct.unpack(layout, handle.read(size))[0]
+  offset = read(form.offsetformat, form.offsetsize)
+  room = handle.size  # which directories share
+  while offset:
+    if offset >= handle.size:
+      raise ValueError("the file is truncated: its last image is missing")
+    handle.seek(offset)
+    length = read(form.tagnoformat, form.tagnosize) * form.tagsize
+    room -= length + form.tagnosize + form.offsetsize
+    if room < 0:
+      raise ValueError("its directories of images form a loop")
+    handle.seek(length, os.SEEK_CUR)
+    offset = read(form.offsetformat, form.offsetsize)
 
 
 def count(path: Path) -> int | None:

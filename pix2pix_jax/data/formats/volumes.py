@@ -83,6 +83,10 @@ class Volume:
     self._sitk = extras.load("SimpleITK", str(path))
     self._files = series(path, key) if path.is_dir() else [path]
     self._form = form(path, head) or "dicom"
+    if self._form == "meta":
+      _check_meta(path, head)
+    elif self._form == "nrrd":
+      _check_nrrd(path, head)
     self._reader = self._header(self._files[0])
     self._size = self._reader.GetSize()
     if len(self._files) > 1:
@@ -108,6 +112,8 @@ class Volume:
     claimed = math.prod(self.shape) * math.prod(extra) * components * pixel.GetSizeOfPixelComponent()
     stored = path.stat().st_size
     limits.check_claim(claimed, stored)
+    if claimed < 0:
+      raise ValueError("its header is contradictory")
     if self._form == "meta" and b"ElementDataFile = LOCAL" in head and b"CompressedData = True" not in head:
       if claimed > stored:
         raise ValueError(f"its header promises {claimed} bytes of pixels, but the file has {stored}")
@@ -164,6 +170,59 @@ class Volume:
       origin=tuple(origin[:spatial]),
       direction=tuple(columns.ravel().tolist()),
     )
+
+
+# --- Headers, before SimpleITK sees them: it would open any file that they name, and crash at some of them.
+
+
+def _check_meta(path: Path, head: bytes) -> None:
+  """Checks the header of MetaImage: lines "Key = Value" until ElementDataFile.
+
+  Raises:
+    ValueError: it is damaged, or of a form that SimpleITK does not read safely.
+    UsageError: its voxels lie outside its folder.
+  """
+  text, marker, rest = head.partition(b"ElementDataFile")
+  if not marker or b"\0" in text:
+    raise ValueError("its header has no ElementDataFile")
+  lines = (line.partition("=") for line in text.decode("latin-1").splitlines())
+  fields = {key.strip(): value.strip() for key, _, value in lines}
+  names = [line.strip() for line in rest.split(b"=", 1)[-1].decode("latin-1").splitlines()]
+  is_compressed = fields.get("CompressedData", "False").lower() == "true"
+  if fields.get("BinaryData", "True").lower() not in ("true", "false"):
+    raise ValueError(f"BinaryData is {fields['BinaryData'][:20]!r}")
+  if is_compressed and fields.get("BinaryData", "True").lower() != "true":
+    raise ValueError("its header says both compressed and text")
+  if names[:1] in (["LOCAL"], ["Local"], ["local"]):
+    return
+  is_list = names[:1] and names[0].upper().startswith("LIST")
+  for name in names[1:] if is_list else names[:1]:
+    _check_neighbour(path, name.split(" ")[0] if "%" in name else name)
+
+
+def _check_nrrd(path: Path, head: bytes) -> None:
+  """Checks the files that the header of NRRD names, if its voxels are detached.
+
+  Raises:
+    UsageError: they lie outside its folder.
+  """
+  lines = head.split(b"\n\n", 1)[0].split(b"\r\n\r\n", 1)[0].decode("latin-1").splitlines()
+  for number, line in enumerate(lines):
+    key, _, value = line.partition(":")
+    if key.strip().lower() in ("data file", "datafile"):
+      is_list = value.strip().upper().startswith("LIST")
+      for name in lines[number + 1 :] if is_list else [value.strip()]:
+        _check_neighbour(path, name.strip().split(" ")[0] if "%" in name else name.strip())
+
+
+def _check_neighbour(path: Path, name: str) -> None:
+  """Checks that a file which a header names is a regular one in its folder; patterns with % are names of several."""
+  target = Path(name)
+  inside = not target.is_absolute() and ".." not in target.parts and "\\" not in name and ":" not in name
+  if not inside:
+    raise UsageError(f"{path} keeps its voxels in {name[:200]!r}, outside its folder. Move them beside it.")
+  if "%" not in name and not (path.parent / target).is_file():
+    raise ValueError(f"its voxels, {name[:200]!r}, are not beside it")
 
 
 def write_volume(path: Path, array: np.ndarray, geometry: Geometry | None, axis: int | None) -> None:

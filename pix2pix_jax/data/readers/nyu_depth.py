@@ -29,6 +29,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from pix2pix_jax.data import files
+from pix2pix_jax.data.formats import hdf5
 from pix2pix_jax.data.readers import examples
 from pix2pix_jax.errors import UsageError, few
 
@@ -193,7 +194,7 @@ def open_frames(path: Path) -> Iterator[tuple[h5py.Dataset, h5py.Dataset]]:
   except OSError as error:
     raise UsageError(f"{path} cannot be read as a MATLAB 7.3 (HDF5) file ({error}). {advice}") from error
   with file:
-    missing = [name for name in ("rawDepths", "depths") if not isinstance(file.get(name), h5py.Dataset)]
+    missing = [name for name in ("rawDepths", "depths") if hdf5.get(file, name) is None]
     if missing:
       raise UsageError(f"{path} has no {' and no '.join(missing)}, only {few(file, 20)}. {advice}")
     raw, dense = file["rawDepths"], file["depths"]
@@ -207,6 +208,11 @@ def open_frames(path: Path) -> Iterator[tuple[h5py.Dataset, h5py.Dataset]]:
         f"{path}: rawDepths and depths should both be metres, (frames, width, height); they are {raw.dtype} "
         f"{raw.shape} and {dense.dtype} {dense.shape}. {advice}"
       )
+    try:
+      for array in (raw, dense):
+        hdf5.check(array, path.stat().st_size)
+    except ValueError as error:
+      raise UsageError(f"{path} cannot be read ({error}). {advice}") from error
     yield raw, dense
 
 
@@ -214,7 +220,7 @@ def read_frame(array: h5py.Dataset, frame: int, path: Path) -> np.ndarray:
   """Depth in metres, float32 (H, W, 1); 0 where there is none."""
   try:
     depth = array[frame].T.astype(np.float32)
-  except OSError as error:
+  except (OSError, ValueError, RuntimeError) as error:
     raise UsageError(
       f"{path} cannot be read at frame {frame + 1} of {array.name} ({error}). It may be damaged or half "
       "downloaded: get it again."
@@ -234,12 +240,14 @@ def read_photo_and_depth(path: Path) -> tuple[np.ndarray, np.ndarray]:
   """
   try:
     with h5py.File(path, "r") as file:
-      missing = [name for name in ("rgb", "depth") if not isinstance(file.get(name), h5py.Dataset)]
+      missing = [name for name in ("rgb", "depth") if hdf5.get(file, name) is None]
       if missing:
         others = f", only {few(file, 20)}" if len(file) else ""
         raise UsageError(f"{path} has no {' and no '.join(missing)}{others}. A frame holds rgb and depth.")
-      photo, depth = file["rgb"][()], file["depth"][()]
-  except OSError as error:
+      photo, depth = (hdf5.whole(file[name], path.stat().st_size) for name in ("rgb", "depth"))
+  except UsageError:
+    raise
+  except (OSError, ValueError, RuntimeError, KeyError) as error:  # by h5py, of a damaged file
     raise UsageError(
       f"{path} cannot be read as an HDF5 file ({error}). It may be damaged or half downloaded: get it again, or remove "
       "it."
