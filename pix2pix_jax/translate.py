@@ -390,7 +390,11 @@ def main(argv: list[str] | None = None) -> None:
   listed = f": {few(written)}" if written else ""
   print(f"{len(inputs) - len(failed)} of {counted(len(inputs), 'image')} translated{listed}.")
   if left_out:
-    print(f"Left out, because their format is unknown: {few(left_out)}.")
+    special = [path for path in left_out if files.is_known(path)]  # pipes, devices, broken links
+    if unknown := [path for path in left_out if path not in special]:
+      print(f"Left out, because their format is unknown: {few(unknown)}.")
+    if special:
+      print(f"Left out, because they are not regular files: {few(special)}.")
   usual = config_lib.eval_resize(data)  # None: the model has seen images of many sizes, at their own scale
   if usual and resize_to is None and options.tile is None and (hint := _size_hint(sizes, usual)):
     print(hint)

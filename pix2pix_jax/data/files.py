@@ -271,17 +271,27 @@ class _Source:
     return tiff.lazy_shape(self.path) if self.format == "tiff" and extras.available("rasterio") else None
 
 
-def _stat(path: Path) -> tuple[int, bytes]:
-  """Size and first bytes of a regular file; of a folder, which may be a DICOM series, nothing."""
+def check_regular(path: Path) -> os.stat_result:
+  """Checks that a path is that of a regular file, perhaps by links: opening a pipe or a device may never end.
+
+  Raises:
+    UsageError: it is not, or does not exist.
+  """
   try:
     state = path.stat()
   except (OSError, ValueError) as error:
     raise UsageError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}). Check the path.") from error
-  if stat.S_ISDIR(state.st_mode) and volumes.dicom_files(path):
-    return 0, b""
   if not stat.S_ISREG(state.st_mode):
     kind = "a folder" if stat.S_ISDIR(state.st_mode) else "not a regular file"
     raise UsageError(f"{path} is {kind}; give the path of an image file.")
+  return state
+
+
+def _stat(path: Path) -> tuple[int, bytes]:
+  """Size and first bytes of a regular file; of a folder, which may be a DICOM series, nothing."""
+  if path.is_dir() and volumes.dicom_files(path):
+    return 0, b""
+  state = check_regular(path)
   if not state.st_size:
     raise UsageError(f"{path} is empty (0 bytes). Replace it, or remove it.")
   with path.open("rb") as file:

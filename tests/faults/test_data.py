@@ -1,6 +1,7 @@
 """Damaged, hostile or unreachable data: a message that names it, and no harm."""
 
 import contextlib
+import faulthandler
 import io
 import json
 import os
@@ -17,9 +18,11 @@ import numpy as np
 import pytest
 import tifffile
 
+from pix2pix_jax import translate
+from pix2pix_jax.configs import folder as folder_config
 from pix2pix_jax.configs import procedural
 from pix2pix_jax.data import files, prepare, shards, summary
-from pix2pix_jax.data.readers import nyu_depth
+from pix2pix_jax.data.readers import facades, kitti_depth, nyu_depth, pairs, winter_summer
 from pix2pix_jax.data.source import Damaged
 from pix2pix_jax.errors import UsageError
 
@@ -358,3 +361,100 @@ def test_a_frame_of_nyu_cannot_refer_to_other_files_or_claim_more_than_it_holds(
       file.create_dataset(name, (10**9, 64, 48), "f4", chunks=(1, 64, 48))
   with pytest.raises(UsageError, match="claims"):
     nyu_depth.find_splits(tmp_path / nyu_depth.FILE)
+
+
+# --- Folders
+
+
+@pytest.fixture
+def no_hang():
+  """Ends a test that waits for a pipe, in which nobody writes."""
+  faulthandler.dump_traceback_later(30, exit=True)
+  yield
+  faulthandler.cancel_dump_traceback_later()
+
+
+def test_pipes_among_the_images_of_every_reader_are_never_opened(tmp_path, no_hang):
+  rgb, depth = np.zeros((352, 1216, 3), np.uint8), np.ones((352, 1216, 1), np.uint16)
+  selection = tmp_path / "kitti/val_selection_cropped"
+  cases = {
+    "facades": (tmp_path / "facades/train/1.jpg", lambda source: facades.read_archive_pair(source / "train/1.jpg")),
+    "kitti": (
+      selection / "image/d_image_0000000005_image_02.png",
+      lambda source: kitti_depth.read_frame(kitti_depth.find_splits(source)[0]["train"][0]),
+    ),
+    "winter": (tmp_path / "winter/annotations/attributes.txt", winter_summer.find_splits),
+    "nyu": (tmp_path / "nyu/train/1.h5", nyu_depth.find_frames),
+    "folder": (tmp_path / "folder/A/2.png", lambda source: pairs.find_splits(source)[0]["missing"]),
+  }
+  files.write(
+    tmp_path / "kitti/val_selection_cropped/groundtruth_depth/d_groundtruth_depth_0000000005_image_02.png", depth
+  )
+  files.write(tmp_path / "folder/A/1.png", rgb[:8, :8])
+  for name in "12":
+    files.write(tmp_path / f"folder/B/{name}.png", rgb[:8, :8])
+  (tmp_path / "winter/annotations").mkdir(parents=True)
+  (tmp_path / "winter/annotations/annotations.tsv").write_text("1/a.jpg\t1,1\n")
+  for name, (pipe, reading) in cases.items():
+    pipe.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(pipe)
+    with pytest.raises((UsageError, KeyError)) as caught:
+      reading(tmp_path / name)
+    assert pipe.name in str(caught.value) or name in ("nyu", "folder"), "left out, and the others are used"
+  assert any("2.png" in note and "cannot be opened" in note for note in pairs.find_splits(tmp_path / "folder")[1])
+
+
+def test_pipes_and_devices_are_never_opened(tmp_path, no_hang):
+  os.mkfifo(tmp_path / "a.png")
+  (tmp_path / "b.png").symlink_to("/dev/zero")
+  for name in "ab":
+    with pytest.raises(UsageError, match="not a regular file"):
+      files.read(tmp_path / f"{name}.png")
+  assert files.find(tmp_path) == ([], [tmp_path / "a.png", tmp_path / "b.png"])
+  with pytest.raises(UsageError, match="matches no image"):
+    translate.find_inputs(str(tmp_path))
+
+
+def test_a_pipe_beside_dicom_slices_is_never_opened(tmp_path, no_hang):
+  sitk = pytest.importorskip("SimpleITK")
+  for number in range(2):
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((1, 4, 4), np.int16)), str(tmp_path / f"{number}.dcm"))
+  os.mkfifo(tmp_path / "pipe")
+  with pytest.raises(UsageError, match="pipe"):
+    files.read(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["../../secret/a.jpg", "1/../../secret/a.jpg", "1//etc/a.jpg", "/etc/a.jpg"])
+def test_annotations_cannot_name_photographs_outside_their_folder(path, tmp_path):
+  (tmp_path / "annotations").mkdir()
+  (tmp_path / "annotations/attributes.txt").write_text("winter\ncold\nice\nsummer\nwarm\nspring\n")
+  (tmp_path / "annotations/annotations.tsv").write_text(
+    f"{path}\t" + "\t".join(["0.9,1"] * 3 + ["0,1"] * 3) + "\n1/b.jpg\t" + "\t".join(["0,1"] * 3 + ["0.9,1"] * 3) + "\n"
+  )
+  with pytest.raises(UsageError, match=r"annotations\.tsv, line 1"):
+    winter_summer.find_splits(tmp_path)
+
+
+@pytest.mark.parametrize("closed", ["A", "A/1.png", "."])
+def test_folders_and_files_that_cannot_be_read_are_named(closed, tmp_path):
+  for side in "AB":
+    for name in "12":
+      files.write(tmp_path / f"raw/{side}/{name}.png", np.zeros((8, 8, 3), np.uint8))
+  data = folder_config.get_config().data
+  data.update(source_dir=str(tmp_path / "raw"), prepared_dir=str(tmp_path / "prepared"))
+  path = tmp_path / "raw" / closed
+  mode = path.stat().st_mode
+  (tmp_path / "prepared").mkdir()
+  (tmp_path / "prepared").chmod(0o777)
+  with without_privileges(tmp_path / "raw"):
+    pass  # opens the parents
+  path.chmod(0)
+  try:
+    if os.geteuid() == 0:
+      os.seteuid(NOBODY)
+    with pytest.raises(UsageError, match="Permission denied") as caught:
+      prepare.prepare(data)
+  finally:
+    os.seteuid(os.getuid())
+    path.chmod(mode)
+  assert str(tmp_path / "raw") in str(caught.value)

@@ -34,14 +34,25 @@ def dicom_files(folder: Path) -> list[Path]:
   return [path for path in folder.iterdir() if path.suffix.lower() == ".dcm" and not path.name.startswith(".")]
 
 
+def _series_in(folder: Path) -> tuple[str, ...]:
+  """The UIDs of the DICOM series in a folder, of which SimpleITK opens every file.
+
+  Raises:
+    UsageError: one of them is not a regular file, which might never end.
+  """
+  sitk = extras.load("SimpleITK", f"{folder}, a DICOM series,")
+  if special := [path.name for path in folder.iterdir() if path.exists() and not (path.is_file() or path.is_dir())]:
+    raise UsageError(f"{folder} holds DICOM files beside {few(special)}, not regular files. Remove them.")
+  return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+
+
 def is_series(path: Path) -> bool:
   """Whether a path is a folder with at least two .dcm files, all of one series if SimpleITK is there to tell."""
   if not path.is_dir() or len(dicom_files(path)) < 2:
     return False
   if not extras.available("SimpleITK"):
     return True
-  sitk = extras.load("SimpleITK", str(path))
-  return len(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path))) == 1
+  return len(_series_in(path)) == 1
 
 
 def series(folder: Path, key: str | None = None) -> list[Path]:
@@ -54,8 +65,7 @@ def series(folder: Path, key: str | None = None) -> list[Path]:
   Raises:
     UsageError: no series, several, or none of that UID.
   """
-  sitk = extras.load("SimpleITK", f"{folder}, a DICOM series,")
-  found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+  sitk, found = extras.load("SimpleITK", f"{folder}, a DICOM series,"), _series_in(folder)
   if not found:
     raise UsageError(f"{folder} is a folder without a DICOM series; give the path of an image file.")
   if (key is None and len(found) > 1) or (key is not None and key not in found):

@@ -149,6 +149,11 @@ def pairs(
         f"{annotations / 'annotations.tsv'}, line {number}, should be CAMERA/FILE and {len(attributes)} times "
         f"SCORE,CONFIDENCE, separated by tabs; it begins {line[:60]!r}. Get the file again."
       )
+    if not camera or ".." in Path(name).parts or camera == ".." or Path(name).is_absolute() or "\\" in path:
+      raise UsageError(
+        f"{annotations / 'annotations.tsv'}, line {number}, names {path[:60]!r}, a photograph outside imageAlignedLD. "
+        "Get the file again."
+      )
     is_winter, is_summer = ((scores[of_season] > threshold).any() for of_season in columns)
     if is_winter != is_summer:
       cameras.setdefault(camera, ([], []))[int(is_summer)].append(name)
@@ -190,6 +195,7 @@ def _column(name: str, attributes: list[str], annotations: Path) -> int:
 
 def _read(path: Path) -> str:
   try:
+    files.check_regular(path)
     return path.read_text(encoding="utf-8")
   except (OSError, UnicodeDecodeError) as error:
     raise UsageError(f"{path} cannot be read ({reason(error)}). data.source_dir should hold {WANTED}.") from error
