@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ import numpy as np
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output, signals
 from pix2pix_jax.data import pipeline, summary
-from pix2pix_jax.errors import UsageError, require_integer
+from pix2pix_jax.errors import UsageError, few, require_integer
 from pix2pix_jax.inference import Translator
 from pix2pix_jax.model.state import TrainState
 from pix2pix_jax.run import evaluation, history
@@ -32,6 +32,7 @@ from pix2pix_jax.signals import DataSpec, Signal
 from pix2pix_jax.train import Observer, train_and_evaluate
 
 Pairs = tuple[np.ndarray, np.ndarray]
+LARGEST = 1e30  # limit of a range, with room for arithmetic in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,13 +154,15 @@ def fit(
   Raises:
     UsageError: invalid shapes, dtypes, values or fields; the message says what is accepted.
   """
+  x, y = _array("x", x), _array("y", y)
+  callbacks = _checked_callbacks(callbacks)
+  _check_workdir(workdir)
   settings = _settings(x, config, overrides, seed=seed, batch_size=batch_size, epochs=epochs)
   _declare(
     settings.data, (input_kind, target_kind), (input_range, target_range), (input_unit, target_unit), num_classes
   )
   config_lib.check(settings)
   settings, _ = config_lib.keep_recorded(settings, Path(workdir or os.devnull))
-  x, y = np.asarray(x), np.asarray(y)
   spec = _spec(x, y, settings)
   splits = _splits((x, y), spec, validation_split, validation_data)
   spec = _complete(spec, splits["train"])
@@ -193,6 +196,46 @@ def fit(
   return FitResult(_history(workdir, steps_per_epoch), translator, workdir, state)
 
 
+def _array(name: str, value: Any) -> np.ndarray:
+  """An argument as an array.
+
+  Raises:
+    UsageError: it is none, or the mask of a masked array would be lost.
+  """
+  if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+    raise UsageError(f"{name} is a masked array, whose mask would be lost. Fill it: {name}.filled(VALUE).")
+  try:
+    return np.asarray(value)
+  except (TypeError, ValueError) as error:
+    raise UsageError(f"{name} cannot be made an array ({error}). It should be (n, H, W, C).") from error
+
+
+def _checked_callbacks(callbacks: Any) -> Sequence[Any]:
+  """
+  Raises:
+    UsageError: no list of objects that have some of Keras' methods.
+  """
+  if callbacks is not None and not isinstance(callbacks, list | tuple):
+    raise UsageError(f"callbacks is a {type(callbacks).__name__}; give a list of objects, as in callbacks=[callback].")
+  for callback in callbacks or ():
+    there = [name for name in _KerasObserver.METHODS if hasattr(callback, name)]
+    if isinstance(callback, type) or not there:
+      what = f"the class {callback.__name__}" if isinstance(callback, type) else f"a {type(callback).__name__}"
+      raise UsageError(
+        f"callbacks holds {what}; a callback is an object with some of the methods {', '.join(_KerasObserver.METHODS)}."
+      )
+    if wrong := [name for name in there if not callable(getattr(callback, name))]:
+      raise UsageError(f"{wrong[0]} of a {type(callback).__name__} in callbacks is no method.")
+  return callbacks or ()
+
+
+def _check_workdir(workdir: Any) -> None:
+  if workdir is not None and (
+    not isinstance(workdir, str | os.PathLike) or not isinstance(os.fspath(workdir), str) or "\0" in os.fspath(workdir)
+  ):
+    raise UsageError(f"workdir is {workdir!r}; it has to be the path of a folder, a string or a pathlib.Path.")
+
+
 def _temporary_folder() -> str:
   """A new folder that exists until the program exits."""
   folder = tempfile.mkdtemp(prefix="pix2pix_jax_")
@@ -222,6 +265,14 @@ def _settings(
     raise UsageError(
       f"config is a {type(config).__name__}; give a ConfigDict, such as pix2pix_jax.config.load('facades')."
     )
+  if config is not None and (missing := sorted(set(config_lib.default()) - set(config))):
+    raise UsageError(
+      f"config lacks {few(missing)}. Start from one that is complete: pix2pix_jax.config.load('facades')."
+    )
+  if overrides is not None and not (
+    isinstance(overrides, Mapping) and all(isinstance(each, str) for each in overrides)
+  ):
+    raise UsageError(f"overrides is {overrides!r}; it has to be a dict such as {{'model.base_features': 32}}.")
   settings = config_lib.default() if config is None else config.copy_and_resolve_references()
   settings.unlock()
   changes: dict[str, Any] = {"data.name": "arrays"}
@@ -278,7 +329,7 @@ def _declare(
   sides = ("input", "target")
   for side, kind in zip(sides, kinds, strict=True):
     if kind is not None:
-      data[f"{side}_kind"] = signals.check_kind(kind, f"{side}_kind")
+      data[f"{side}_kind"] = signals.check_kind(kind if isinstance(kind, str) else repr(kind), f"{side}_kind")
     elif data[f"{side}_kind"] == "auto":
       data[f"{side}_kind"] = "image"
   for side, limits, unit in zip(sides, ranges, units, strict=True):
@@ -296,13 +347,35 @@ def _declare(
         raise UsageError(
           f"input_range {ranges[0]} and target_range {limits} differ; depth has one range for both sides."
         )
-      data["depth_range" if is_depth_range else name] = tuple(value) if isinstance(value, tuple | list) else value
+      if name.endswith("_unit"):
+        if not isinstance(value, str):
+          raise UsageError(f"{name} is {value!r}; it has to be a string.")
+        data[name] = value
+      else:
+        data["depth_range" if is_depth_range else name] = _range(name, value)
   if num_classes is not None:
     labelled = [side for side in sides if data[f"{side}_kind"] == "classes"]
     if not labelled:
       raise UsageError(f"num_classes is {num_classes}, but neither side's kind is classes.")
     for side in labelled:
       data[f"{side}_classes"] = require_integer("num_classes", num_classes, 2, 256)
+
+
+def _range(name: str, value: Any) -> tuple[float, ...]:
+  """A range that is given: (lowest, highest), or these of each channel. Their order is checked with the other fields.
+
+  Raises:
+    UsageError: no finite numbers, or two equal ones, which in a config leave the range to the data.
+  """
+  numbers = tuple(value) if isinstance(value, tuple | list | np.ndarray) and np.ndim(value) == 1 else ()
+  if (
+    not numbers
+    or any(isinstance(each, bool) or not isinstance(each, int | float | np.number) for each in numbers)
+    or any(low == high for low, high in zip(numbers[::2], numbers[1::2]))
+    or not all(abs(each) < LARGEST for each in numbers)
+  ):
+    raise UsageError(f"{name} is {value!r}; it has to be (lowest, highest), finite numbers in this order.")
+  return tuple(each.item() if isinstance(each, np.number) else each for each in numbers)
 
 
 def _complete(spec: DataSpec, train: Pairs) -> DataSpec:
@@ -366,7 +439,7 @@ def _require_channels_last(name: str, shape: tuple[int, ...]) -> None:
 
 
 def _store_one(name: str, array: np.ndarray, signal: Signal) -> np.ndarray:
-  array = np.asarray(array)
+  array = _array(name, array)
   _require_channels_last(name, array.shape)
   if array.ndim != 4 or 0 in array.shape:
     raise UsageError(
@@ -420,6 +493,11 @@ class _Model:
 
 class _KerasObserver(Observer):
   """Calls Keras-style callbacks around steps and epochs."""
+
+  METHODS = (
+    *("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_train_batch_begin", "on_train_batch_end"),
+    *("set_params", "set_model"),
+  )
 
   def __init__(self, callbacks: Sequence[Any], steps_per_epoch: int, epochs: int, verbose: int):
     self._callbacks, self._steps_per_epoch = callbacks, steps_per_epoch
