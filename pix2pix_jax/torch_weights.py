@@ -12,6 +12,7 @@ The first bytes, not the suffix, decide between three layouts:
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+import errno
 import functools
 import io
 import json
@@ -131,6 +132,8 @@ def read_state_dict(
   """
   path = Path(path)
   try:
+    if path.exists() and not path.is_file():  # opening a pipe may never end
+      raise OSError(errno.EINVAL, "not a regular file")
     file, size = path.open("rb"), path.stat().st_size
   except OSError as error:
     raise UsageError(f"{path} cannot be read: {error.strerror}. Give {expected}.") from error
@@ -138,6 +141,7 @@ def read_state_dict(
     try:
       tree, load = _parse(file, size)
       tensors = _state_dict(tree)
+      _check_dtypes(tensors)
       if sum(math.prod(tensor.shape) for tensor in tensors.values()) > size:
         raise ValueError("its tensors have more numbers than the file has bytes")
       arrays = {key: _array(tensor, load) for key, tensor in tensors.items()}
@@ -150,6 +154,16 @@ def read_state_dict(
       ) from error
   _check_values(path, arrays)
   return arrays
+
+
+def _check_dtypes(tensors: Mapping[str, "_Tensor"]) -> None:
+  integers = [
+    key
+    for key, tensor in tensors.items()
+    if key.endswith((".weight", ".bias", ".running_mean", ".running_var")) and "float" not in tensor.storage.dtype
+  ]
+  if integers:
+    raise _Refused(f"stores {few(integers)} as integers. It may be quantised; give the floats it was made from.")
 
 
 def _check_values(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

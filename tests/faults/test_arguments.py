@@ -1,5 +1,6 @@
 """Wrong arguments of `fit`, `Translator` and the commands: one message that names the argument, before any work."""
 
+import os
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pix2pix_jax as p2p
 from pix2pix_jax import evaluate, export, import_torch, translate
 from pix2pix_jax.data import files
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.torch_weights import read_state_dict
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
 METRES = np.ones((4, 16, 16, 1), np.float32)
@@ -161,3 +163,20 @@ def test_files_that_are_no_weights_are_refused_before_the_workdir_is_made(conten
   with pytest.raises(UsageError, match="G.pth"):
     import_torch.main([f"--generator={tmp_path / 'G.pth'}", f"--workdir={tmp_path / 'run'}"])
   assert not (tmp_path / "run").exists()
+
+
+def test_a_pipe_in_place_of_weights_is_never_opened(tmp_path):
+  os.mkfifo(tmp_path / "G.pth")
+  with pytest.raises(UsageError, match="not a regular file"):
+    import_torch.main([f"--generator={tmp_path / 'G.pth'}", f"--workdir={tmp_path / 'run'}"])
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64])
+def test_weights_in_integers_are_refused_by_name(dtype, tmp_path):
+  safetensors = pytest.importorskip("safetensors.numpy")
+  arrays = {"model.0.weight": np.ones((2, 2), dtype), "model.1.num_batches_tracked": np.ones((), np.int64)}
+  safetensors.save_file(arrays, tmp_path / "G.safetensors")
+  with pytest.raises(UsageError, match=r"model\.0\.weight as integers"):
+    read_state_dict(tmp_path / "G.safetensors")
+  safetensors.save_file({**arrays, "model.0.weight": np.ones((2, 2), np.float16)}, tmp_path / "G.safetensors")
+  assert read_state_dict(tmp_path / "G.safetensors")["model.0.weight"].sum() == 4
