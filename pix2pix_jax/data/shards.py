@@ -80,6 +80,8 @@ def _check_shard(path: Path, count: int) -> None:
     found = reader.num_records()
     reader.close()
   except RuntimeError as error:
+    if "() failed:" in str(error):  # of the operating system, which says nothing about the content
+      raise UsageError(f"Prepared data, {path}, cannot be read ({first_line(error)}). Try again.") from error
     raise Damaged(path.parent, f"{path.name} cannot be read ({first_line(error)})") from error
   if found != count:
     raise Damaged(path.parent, f"{path.name} holds {output.counted(found, 'record')}, but {INDEX} says {count:,}")

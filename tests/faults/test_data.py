@@ -121,6 +121,19 @@ def test_data_that_is_whole_is_not_prepared_again(prepared, capsys):
   assert capsys.readouterr().out == ""
 
 
+def test_shards_that_the_system_does_not_open_are_kept(prepared, monkeypatch):
+  module = pytest.importorskip("array_record.python.array_record_module")
+
+  def opening(path):
+    raise RuntimeError(f"open() failed: Too many open files; opening {path}")
+
+  monkeypatch.setattr(module, "ArrayRecordReader", opening)
+  prepared_dir, folder = prepared
+  with pytest.raises(UsageError, match="Too many open files"):
+    prepare.prepare(drawn(prepared_dir))
+  assert shard(folder).exists()
+
+
 def test_a_flipped_bit_is_found_when_the_record_is_read(prepared):
   prepared_dir, folder = prepared
   content = bytearray(shard(folder).read_bytes())
