@@ -5,9 +5,8 @@ at once.
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 import contextlib
-import difflib
 import importlib
 import os
 from pathlib import Path
@@ -20,7 +19,7 @@ import traceback
 from typing import TYPE_CHECKING, NamedTuple
 
 from pix2pix_jax import __version__, launch, output
-from pix2pix_jax.errors import UsageError, few, nearest_path, require_integer, run_command
+from pix2pix_jax.errors import CommandParser, UsageError, few, nearest, nearest_path, require_integer, run_command
 
 if TYPE_CHECKING:
   import ml_collections
@@ -101,7 +100,7 @@ def _dispatch(arguments: list[str], can_restart: bool) -> None:
   elif name == "--version":
     print(f"pix2pix_jax {__version__}")
   elif name not in COMMANDS:
-    raise UsageError(f"There is no command {name!r}{_nearest(name, COMMANDS)} The commands are {', '.join(COMMANDS)}.")
+    raise UsageError(f"There is no command {name!r}{nearest(name, COMMANDS)} The commands are {', '.join(COMMANDS)}.")
   else:
     if can_restart and name in _KEEP_MEMORY and not {"-h", "--help"} & set(rest):
       launch.keep_memory()
@@ -119,12 +118,6 @@ def _find(name: str) -> Callable[[list[str]], None]:
   return importlib.import_module(f"pix2pix_jax.{name.replace('-', '_')}").main
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-  """The end of a sentence about a misspelt name: a suggestion if a known name is close, else a full stop."""
-  found = difflib.get_close_matches(name, known, n=1)
-  return f"; did you mean {found[0]}?" if found else "."
-
-
 # --- fields
 
 
@@ -132,7 +125,7 @@ def fields(argv: list[str] | None = None) -> None:
   """Prints every configuration field, or those whose name contains a text."""
   from pix2pix_jax import config as config_lib  # imports JAX
 
-  parser = argparse.ArgumentParser(prog="pix2pix_jax fields", description=COMMANDS["fields"])
+  parser = CommandParser(prog="pix2pix_jax fields", description=COMMANDS["fields"])
   parser.add_argument(
     "pattern", nargs="?", default="", help='list only fields whose name contains this, such as "data."'
   )
@@ -140,7 +133,7 @@ def fields(argv: list[str] | None = None) -> None:
   known = dict(config_lib.each_field())
   chosen = {name: field for name, field in known.items() if pattern.lower() in name}
   if not chosen:
-    raise UsageError(f"No field has {pattern!r} in its name{_nearest(pattern, known)}")
+    raise UsageError(f"No field has {pattern!r} in its name{nearest(pattern, known)}")
   width = min(shutil.get_terminal_size((120, 24)).columns, 120)
   for name, field in chosen.items():
     limit = f"  ({field.limit.text})" if field.limit else ""
@@ -347,11 +340,11 @@ def _check_names(arguments: list[str]) -> None:
     override = re.match(r"--?(?:no)?config\.([^=]*)", argument)
     if override and override[1] not in known:
       listed = '"pix2pix_jax fields" lists all fields.'
-      raise UsageError(f"There is no field {override[1]}{_nearest(override[1], known)} {listed}")
+      raise UsageError(f"There is no field {override[1]}{nearest(override[1], known)} {listed}")
     if not override and re.match(r"-+[a-zA-Z]", argument):
       flag = argument.partition("=")[0]
       fields = [f"--config.{name}" for name in known if name.rpartition(".")[2] == flag.lstrip("-")]
-      raise UsageError(f"There is no flag {flag}{_nearest(flag, fields or TRAIN_FLAGS)}")
+      raise UsageError(f"There is no flag {flag}{nearest(flag, fields or TRAIN_FLAGS)}")
 
 
 def _load(text: str) -> "ml_collections.ConfigDict":

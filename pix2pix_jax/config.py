@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 
 from pix2pix_jax import inputs, palettes, signals
-from pix2pix_jax.errors import UsageError, reason
+from pix2pix_jax.errors import UsageError, nearest, nearest_path, reason
 from pix2pix_jax.output import counted
 from pix2pix_jax.signals import DataSpec, Signal
 
@@ -31,6 +31,7 @@ class Limit:
 
   holds: Callable[[Any], bool]
   text: str
+  choices: tuple[Any, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ def _at_least(low: float) -> Limit:
 
 
 def _one_of(*choices: Any) -> Limit:
-  return Limit(lambda value: value in choices, f"one of {', '.join(map(repr, choices))}")
+  return Limit(lambda value: value in choices, f"one of {', '.join(map(repr, choices))}", choices)
 
 
 _SEED = _between(0, 2**31 - 1)
@@ -497,7 +498,7 @@ def update(config: ml_collections.ConfigDict, changes: dict[str, Any]) -> None:
   known = {name for name, _ in each_field()}
   for name, value in changes.items():
     if name not in known:
-      raise UsageError(f"There is no field {name}{_suggestion(name, known)}.")
+      raise UsageError(f"There is no field {name}{nearest(name, known)}")
     section, _, field = name.rpartition(".")
     _set(config[section] if section else config, name, field, value)
 
@@ -513,20 +514,16 @@ def check(config: ml_collections.ConfigDict) -> None:
     names = [f"{section}.{name}" for name in value] if isinstance(value, ml_collections.ConfigDict) else [section]
     for name in names:
       if name not in known:
-        raise UsageError(f"There is no field {name}{_suggestion(name, known)}.")
+        raise UsageError(f"There is no field {name}{nearest(name, known)}")
   for name, field in each_field():
     value = get(config, name)
     if not _same_type(value, field.default):
       example = f", such as {field.default!r}" if field.default else ""
       raise UsageError(f"{name} is {value!r}; it has to be {_type_name(field.default)}{example}.")
     if field.limit and not field.limit.holds(value):
-      raise UsageError(f"{name} is {value!r}; it has to be {field.limit.text}.")
+      it = nearest(str(value), map(str, field.limit.choices), "; it")
+      raise UsageError(f"{name} is {value!r}{it} has to be {field.limit.text}.")
   inputs.parse(tuple(config.data.inputs))
-
-
-def _suggestion(name: str, known: set[str]) -> str:
-  nearest = difflib.get_close_matches(name, known, n=1)
-  return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def _same_type(value: Any, default: Any) -> bool:
@@ -616,10 +613,10 @@ def locate(text: str) -> tuple[Path, str]:
   path = Path(place).expanduser()
   if path.is_file():
     return path, variant
-  nearest = difflib.get_close_matches(path.stem, names(), n=1)
+  near = difflib.get_close_matches(path.stem, names(), n=1)
   raise UsageError(
     f"--config={text}: there is no file {place!r} and no configuration of that "
-    f"name{f' (did you mean {nearest[0]}?)' if nearest else ''}. "
+    f"name{f' (did you mean {near[0]}?)' if near else ''}. "
     f"The names are {', '.join(names())}; append :VARIANT to choose a variant."
   )
 
@@ -893,6 +890,8 @@ def keep_recorded(
 
 # --- Workdirs
 
+_WORKDIR = "Give the workdir of a trained model, where training writes config.json."
+
 
 def read(workdir: Path) -> ml_collections.ConfigDict:
   """The resolved configuration of a workdir, locked.
@@ -901,12 +900,14 @@ def read(workdir: Path) -> ml_collections.ConfigDict:
     UsageError: no config.json, or one that is damaged or does not hold a configuration of this package.
   """
   path = Path(workdir) / "config.json"
+  if not path.parent.is_dir():
+    raise UsageError(f"The workdir {workdir} does not exist{nearest_path(path.parent) or '.'} {_WORKDIR}")
+  if not path.exists():
+    raise UsageError(f"{workdir} holds no run: it has no config.json. {_WORKDIR}")
   try:
     fields = json.loads(path.read_text(encoding="utf-8"))
   except (OSError, ValueError, RecursionError) as error:
-    raise UsageError(
-      f"{path} cannot be read ({reason(error)}). Give the workdir of a trained model, where training writes it."
-    ) from error
+    raise UsageError(f"{path} cannot be read ({reason(error)}). {_WORKDIR}") from error
   config = default()
   try:
     _update(config, _migrate(fields))
@@ -929,12 +930,12 @@ def _update(config: ml_collections.ConfigDict, fields: Any) -> None:
         raise UsageError(f"{name} is {value!r}; it has to be a section of fields.")
       for field, inner in value.items():
         if f"{name}.{field}" not in known:
-          raise UsageError(f"There is no field {name}.{field}{_suggestion(f'{name}.{field}', known)}.")
+          raise UsageError(f"There is no field {name}.{field}{nearest(f'{name}.{field}', known)}")
         _set(config[name], f"{name}.{field}", field, inner)
     elif name in known:
       _set(config, name, name, value)
     else:
-      raise UsageError(f"There is no field {name}{_suggestion(name, known)}.")
+      raise UsageError(f"There is no field {name}{nearest(name, known)}")
 
 
 def _set(section: ml_collections.ConfigDict, name: str, field: str, value: Any) -> None:

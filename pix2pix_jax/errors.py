@@ -1,12 +1,13 @@
 """The one exception type whose message is meant for users, and how commands show it."""
 
-from collections.abc import Callable, Iterable
+import argparse
+from collections.abc import Callable, Iterable, Sequence
 import difflib
 import operator
 import os
 from pathlib import Path
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import logging
 
@@ -38,6 +39,48 @@ def run_command(main: Callable[[], None]) -> None:
       if not interrupt.args:  # those with a text have been told already
         output.say("interrupted", error=True)
       sys.exit(130)
+
+
+class CommandParser(argparse.ArgumentParser):
+  """A parser of flags whose errors are one line, a UsageError, instead of every flag of the command."""
+
+  def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    """Parses flags like the base class, but names an unknown flag before missing ones, which may be misspelt."""
+    arguments = sys.argv[1:] if args is None else list(args)
+    known = [option for option in self._option_string_actions if option.startswith("--")]
+    for argument in arguments:
+      flag = argument.partition("=")[0]
+      if argument == "--":
+        break
+      if flag.startswith("--") and not any(option == flag or self._abbreviates(flag, option) for option in known):
+        raise UsageError(f"There is no flag {flag}{nearest(flag, known)} {self._help}")
+    return super().parse_args(arguments, namespace)
+
+  def _abbreviates(self, flag: str, option: str) -> bool:
+    return self.allow_abbrev and option.startswith(flag)
+
+  @property
+  def _help(self) -> str:
+    return f'"{self.prog} --help" describes all flags.'
+
+  def error(self, message: str) -> NoReturn:
+    text = message.removeprefix("argument ")
+    raise UsageError(f"{text[:1].upper()}{text[1:]}. {self._help}")
+
+
+def nearest(name: str, known: Iterable[str], more: str = "") -> str:
+  """The end of a sentence about a misspelt name: a suggestion if a known name is close, else a full stop.
+
+  Args:
+    name: the misspelt name.
+    known: the names to choose from.
+    more: what follows in place of the full stop, such as "; the"; after a suggestion, it starts a sentence.
+  """
+  found = difflib.get_close_matches(name, known, n=1)
+  if not found:
+    return more or "."
+  start = more.lstrip("; ")
+  return f"; did you mean {found[0]}?{f' {start[:1].upper()}{start[1:]}' if start else ''}"
 
 
 def few(names: Iterable[object], limit: int = 3) -> str:

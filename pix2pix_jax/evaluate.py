@@ -8,7 +8,6 @@ eval/SPLIT in the workdir. Results for other data, another protocol or another s
 separate folder, such as `eval/test@step800,dropout=off`.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 import re
@@ -18,7 +17,7 @@ import numpy as np
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
-from pix2pix_jax.errors import UsageError, run_command
+from pix2pix_jax.errors import CommandParser, UsageError, run_command
 from pix2pix_jax.signals import Signal
 
 
@@ -213,7 +212,7 @@ def _results_folder(
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(prog="pix2pix_jax evaluate", description=__doc__.split("\n")[0])
+  parser = CommandParser(prog="pix2pix_jax evaluate", description=__doc__.split("\n")[0])
   parser.add_argument("--workdir", type=Path, required=True, help="workdir of a trained model")
   parser.add_argument("--split", default="val", help="train, val or test (default: val)")
   parser.add_argument("--step", help="best, latest or the number of a checkpoint (default: best)")

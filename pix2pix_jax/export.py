@@ -41,7 +41,7 @@ import ml_collections
 import numpy as np
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax.errors import UsageError, run_command
+from pix2pix_jax.errors import CommandParser, UsageError, run_command
 from pix2pix_jax.inference import generate, noise_key
 from pix2pix_jax.model import convolution, networks
 from pix2pix_jax.run import checkpoint
@@ -199,7 +199,7 @@ def export(
 
 def main(argv: list[str] | None = None) -> None:
   """Runs the command; see the top of this file."""
-  parser = argparse.ArgumentParser(
+  parser = CommandParser(
     prog="pix2pix_jax export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--workdir", type=Path, required=True, help="workdir of a trained model")

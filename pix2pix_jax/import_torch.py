@@ -12,7 +12,6 @@ up convolution's input channels are swapped. The original's test mode (batch siz
 `norm_stats="image"` here; its `--eval` is `norm_stats="running"` with `dropout=False`.
 """
 
-import argparse
 from collections.abc import Mapping
 import dataclasses
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.configs import folder
-from pix2pix_jax.errors import UsageError, few, run_command
+from pix2pix_jax.errors import CommandParser, UsageError, few, run_command
 from pix2pix_jax.model.networks import PATCH_DEPTH
 from pix2pix_jax.model.resnet import NUM_BLOCKS
 from pix2pix_jax.signals import DataSpec, Image
@@ -364,7 +363,7 @@ def _describe(workdir: Path, config: ml_collections.ConfigDict, has_discriminato
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(prog="pix2pix_jax import-torch", description=__doc__.split("\n")[0])
+  parser = CommandParser(prog="pix2pix_jax import-torch", description=__doc__.split("\n")[0])
   parser.add_argument(
     "--generator",
     type=Path,

@@ -8,7 +8,6 @@ batches, cropped and mirrored as in training, and the first validation batch to 
 val.png. Data that is not prepared yet is prepared first.
 """
 
-import argparse
 from collections.abc import Iterable, Mapping
 import itertools
 from pathlib import Path
@@ -19,7 +18,7 @@ import ml_collections
 import numpy as np
 
 from pix2pix_jax import cli, output
-from pix2pix_jax.errors import UsageError, run_command
+from pix2pix_jax.errors import CommandParser, UsageError, run_command
 from pix2pix_jax.signals import DataSpec
 
 MIN_ROWS, MAX_ROWS = 4, 16  # of a sheet
@@ -82,7 +81,7 @@ def _write_sheet(path: Path, batch: Mapping[str, Iterable[np.ndarray]], spec: Da
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(
+  parser = CommandParser(
     prog="pix2pix_jax inspect",
     description=__doc__.split("\n")[0],
     epilog="--config.FIELD=VALUE overrides a field, as in training.",

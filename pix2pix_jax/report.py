@@ -6,7 +6,6 @@ writes `DIR/report/index.html`. The page works offline, and the run may still be
 workdir into one JSON object; `report_template.html` displays it.
 """
 
-import argparse
 import base64
 from collections.abc import Mapping
 import csv
@@ -28,7 +27,7 @@ from PIL import Image
 
 from pix2pix_jax import __version__
 from pix2pix_jax import config as config_lib
-from pix2pix_jax.errors import UsageError, run_command
+from pix2pix_jax.errors import CommandParser, UsageError, run_command
 from pix2pix_jax.output import counted
 from pix2pix_jax.run import history, viz
 from pix2pix_jax.run.experiment import Experiment
@@ -437,7 +436,7 @@ def _environment() -> dict[str, str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-  parser = argparse.ArgumentParser(prog="pix2pix_jax report", description=__doc__.split("\n")[0])
+  parser = CommandParser(prog="pix2pix_jax report", description=__doc__.split("\n")[0])
   parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run, finished or not")
   options = parser.parse_args(argv)
   jax.config.update("jax_platforms", "cpu")  # the GPU's memory may belong to the run being reported on

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pix2pix_jax import depth, palettes
-from pix2pix_jax.errors import UsageError
+from pix2pix_jax.errors import UsageError, nearest
 
 ALIASES = {"picture": "image"}
 
@@ -662,7 +662,7 @@ def check_kind(kind: str, field: str) -> str:
   """
   kind = ALIASES.get(kind, kind)
   if kind not in KINDS:
-    raise UsageError(f"{field} is {kind!r}; the kinds are {', '.join(KINDS)}.")
+    raise UsageError(f"{field} is {kind!r}{nearest(kind, KINDS, '; the')} kinds are {', '.join(KINDS)}.")
   return kind
 
 

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 from pix2pix_jax import launch
 from pix2pix_jax.data import files
 from pix2pix_jax.data.readers import pairs
-from pix2pix_jax.errors import UsageError, few, require_integer, run_command
+from pix2pix_jax.errors import CommandParser, UsageError, few, nearest_path, require_integer, run_command
 from pix2pix_jax.output import counted
 
 if TYPE_CHECKING:  # imports JAX: slow
@@ -58,6 +58,10 @@ def find_inputs(pattern: str, output: Path | None = None) -> tuple[dict[Path, Pa
   path = Path(pattern).expanduser()
   if path.is_file() or files.is_series(path):
     return {path: Path(path.name)}, []
+  if not path.exists() and not glob.has_magic(pattern):
+    raise UsageError(
+      f"--input {pattern!r} does not exist{nearest_path(path) or '.'} Give a file, a folder or a pattern."
+    )
   left_out: list[Path] = []
   if path.is_dir():
     base = path
@@ -72,7 +76,7 @@ def find_inputs(pattern: str, output: Path | None = None) -> tuple[dict[Path, Pa
   if not found:
     others = f" It holds {few(left_out)}." if left_out else ""
     raise UsageError(
-      f"--input {pattern!r} matches no image: give a file, a folder or a pattern.{others} Images are PNG, JPEG, TIFF, "
+      f"--input {pattern!r} {'holds' if path.is_dir() else 'matches'} no image.{others} Images are PNG, JPEG, TIFF, "
       '.npy and others; "pix2pix_jax translate --help" lists every suffix.'
     )
   return {each: each.relative_to(base) for each in found}, left_out
@@ -247,9 +251,9 @@ def _size_hint(sizes: dict[Path, tuple[int, int]], usual: tuple[int, int]) -> st
 # --- Command
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> CommandParser:
   suffixes = textwrap.fill(" ".join(files.SUFFIXES), 100, break_on_hyphens=False)
-  parser = argparse.ArgumentParser(
+  parser = CommandParser(
     prog="pix2pix_jax translate",
     description=__doc__,
     epilog=f"suffixes of inputs:\n{textwrap.indent(suffixes, '  ')}",

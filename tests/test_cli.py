@@ -15,7 +15,7 @@ import pytest
 
 from pix2pix_jax import cli, launch
 from pix2pix_jax import config as config_lib
-from pix2pix_jax.errors import UsageError
+from pix2pix_jax.errors import CommandParser, UsageError
 
 ROOT = Path(__file__).parent.parent
 TRAIN = ["--config=procedural", "--workdir=w"]
@@ -94,7 +94,12 @@ def test_flags_may_follow_as_separate_arguments_and_variants_apply():
     ([*TRAIN, "--config.model.dropout_blocks=(1, 2"], "model.dropout_blocks is .*a tuple of integers"),
     ([*TRAIN, "--config.model.dropout_blocks=(1,0.5)"], "model.dropout_blocks is .*a tuple of integers"),
     ([*TRAIN, "--config.train.batch_size=0"], "train.batch_size is 0; it has to be between 1 and"),
-    ([*TRAIN, "--config.loss.gan=wgan"], "loss.gan is 'wgan'; it has to be one of 'vanilla', 'lsgan', 'none'"),
+    ([*TRAIN, "--config.loss.gan=hinge"], "loss.gan is 'hinge'; it has to be one of 'vanilla', 'lsgan', 'none'"),
+    (
+      [*TRAIN, "--config.data.target_kind=deph"],
+      r"'deph'; did you mean depth\? It has to be one of 'auto', 'image'",
+    ),
+    ([*TRAIN, "--config.data.inputs=('x', 'y:deph')"], r"'deph'; did you mean depth\? The kinds are image, depth, q"),
     ([*TRAIN, "--config.seed"], "Missing value for flag --config.seed"),
     ([*TRAIN, "facades"], "Unexpected argument 'facades'"),
   ],
@@ -208,6 +213,38 @@ def test_processes_that_cannot_be_connected_are_one_paragraph(tmp_path):
   done = run(sys.executable, "-m", "pix2pix_jax", "train", *TRAIN, "--distributed", cwd=tmp_path, env=environment())
   assert done.returncode == 2 and "Traceback" not in done.stderr
   assert done.stderr.startswith("error: --distributed: the processes cannot be connected (")
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    (["translate", "--workdr=x"], "There is no flag --workdr; did you mean --workdir? "),
+    (["evaluate", "--workdir=x", "--spilt", "test"], "There is no flag --spilt; did you mean --split? "),
+    (["inspect", "--config=folder", "--outptu=x"], "There is no flag --outptu; did you mean --output? "),
+    (["import-torch", "--colour"], "There is no flag --colour. "),
+    (["export", "--workdir=x"], "The following arguments are required: --output. "),
+    (["translate", "--workdir=x", "--input=y", "--output=z", "--samples=two"], "--samples: invalid int value: 'two'. "),
+    (["evaluate", "--workdir=x", "--dropout=maybe"], "--dropout: invalid choice: 'maybe' (choose from "),
+    (["evaluate", "--workdir=x", "--split"], "--split: expected one argument. "),
+    (["report", "--workdir=x", "more"], "Unrecognized arguments: more. "),
+    (["fields", "--all"], "There is no flag --all. "),
+  ],
+)
+def test_wrong_flags_of_every_command_are_one_line_with_the_problem(arguments, message, capsys):
+  with pytest.raises(SystemExit, match="2"):
+    cli.main(arguments)
+  said = capsys.readouterr().err
+  assert said.startswith(f"error: {message}") and said.count("\n") == 1
+  assert said.endswith(f'"pix2pix_jax {arguments[0]} --help" describes all flags.\n')
+
+
+def test_flags_may_be_shortened_and_their_values_begin_with_hyphens():
+  parser = CommandParser(prog="x")
+  parser.add_argument("--overwrite", action="store_true")
+  parser.add_argument("--seed", type=int)
+  parser.add_argument("files", nargs="*")
+  options = parser.parse_args(["--over", "--seed", "-1", "--", "--name"])
+  assert (options.overwrite, options.seed, options.files) == (True, -1, ["--name"])
 
 
 def test_an_unknown_command_suggests_the_nearest(capsys):

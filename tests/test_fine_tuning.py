@@ -72,7 +72,7 @@ def test_a_run_resumes_from_its_own_checkpoint(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-  "name, reason", [("nowhere", "config.json cannot be read"), ("{trained}@77", "has no checkpoint '77'")]
+  "name, reason", [("nowhere", "nowhere does not exist"), ("{trained}@77", "has no checkpoint '77'")]
 )
 def test_a_wrong_origin_is_an_error_before_the_data_are_read(trained, tmp_path, name, reason):
   config = tiny_config(train__init_from=name.format(trained=trained), data__name="folder", data__source_dir="nowhere")

@@ -637,6 +637,18 @@ def test_a_damaged_file_is_named_and_the_preparation_does_not_count(tmp_path):
   assert prepare.prepare(make_data(tmp_path)).spec.counts == {"train": 3}
 
 
+@pytest.mark.parametrize("place", ["data.prepared_dir", "TFDS_DATA_DIR", "XDG_CACHE_HOME"])
+def test_a_folder_for_prepared_data_that_cannot_be_written_is_named(tmp_path, monkeypatch, place):
+  put(tmp_path / "raw/train", ["0.png"])
+  (tmp_path / "file").touch()
+  data = make_data(tmp_path)
+  data.prepared_dir = str(tmp_path / "file/x") if place == "data.prepared_dir" else ""
+  if place != "data.prepared_dir":
+    monkeypatch.setenv(place, str(tmp_path / "file/x"))
+  with pytest.raises(UsageError, match=r"cannot be stored in .*/file/x.* \(Not a directory\)\. Set data\.prepared_dir"):
+    prepare.prepare(data)
+
+
 def test_large_data_are_stored_in_order_and_in_bounded_memory(tmp_path, monkeypatch):
   """Beyond its buffer TFDS sorts one file of examples at a time in memory: no file may hold more than its share."""
   monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1)

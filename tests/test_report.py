@@ -373,7 +373,7 @@ def test_many_large_grids_are_thinned_and_compressed(bare, monkeypatch):
 def test_a_folder_that_is_no_workdir(tmp_path):
   with pytest.raises(UsageError, match="not a folder"):
     report.write(tmp_path / "absent")
-  with pytest.raises(UsageError, match="config.json cannot be read"):
+  with pytest.raises(UsageError, match="holds no run"):
     report.write(tmp_path)
 
 

@@ -71,7 +71,7 @@ def test_what_is_written_makes_the_same_signals():
 @pytest.mark.parametrize(
   "texts, message",
   [
-    (("rgb", "lidar:deep"), "'deep'; the kinds are image, depth"),
+    (("rgb", "lidar:metres"), "'metres'; the kinds are image, depth"),
     (("rgb", "lidar:depth,scale"), "'scale' is no FIELD=VALUE. Several inputs are"),
     (("rgb", "lidar:depth,scal=3"), "'scal=3' is none of"),
     (("rgb", "lidar:depth,scale=many"), "scale is 'many'; it has to be a number"),

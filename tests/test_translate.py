@@ -194,8 +194,10 @@ def test_existing_outputs_need_overwrite(tmp_path, run):
 @pytest.mark.parametrize(
   "arguments, message",
   [
-    (["--input=nowhere", "--output=out"], "'nowhere' matches no image: give a file, a folder or a pattern"),
-    (["--input={folder}/[x].png", "--output=out"], "matches no image: give a file"),
+    (["--input=nowhere", "--output=out"], r"'nowhere' does not exist\. Give a file, a folder or a pattern"),
+    (["--input={folder}/tow", "--output=out"], r"tow' does not exist; did you mean .*/two\? Give"),
+    (["--input={folder}/empty", "--output=out"], r"empty' holds no image\. Images are PNG"),
+    (["--input={folder}/[x].png", "--output=out"], r"matches no image\. Images are PNG"),
     (["--input={folder}/text", "--output=out"], "holds .*notes.txt"),
     (["--input={folder}/a.png", "--output={folder}/out.jpg"], "out.jpg.*not written as .jpg.*Choose one of .png, .tif"),
     (["--input={folder}/a.png", "--output={folder}/out.GIF"], "out.GIF.*Choose one of"),
@@ -215,7 +217,8 @@ def test_existing_outputs_need_overwrite(tmp_path, run):
 def test_wrong_arguments_are_explained_before_any_work(tmp_path, run, arguments, message):
   for name in ("a.png", "two/1.png", "two/2.png"):
     files.write(tmp_path / name, draw())
-  (tmp_path / "text").mkdir()
+  for name in ("text", "empty"):
+    (tmp_path / name).mkdir()
   (tmp_path / "text/notes.txt").touch()
   with pytest.raises(UsageError, match=message):
     run(*(argument.format(folder=tmp_path) for argument in arguments), using=None)

@@ -218,7 +218,7 @@ class Duplicates:
     ]
     within = [
       f"{output.counted(len(found), 'pair')} of {split} {'repeats' if len(found) == 1 else 'repeat'} another one "
-      f"({few(found)}) and so count more than once. Remove the copies."
+      f"({few(found)}) and so {'counts' if len(found) == 1 else 'count'} more than once. Remove the copies."
       for split, found in self._within.items()
     ]
     return [*across, *within]
