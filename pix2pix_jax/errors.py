@@ -90,6 +90,29 @@ def few(names: Iterable[object], limit: int = 3) -> str:
   return ", ".join(listed[:limit]) + rest
 
 
+def grouped(problems: Iterable[tuple[object, str]]) -> list[str]:
+  """Lines about things that cannot be used, one for each reason: a reason that several share names the first ten.
+
+  Args:
+    problems: (name, what is wrong with it). A text may start with the name, as in "a.png is empty."; one that does not
+      contain it is put after a colon.
+  """
+  groups: dict[tuple[str, str], list[str]] = {}
+  for name, text in dict.fromkeys((str(name), text) for name, text in problems):
+    if text.startswith(f"{name} "):
+      key = "each ", text.removeprefix(f"{name} ")
+    else:
+      key = ("", text)
+    groups.setdefault(key, []).append(name)
+  lines = []
+  for (each, shared), names in groups.items():
+    if len(names) > 1:
+      lines.append(f"{few(names, 10)}: {each}{shared}")
+    else:
+      lines.append(f"{names[0]} {shared}" if each else shared if names[0] in shared else f"{names[0]}: {shared}")
+  return lines
+
+
 def reason(error: Exception) -> str:
   """Why an exception was raised, for a message that names the path already: str() of an OSError would repeat it."""
   return getattr(error, "strerror", None) or str(error)

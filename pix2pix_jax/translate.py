@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 from pix2pix_jax import launch
 from pix2pix_jax.data import files
 from pix2pix_jax.data.readers import pairs
-from pix2pix_jax.errors import CommandParser, UsageError, few, nearest_path, require_integer, run_command
+from pix2pix_jax.errors import CommandParser, UsageError, few, grouped, nearest_path, require_integer, run_command
 from pix2pix_jax.output import counted
 
 if TYPE_CHECKING:  # imports JAX: slow
@@ -402,8 +402,8 @@ def main(argv: list[str] | None = None) -> None:
   usual = config_lib.eval_resize(data)  # None: the model has seen images of many sizes, at their own scale
   if usual and resize_to is None and options.tile is None and (hint := _size_hint(sizes, usual)):
     print(hint)
-  for path, reason in failed.items():
-    print(f"not translated: {'' if str(path) in reason else f'{path}: '}{reason}", file=sys.stderr)
+  for line in grouped(failed.items()):
+    print(f"not translated: {line}", file=sys.stderr)
   if failed:
     sys.exit(1)
 

@@ -578,7 +578,8 @@ def test_all_files_that_cannot_be_used_are_listed_at_once(tmp_path):
   message = str(caught.value)
   assert "All inputs must agree: convert or remove these 4 files." in message and "but " in message
   for name in ("train/3.png", "train/5.png", "val/3.png", "val/5.png", "train/0.png", "train/odd.png", "val/odd.png"):
-    assert f"raw/{name} " in message, name
+    assert re.search(rf"raw/{name}[ ,:]", message), name
+  assert re.search("train/odd.png, .*val/odd.png: each is ", message), "a shared reason is said once"
   assert "3 files cannot be used." in message and "train/1.png is uint8 of 3 channels" in message
 
 
@@ -596,10 +597,22 @@ def test_damaged_files_of_any_format_on_both_sides_are_listed_at_once(tmp_path, 
   with pytest.raises(UsageError) as caught:
     prepare.prepare(make_data(tmp_path))
   lines = str(caught.value).splitlines()
-  assert lines[0] == "8 files cannot be used." and len(lines) == 9
+  assert lines[0] == "8 files cannot be used." and len(lines) <= 9
   for side in "AB":
     for number in range(4):
-      assert sum(f"raw/{side}/train/{number}{suffix} " in line for line in lines) == 1
+      assert str(caught.value).count(f"raw/{side}/train/{number}{suffix}") == 1
+
+
+def test_files_with_the_same_fault_are_one_line_with_the_first_ten_and_a_count(tmp_path):
+  for number in range(20):
+    write(tmp_path / f"raw/train/{number}.png", draw(number, 3))
+    if number > 5:
+      (tmp_path / f"raw/train/{number}.png").write_bytes(b"")
+  with pytest.raises(UsageError) as caught:
+    prepare.prepare(make_data(tmp_path))
+  heading, line = str(caught.value).splitlines()
+  assert heading == "14 files cannot be used." and line.count(".png") == 10
+  assert line.endswith("15.png and 4 more: each is empty (0 bytes). Replace it, or remove it.")
 
 
 def test_what_is_wrong_with_every_file_is_said_once(tmp_path):

@@ -252,6 +252,39 @@ def test_a_class_far_above_the_others_may_mark_pixels_without_a_label():
   assert not any("255" in line for line in summary.warnings(summary.make(source), resolved(source), source.spec))
 
 
+@pytest.mark.parametrize(
+  "values, marker",
+  [
+    ((-9999, 112, 226), -9999),  # elevation with an undeclared marker
+    ((1e5, 112, 226), 1e5),
+    ((-1000, -80, 900), None),  # Hounsfield units: air is far from tissue, but bone is as far
+    ((100, 112, 226), None),
+    ((0, 1, 1), None),  # two values
+  ],
+)
+def test_a_number_far_from_all_others_may_stand_for_no_value(values, marker):
+  odd, low, high = values
+  y = np.random.default_rng(0).uniform(low, high, (12, 64, 64, 1)).astype(np.float32)
+  y[:, :10] = odd
+  signal = signals.Quantity(1, range=((min(values), max(values)),))
+  source = ArraySource({"train": (noise(12, 64, 64), y)}, DataSpec(signals.Image(3), signal, {}))
+  found = [line for line in warn(source) if "no value" in line]
+  assert len(found) == (marker is not None)
+  if marker is not None:
+    assert f"15.6% of the target's values are {marker:g}, far" in found[0]
+    assert f"set data.target_nodata={marker:g}." in found[0]
+
+
+@pytest.mark.parametrize("count, expected", [(1, 1), (2, 0)])
+def test_a_single_validation_pair_is_named(count, expected):
+  splits = {
+    "train": (noise(12, 64, 64)[1:], noise(12, 64, 64)[:-1]),
+    "val": (noise(count, 60, 64), noise(count, 60, 64, low=3)),
+  }
+  found = warn(ArraySource(splits, DataSpec(signals.Image(3), signals.Image(3), {})))
+  assert sum("validation split has 1 pair" in line for line in found) == expected
+
+
 def test_images_without_content_and_copied_targets_are_named_in_every_split():
   x, y = noise(40, 64, 64), noise(40, 64, 64, low=3)
   y[[3, 5]] = [[[[9, 8, 7]]]]

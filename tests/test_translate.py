@@ -587,6 +587,23 @@ def test_an_output_that_cannot_be_written_is_reported(tmp_path, run, capsys):
   assert "1 of 2 images" in said.out and "sub/a.png cannot be written" in said.err
 
 
+def test_files_with_the_same_fault_are_reported_in_one_line(tmp_path, run, capsys):
+  for name in ("a.png", "b.png", "c.png"):
+    (tmp_path / "in").mkdir(exist_ok=True)
+    (tmp_path / "in" / name).touch()
+  for name in ("g.npy", "h.npy"):
+    np.save(tmp_path / "in" / name, np.full((16, 24, 3), 7.0))
+  files.write(tmp_path / "in/x.png", draw())
+  with pytest.raises(SystemExit):
+    run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}")
+  said = capsys.readouterr()
+  empty, other = said.err.splitlines()
+  folder = tmp_path / "in"
+  assert empty.startswith(f"not translated: {folder}/a.png, {folder}/b.png, {folder}/c.png: each is empty (0 bytes)")
+  assert other.startswith(f"not translated: {folder}/g.npy, {folder}/h.npy: each is float from 7 to 7")
+  assert "1 of 6 images translated" in said.out
+
+
 def test_help_imports_neither_tensorflow_nor_jax():
   code = (
     "import sys; from pix2pix_jax import translate\n"

@@ -495,6 +495,11 @@ def warnings(summary: Summary, config: ml_collections.ConfigDict, spec: DataSpec
   """
   split = summary.splits.get("train") or next(iter(summary.splits.values()))
   found = [*_about_pairs(split, config.train.batch_size), *_about_sizes(split.input.sizes, config)]
+  if "val" in summary.splits and summary.splits["val"].count == 1:
+    found.append(
+      "The validation split has 1 pair, so its metrics, and the choice of the best checkpoint, depend on one image. "
+      "Move more pairs into it."
+    )
   depths = {}
   for name, signal, side in _sides(split, spec):
     if isinstance(signal, Depth):
@@ -503,11 +508,8 @@ def warnings(summary: Summary, config: ml_collections.ConfigDict, spec: DataSpec
       found += _about_image(name, side, signal, spec)
     elif isinstance(signal, Classes):
       found += _about_classes(name, side, signal, spec)
-    elif isinstance(signal, Quantity) and (share := _outside(side, signal.range[0])) > 0.01:
-      found.append(
-        f"The range {signal.describe_range()} clips {share:.1%} of the {name}'s values (first channel). To cover them, "
-        f"widen it: {_declaration(name, spec, range='…')}."
-      )
+    elif isinstance(signal, Quantity):
+      found += _about_quantity(name, side, signal, spec)
   found += _about_palettes(split, config)
   found += [line for each in summary.splits.values() for line in each.findings]
   return [*found, *summary.duplicates, *_about_label_maps(split, config), *_about_depths(depths, config)]
@@ -533,6 +535,33 @@ def _about_classes(name: str, side: Side, signal: Classes, spec: DataSpec) -> It
       f"The {name} holds the classes {most[0]} to {most[-1]} and {last}, so {signal.count} classes are trained. If "
       f"{last} marks pixels without a label, {_declaration(name, spec, ignore=last)}."
     )
+
+
+def _about_quantity(name: str, side: Side, signal: Quantity, spec: DataSpec) -> Iterator[str]:
+  """Values beyond the range, and a value far from all others, which often stands for "no value"."""
+  marker = _marker(np.array(side.quantiles))
+  if marker is not None:
+    value, share = marker
+    yield (
+      f"{share:.1%} of the {name}'s values are {value:g}, far from all others (first channel). If that number stands "
+      f"for no value, {_declaration(name, spec, nodata=f'{value:g}')}."
+    )
+  elif (share := _outside(side, signal.range[0])) > 0.01:
+    yield (
+      f"The range {signal.describe_range()} clips {share:.1%} of the {name}'s values (first channel). To cover them, "
+      f"widen it: {_declaration(name, spec, range='…')}."
+    )
+
+
+def _marker(quantiles: np.ndarray) -> tuple[float, float] | None:
+  """(value, its share) of a lowest or highest value that occurs often, at more than twice the span of all others."""
+  for value in (quantiles[0], quantiles[-1]) if quantiles.size else ():
+    others = quantiles[quantiles != value]
+    share = 1 - others.size / quantiles.size
+    is_far = np.unique(others).size > 2 and np.abs(others - value).min() > 2 * np.ptp(others)
+    if is_far and share >= 0.005:
+      return float(value), share
+  return None
 
 
 def _about_pairs(split: SplitSummary, batch_size: int) -> Iterator[str]:

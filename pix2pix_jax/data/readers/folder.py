@@ -7,7 +7,7 @@ channels: images are then converted to it.
 """
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 from pathlib import Path
@@ -22,7 +22,7 @@ from pix2pix_jax.data.encoding import keep_files
 from pix2pix_jax.data.readers import examples
 from pix2pix_jax.data.readers.negatives import Negatives
 from pix2pix_jax.data.readers.pairs import PLAIN, WANTED, WHOLE, Pair, Reading, find_splits, read_pair
-from pix2pix_jax.errors import UsageError, few
+from pix2pix_jax.errors import UsageError, few, grouped
 from pix2pix_jax.signals import Signal
 
 UNDECLARED = signals.Settings()
@@ -169,13 +169,13 @@ def _first_usable(pairs: list[Pair], reading: Reading, asked: dict[str, Side]) -
     UsageError: none of the first pairs is usable; the message lists the files that cannot be read, or says what is
       wrong with the first of those that can.
   """
-  unreadable: list[str] = []
+  unreadable: list[tuple[Path, str]] = []
   unsuitable: list[UsageError] = []
   for pair in pairs[:MAX_PROBLEMS]:
     try:
       arrays = read_pair(pair, reading)
     except UsageError as error:
-      unreadable += str(error).splitlines()
+      unreadable += _named(error, pair.files)
       continue
     try:
       return _sides_of(pair, reading, arrays, asked)
@@ -280,14 +280,14 @@ class Folder(tfds.core.GeneratorBasedBuilder):
       try:
         arrays = read_pair(pair, config.reading)
       except UsageError as error:
-        findings.add_unusable(error)
+        findings.add_unusable(error, *pair.files)
         continue
       read: dict[str, np.ndarray] = {}
       for (name, side), array, path in zip(config.sides.items(), arrays, pair.files):
         try:
           stored = _stored(array, side, path)
         except UsageError as error:
-          findings.add_unusable(error)
+          findings.add_unusable(error, path)
           continue
         if (stored.shape[-1], str(stored.dtype)) != (side.channels, side.dtype):
           findings.add_different(name, path, stored)
@@ -296,7 +296,9 @@ class Folder(tfds.core.GeneratorBasedBuilder):
           findings.add_blank(path)
           continue
         if side.kind == "quantity" and not _has_value(side.kind, stored):
-          findings.add_unusable(UsageError(f"{path} holds no value at all: every number is NaN, infinite or nodata."))
+          findings.add_unusable(
+            UsageError(f"{path} holds no value at all: every number is NaN, infinite or nodata."), path
+          )
           continue
         findings.add_read(name, path, array)
         read[name] = stored
@@ -334,7 +336,7 @@ class Findings:
 
   def __init__(self, config: FolderConfig):
     self._config = config
-    self._unusable: list[str] = []
+    self._unusable: list[tuple[Path, str]] = []  # a file and what is wrong with it
     self._different: dict[str, list[str]] = {name: [] for name in config.sides}
     self._channels: dict[str, set[int]] = {name: set() for name in config.sides}
     self._converted: dict[str, list[Path]] = {name: [] for name in config.sides}
@@ -381,8 +383,9 @@ class Findings:
     """A slice without a single value, which is left out."""
     self._blank[path] += 1
 
-  def add_unusable(self, error: UsageError) -> None:
-    self._unusable += [line for line in str(error).splitlines() if line not in self._unusable]  # not once a slice
+  def add_unusable(self, error: UsageError, *paths: Path) -> None:
+    """An error about one or several files of a pair."""
+    self._unusable += [each for each in _named(error, paths) if each not in self._unusable]  # not once a slice
     self._stop_at_many()
 
   def add_different(self, name: str, path: Path, array: np.ndarray) -> None:
@@ -425,11 +428,17 @@ def _plural(name: str) -> str:
   return f"{name}s" if name in ("input", "target") else f"images of {name}"
 
 
-def _listed(problems: list[str]) -> list[str]:
-  """Lines about files that cannot be used: their number, the first ten, and how many more there are."""
-  count = len(problems)
-  heading = [f"{count} files cannot be used."] if count > 1 else []
-  return [*heading, *problems[:10], *([f"And {count - 10} more."] if count > 10 else [])]
+def _named(error: UsageError, paths: Sequence[Path]) -> list[tuple[Path, str]]:
+  """The lines of an error, each with the file of a pair that it is about."""
+  about = lambda line: next((path for path in paths if line.startswith(f"{path} ")), paths[0])
+  return [(about(line), line) for line in str(error).splitlines()]
+
+
+def _listed(problems: list[tuple[Path, str]]) -> list[str]:
+  """Lines about files that cannot be used: their number, the first ten reasons, and how many more there are."""
+  lines = grouped(problems)
+  heading = [f"{len(problems)} files cannot be used."] if len(problems) > 1 else []
+  return [*heading, *lines[:10], *([f"And {len(lines) - 10} more reasons."] if len(lines) > 10 else [])]
 
 
 def _form(channels: int, dtype: Any) -> str:
