@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from pix2pix_jax import config as config_lib
 from pix2pix_jax import signals
-from pix2pix_jax.data import doctor
+from pix2pix_jax.data import doctor, prepare
 from pix2pix_jax.data.readers import procedural
 from pix2pix_jax.data.source import ArraySource
 from pix2pix_jax.signals import DataSpec
@@ -146,6 +147,31 @@ def test_swapped_sides_are_named():
   x, y = (side.copy() for side in drawn("facades"))
   x[[5, 9]], y[[5, 9]] = y[[5, 9]], x[[5, 9]]
   only(examine(train=(x, y)), r"^2 of 64 pairs of train .* input and target swapped.*\(train_00005, train_00009\)")
+
+
+@pytest.mark.parametrize("count", [3, 16])
+def test_a_validation_split_whose_sides_are_swapped_is_named(count):
+  x, y = drawn("facades")
+  line = only(
+    examine(train=(x[:-count], y[:-count]), val=(y[-count:], x[-count:])),
+    rf"^{count} of {count} pairs of val .* input and target swapped, judging by the colours of train \(val_00000",
+  )
+  assert line
+
+
+def test_swapped_files_in_folders_of_sides_are_named(tmp_path):
+  """Palette files in A and JPEGs in B, two of them in each other's place."""
+  x, y = drawn("facades")
+  for i, (labels, photo) in enumerate(zip(x[:40], y[:40])):
+    sides = "BA" if i in (5, 9) else "AB"
+    for side in "AB":
+      (tmp_path / "raw" / side / "train").mkdir(parents=True, exist_ok=True)
+    Image.fromarray(labels).quantize(32).save(tmp_path / f"raw/{sides[0]}/train/{i:02}.png")
+    Image.fromarray(photo).save(tmp_path / f"raw/{sides[1]}/train/{i:02}.jpg", quality=95)
+  data = config_lib.default().data
+  data.update({"name": "folder", "source_dir": str(tmp_path / "raw"), "prepared_dir": str(tmp_path / "prepared")})
+  source = prepare.prepare(data)
+  only(doctor.examine(source, source.spec), r"^2 of 40 pairs of train .* swapped.*the others \(05, 09\)")
 
 
 def test_large_splits_are_sampled_evenly(monkeypatch):

@@ -91,8 +91,9 @@ def examine(source: Source, spec: DataSpec, limit: int = 500) -> list[str]:
   samples = [_take(source, spec, split, limit) for split in spec.counts]
   lines = [line for i, later in enumerate(samples) for earlier in samples[: i + 1] for line in _copies(later, earlier)]
   for sample in samples:
+    if len(samples[0].ids) >= MIN_PAIRS:
+      lines += _swaps(sample, samples[0])
     if len(sample.ids) >= MIN_PAIRS:
-      lines += _swaps(sample)
       spectra = _spectra(sample.input.edges), _spectra(sample.target.edges)
       misplaced = list(_misalignment(sample, *spectra))
       lines += misplaced or _wrong_partners(sample, *spectra)
@@ -236,20 +237,20 @@ def _details(thumbnails: np.ndarray) -> np.ndarray:
 # --- The two sides of a pair
 
 
-def _swaps(sample: _Sample) -> Iterator[str]:
-  """Pairs whose inputs look like the others' targets and the other way round."""
-  differences = sample.input.looks - sample.target.looks
+def _swaps(sample: _Sample, usual: _Sample) -> Iterator[str]:
+  """Pairs whose inputs look like the usual targets and the other way round; `usual` may be the same sample."""
+  differences, others = (each.input.looks - each.target.looks for each in (sample, usual))
   if not differences.size:
     return
-  typical = np.median(differences, axis=0)
-  spread = np.median(np.abs(differences - typical), axis=0) + 1e-3
+  typical = np.median(others, axis=0)
+  spread = np.median(np.abs(others - typical), axis=0) + 1e-3
   scores = differences @ (typical / spread**2)  # of the others positive, of swapped pairs negative
-  middle = np.median(scores)
+  middle = np.median(others @ (typical / spread**2))
   swapped = scores < -middle / 2
   if swapped.any() and (np.abs(scores) <= middle / 2).mean() < 0.02:
     yield (
-      f"{sample.count(swapped.sum())} seem to have input and target swapped, judging by the others' colours "
-      f"({sample.few(swapped)}). Exchange their sides."
+      f"{sample.count(swapped.sum())} seem to have input and target swapped, judging by the colours of "
+      f"{'the others' if usual is sample else usual.split} ({sample.few(swapped)}). Exchange their sides."
     )
 
 
