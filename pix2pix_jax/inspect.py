@@ -8,7 +8,7 @@ batches, cropped and mirrored as in training, and the first validation batch to 
 val.png. Data that is not prepared yet is prepared first.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import itertools
 from pathlib import Path
 import re
@@ -57,26 +57,27 @@ def inspect(config: ml_collections.ConfigDict, folder: str | Path) -> list[Path]
   batches = pipeline.train_batches(train, data, batch_size=rows, seed=config.seed)
   for number, batch in enumerate(itertools.islice(batches, 2), 1):
     rows_of = {name: list(array) for name, array in batch.items()}
-    written.append(_write_sheet(folder / f"train_{number}.png", rows_of, source.spec))
+    ids = pipeline.train_ids(train, data, batch_size=rows, seed=config.seed, step=number - 1)
+    written.append(_write_sheet(folder / f"train_{number}.png", rows_of, ids, source.spec))
   if "val" in source.spec.counts:
     shape = config_lib.eval_resize(data)
     val = pipeline.load_split(source, "val", shape, cache_gib=data.cache_gib, limit=rows)
     examples = [val.read_encoded(index) for index in range(len(val))]
     columns = {name: [example[name] for example in examples] for name in val.names}
-    written.append(_write_sheet(folder / "val.png", columns, source.spec))
+    written.append(_write_sheet(folder / "val.png", columns, val.ids, source.spec))
   output.say(f"Wrote {', '.join(map(str, written))}: pairs as the networks see them.")
   return written
 
 
-def _write_sheet(path: Path, batch: Mapping[str, Iterable[np.ndarray]], spec: DataSpec) -> Path:
-  """Writes the inputs and targets of a batch, one pair per row."""
+def _write_sheet(path: Path, batch: Mapping[str, Iterable[np.ndarray]], ids: Sequence[str], spec: DataSpec) -> Path:
+  """Writes the inputs and targets of a batch, one pair per row with its id below."""
   from pix2pix_jax.run import viz
 
   masks = batch.get("mask", itertools.repeat(None))
   inputs = [viz.input_columns(spec.input, image) for image in batch["input"]]
   columns = {name: [row[name] for row in inputs] for name in inputs[0]}
   columns["target"] = [spec.target.display(image, mask) for image, mask in zip(batch["target"], masks)]
-  viz.save_png(path, viz.grid(columns, spec=spec))
+  viz.save_png(path, viz.grid(columns, spec=spec, captions=ids))
   return path
 
 

@@ -44,13 +44,20 @@ def test_it_prints_the_summary_and_writes_the_batches_of_training(flags, tmp_pat
   source = prepare.prepare(config.data)
   split = pipeline.load_split(source, "train", (72, 72), cache_gib=1)
   batches = pipeline.train_batches(split, config.data, batch_size=5, seed=config.seed)
-  for name in ("train_1.png", "train_2.png"):
+  for step, name in enumerate(("train_1.png", "train_2.png")):
     batch = next(batches)
+    ids = pipeline.train_ids(split, config.data, batch_size=5, seed=config.seed, step=step)
+    for id_, image in zip(ids, batch["input"], strict=True):
+      raw = files.read(tmp_path / f"raw/A/train/{id_}.png") / 127.5 - 1
+      crops = np.lib.stride_tricks.sliding_window_view(raw, (64, 64, 3)).reshape(-1, 64, 64, 3)
+      distance = min(np.abs(crops - each).max((1, 2, 3)).min() for each in (image, image[:, ::-1]))
+      assert distance < 1e-5, "the id of another pair"
     columns = {
       "input": [source.spec.input.display(image) for image in batch["input"]],
       "target": [source.spec.target.display(*pair) for pair in zip(batch["target"], batch["mask"])],
     }
-    np.testing.assert_array_equal(sheets[name], viz.grid(columns, (0.0, 10.0)))
+    np.testing.assert_array_equal(sheets[name], viz.grid(columns, (0.0, 10.0), captions=ids))
+    assert sheets[name].shape != viz.grid(columns, (0.0, 10.0)).shape, "the ids have room"
 
 
 def test_warnings_are_printed(flags, tmp_path, capsys):

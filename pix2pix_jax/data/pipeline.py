@@ -215,6 +215,13 @@ def train_batches(
   return dataset.batch(rows.stop - rows.start, drop_remainder=True).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
+def train_ids(split: Split, data: Any, *, batch_size: int, seed: int, step: int) -> list[str]:
+  """The ids of the pairs in a batch of `train_batches`, of which `step` were before it."""
+  draw = _draws(len(split), seed, shuffle=data.shuffle, augmented=False)
+  numbers = range(step * batch_size, (step + 1) * batch_size)
+  return [split.ids[int(draw(tf.constant(i, tf.int64))[0])] for i in numbers]
+
+
 def _check_crop(split: Split, crop: tuple[int, int], data: Any) -> None:
   needed = (max(crop), max(crop)) if data.rotate_right_angles else crop
   too_small = np.flatnonzero((split.sizes < needed).any(1))

@@ -323,6 +323,7 @@ def grid(
   depth_range: tuple[float, float] | None = None,
   *,
   spec: DataSpec | None = None,
+  captions: Sequence[str] = (),
 ) -> np.ndarray:
   """A table of images, uint8 (H, W, 3), with one column per name, one row per sample and the names above.
 
@@ -332,13 +333,15 @@ def grid(
     columns: name → uint8 (h, w, 3) images; smaller ones keep their proportions.
     depth_range: in metres; adds a scale of the depth colours below the images.
     spec: signals of the images, whose scales are added instead; the columns are `input`, `output` and `target`.
+    captions: a text below each row.
   """
+  texts = [(caption, "") for caption in captions]
   if spec:
-    return _Sheet(_titled(columns, spec), _value_scales(columns, spec)).draw()
+    return _Sheet(_titled(columns, spec), _value_scales(columns, spec), texts).draw()
   if not depth_range:
-    return _Sheet(columns, []).draw()
+    return _Sheet(columns, [], texts).draw()
   holes = any(_shows_holes(images, Depth()) for images in columns.values())
-  return _Sheet(columns, [_depth_scale(depth_range, holes=holes)]).draw()
+  return _Sheet(columns, [_depth_scale(depth_range, holes=holes)], texts).draw()
 
 
 class _Sheet:
