@@ -110,7 +110,10 @@ class Image(_Shared):
     if array.dtype in (np.uint8, np.uint16):
       return array
     if array.dtype.kind != "f":
-      raise UsageError(f"{name} is {array.dtype}; images are uint8, uint16, bool, or float in [0, 1].")
+      raise UsageError(
+        f"{name} is {array.dtype}; images are uint8, uint16, bool, or float in [0, 1]. Convert it, or "
+        "declare its kind: 'classes' for labels, 'quantity' for real numbers, 'depth' for metres."
+      )
     if not np.isfinite(array).all():
       raise UsageError(f"{name} holds NaN or infinite values; float images lie in [0, 1]. Replace those values first.")
     if not (array.size and array.min() >= 0 and array.max() <= 1):

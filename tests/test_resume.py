@@ -315,6 +315,22 @@ def test_best_belongs_to_its_data(tmp_path, capsys):
     assert reader.best() == (min((3, 4), key=rows.get), pytest.approx(min(rows[3], rows[4]), rel=1e-6))
 
 
+def test_a_finished_run_is_evaluated_again_on_other_data(tmp_path):
+  rng = np.random.default_rng(0)
+  x = rng.integers(0, 256, (4, 16, 16, 3), np.uint8)
+  settings = QUICK | {"data__load_size": 16, "data__name": "arrays", "train__num_steps": 2}
+  found = []
+  for target, content in ((x, "old"), (255 - x, "new"), (255 - x, "new")):
+    source = pipeline.ArraySource(
+      {"train": (x, target), "val": (x, target)}, DataSpec.of(Image(3), Image(3), {"train": 4, "val": 4}, content)
+    )
+    train_and_evaluate(tiny_config(**settings), tmp_path / "run", source=source)
+    found.append((evaluation.read_summary(tmp_path / "run/eval/val"), (tmp_path / "run/eval/val/metrics.json").stat()))
+  (old, _), (new, written), (_, again) = found
+  assert old["step"] == new["step"] == 2 and old["metrics"]["l1"] != new["metrics"]["l1"]
+  assert written.st_mtime_ns == again.st_mtime_ns, "the same data are not evaluated again"
+
+
 def test_every_nth_checkpoint_is_kept_for_good(tmp_path):
   train_and_evaluate(tiny_config(train__keep_every_steps=2, data__num_val=0), tmp_path / "run")
   assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir() if path.name.isdigit()) == [

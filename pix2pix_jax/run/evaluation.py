@@ -238,6 +238,7 @@ def write(
   summary = {
     "step": step,
     "count": len(ids),
+    "fingerprint": config.data.fingerprint,
     "metrics": {**evaluation.means, **(distances or {})},
     "baselines": baselines,
     "protocol": {**protocol(config), **(notes or {})},

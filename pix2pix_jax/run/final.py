@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from pix2pix_jax import output
+from pix2pix_jax import output, signals
 from pix2pix_jax.data import pipeline
 from pix2pix_jax.model import metrics
 from pix2pix_jax.model.state import TrainState
@@ -46,7 +46,9 @@ def evaluate(
     KeyboardInterrupt: interrupted before the end, which a line has told.
   """
   folder, step = workdir / "eval" / "val", progress.step
-  if progress.evaluation is None and evaluation.read_summary(folder).get("step") == step:
+  old, content = evaluation.read_summary(folder), run.config.data.fingerprint
+  same_data = signals.same_data(old.get("fingerprint", content), content)
+  if progress.evaluation is None and old.get("step") == step and same_data:
     return  # nothing was left to train, and eval/val is up to date
   try:
     if progress.interrupted:
