@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 import difflib
+import errno
 import operator
 import os
 from pathlib import Path
@@ -12,6 +13,12 @@ from typing import Any, NoReturn
 from absl import logging
 
 from pix2pix_jax import output
+
+# Numbers of the operating system's errors that are due to the disk, not to the program.
+FULL = {number for name in ("ENOSPC", "EDQUOT", "EFBIG") if (number := getattr(errno, name, None))}
+STORAGE = FULL | {
+  number for name in ("EROFS", "EACCES", "EPERM", "EIO", "ESTALE") if (number := getattr(errno, name, None))
+}
 
 
 class UsageError(ValueError):
@@ -25,8 +32,9 @@ class UsageError(ValueError):
 def run_command(main: Callable[[], None]) -> None:
   """Runs a command and turns exceptions into messages on standard error and exit statuses.
 
-  A UsageError becomes one paragraph and status 2; Ctrl-C, or a run that a signal stopped, becomes status 130. Output
-  that nobody can read any more does not stop the command or change its status. Log messages of libraries are hidden.
+  A UsageError becomes one paragraph and status 2, and so does a full or read-only disk; Ctrl-C, or a run that a signal
+  stopped, becomes status 130. Output that nobody can read any more does not stop the command or change its status. Log
+  messages of libraries are hidden.
   """
   logging.set_verbosity(logging.ERROR)
   with output.unbreakable():
@@ -34,6 +42,13 @@ def run_command(main: Callable[[], None]) -> None:
       main()
     except UsageError as error:
       output.say(f"error: {error}", error=True)
+      sys.exit(2)
+    except OSError as error:
+      if error.errno not in STORAGE:
+        raise
+      name = f"{error.filename}: " if error.filename else ""
+      remedy = "Free space and try again." if error.errno in FULL else "Check its permissions and the disk."
+      output.say(f"error: {name}{error.strerror}. {remedy}", error=True)
       sys.exit(2)
     except KeyboardInterrupt as interrupt:
       if not interrupt.args:  # those with a text have been told already

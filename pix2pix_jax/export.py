@@ -183,9 +183,8 @@ def export(
     raise UsageError(f"--height={height} --width={width}: sizes in pixels have to be at least 1.")
   write, takes_seed, batch_size = FORMATS[form]
   with checkpoint.Checkpointer(workdir, config=config, read_only=True) as checkpointer:
-    number = checkpointer.resolve_step(step)
-    variables = checkpointer.restore_variables(number, ["generator"])["generator"]
-  program = make_program(config, variables, takes_seed and config.evaluation.dropout)
+    number, variables = checkpointer.load_variables(step, ["generator"])
+  program = make_program(config, variables["generator"], takes_seed and config.evaluation.dropout)
   output.parent.mkdir(parents=True, exist_ok=True)
   with convolution.use_form("lax"):  # the form for every platform, not only for this machine
     write(program, shape, np.dtype(input_signal.dtype), output)

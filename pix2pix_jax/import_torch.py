@@ -288,7 +288,7 @@ def import_networks(
 
 def _write(workdir: Path, fields: dict[str, Any], networks: dict[str, Network]) -> ml_collections.ConfigDict:
   """Writes the workdir of a model with these fields and networks; returns its resolved config."""
-  from pix2pix_jax.run import checkpoint, experiment  # imports Orbax, which is slow
+  from pix2pix_jax.run import checkpoint, experiment, storage  # imports Orbax, which is slow
 
   config = folder.get_config()
   if fields["generator"] == "unet":
@@ -305,7 +305,7 @@ def _write(workdir: Path, fields: dict[str, Any], networks: dict[str, Network]) 
     for name, network in networks.items()
   }
   config_lib.make_workdir(workdir)
-  with checkpoint.Checkpointer(workdir) as checkpointer:
+  with storage.explained(workdir), checkpoint.Checkpointer(workdir) as checkpointer:
     checkpointer.save(STEP, dataclasses.replace(state, **imported))
   config_lib.write(workdir, config)
   return config

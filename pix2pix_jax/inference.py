@@ -79,9 +79,8 @@ class Translator:
     config = config_lib.read(workdir)
     experiment.use_compilation_cache(config.train.compilation_cache)
     with checkpoint.Checkpointer(workdir, config=config, read_only=True) as checkpointer:
-      number = checkpointer.resolve_step(step)
-      variables = checkpointer.restore_variables(number, ["generator"])["generator"]
-    return cls(config, variables, step=number)
+      number, variables = checkpointer.load_variables(step, ["generator"])
+    return cls(config, variables["generator"], step=number)
 
   def __call__(
     self,

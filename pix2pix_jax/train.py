@@ -12,7 +12,7 @@ from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
 from pix2pix_jax.data import pipeline, prepare, summary
 from pix2pix_jax.model.state import TrainState
-from pix2pix_jax.run import checkpoint, evaluation, experiment, final, fine_tuning, loggers, processes
+from pix2pix_jax.run import checkpoint, evaluation, experiment, final, fine_tuning, lock, loggers, processes, storage
 from pix2pix_jax.run.evaluation import Evaluation
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.run.final import Progress
@@ -67,10 +67,14 @@ def train_and_evaluate(
     output.say(summary.describe(source, config))
 
   run = Experiment(config, source.spec)
-  with checkpoint.Checkpointer(workdir, config=config) as checkpointer:
+  locked = lock.held(workdir, by_this_process=processes.is_main())
+  with storage.explained(workdir), locked, checkpoint.Checkpointer(workdir, config=config) as checkpointer:
     start = checkpointer.latest_step()
     with output.stage("Initializing the networks" if start is None else "Restoring the networks"):
-      state = fine_tuning.initial_state(run) if start is None else checkpointer.restore(start, run.abstract())
+      if start is None:
+        state = fine_tuning.initial_state(run)
+      else:
+        start, state = checkpointer.restore_newest(run.abstract())
     if processes.is_main():
       config_lib.write(workdir, config)  # only now, so that a failed start leaves the old file
       config_lib.record_changes(workdir, start or 0, changes)

@@ -215,9 +215,9 @@ def test_checkpoints_of_a_workdir_of_any_name_can_be_read_again(tmp_path, name):
     pytest.skip("refused on this system")
   sharding = jax.sharding.NamedSharding(make_mesh(), jax.sharding.PartitionSpec())
   network = lambda value: NetworkState({"kernel": jnp.full((4, 4), value)}, {}, {"mu": jnp.full(4, value)})
-  state = jax.device_put(TrainState(jnp.int32(1), network(1.0), network(2.0)), sharding)
-  like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
   for step, value in ((4, 0.1), (6, 0.2)):
+    state = jax.device_put(TrainState(jnp.int32(step), network(1.0), network(2.0)), sharding)
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
     with checkpoint.Checkpointer(tmp_path / name) as checkpointer:
       checkpointer.save(step, state, {"l1": value})
   with checkpoint.Checkpointer(tmp_path / name, read_only=True) as checkpointer:

@@ -252,13 +252,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
   assert "emove" not in str(error.value) and "delete" not in str(error.value)
 
 
-def test_newest_and_best_checkpoints_are_kept(tmp_path):
+def test_the_two_newest_and_the_best_checkpoints_are_kept(tmp_path):
   import jax.numpy as jnp
 
   with checkpoint.Checkpointer(tmp_path) as checkpointer:
     for step, l1 in [(1, 0.5), (2, 0.2), (3, None), (4, 0.4), (5, None)]:
       checkpointer.save(step, {"x": jnp.full(3, float(step))}, l1 and {"l1": l1})
-  assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()) == ["2", "5"]
+  assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()) == ["2", "4", "5"]
   with checkpoint.Checkpointer(tmp_path, read_only=True) as reader:
     assert reader.best() == (2, 0.2)
     assert (reader.resolve_step("best"), reader.resolve_step("latest"), reader.resolve_step("2")) == (2, 5, 2)

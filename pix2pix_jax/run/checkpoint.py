@@ -1,30 +1,45 @@
-"""Orbax checkpoints of a workdir: the newest one and the one with the best validation.
+"""Orbax checkpoints of a workdir: the two newest ones and the one with the best validation.
 
 A checkpoint is the `TrainState`. Its step is also the data's position, because the batch of step n is a function of
 (seed, n) alone. Checkpoints are written in the background and renamed when complete, so a killed run leaves no
 partial checkpoint that could be restored.
+
+Each checkpoint holds checksums of its arrays and its metrics, which are compared whenever it is read, so that bits
+that change on the disk are noticed. If the newest checkpoint is damaged, the one before it is used; nothing is deleted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import errno
+import gc
 import glob
+import json
 import os
 from pathlib import Path
 from typing import Any
+import zlib
 
 from absl import logging
 import jax
+from jax.experimental import multihost_utils
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from pix2pix_jax import signals
-from pix2pix_jax.errors import UsageError, few
+from pix2pix_jax import output, signals
+from pix2pix_jax.errors import UsageError, few, reason
 from pix2pix_jax.model.metrics import HIGHER_IS_BETTER
 from pix2pix_jax.model.state import TrainState
+from pix2pix_jax.run import storage
 
 _DATA = "data"  # the fingerprint of the validation data, stored among the metrics
+_KEPT = 2  # newest checkpoints; the second is for the day on which the newest is damaged
+_DAMAGED = "damaged"  # folder of a workdir for what could not be used
+
+
+class DamagedCheckpoint(UsageError):
+  """A checkpoint that cannot be read, or that does not hold what was saved."""
 
 
 class Checkpointer:
@@ -46,7 +61,7 @@ class Checkpointer:
     self._metric = config.train.best_metric if config else "l1"
     self._data = config.data.fingerprint if config else None
     policies: list[preservation_policy.PreservationPolicy] = [
-      preservation_policy.LatestN(1),
+      preservation_policy.LatestN(_KEPT),
       preservation_policy.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False),
     ]
     if config and config.train.keep_every_steps:
@@ -60,10 +75,16 @@ class Checkpointer:
     self._path = self._folder  # as Orbax is given it
     if self._descriptor is not None:
       self._path = _DESCRIPTORS / str(self._descriptor) / self._folder.name
+    if not read_only:
+      for step in [step for step in self._steps() if self._metrics_of(step) is None]:
+        output.say(f"Warning: the validation of checkpoint {self._folder / str(step)} is damaged; it counts as none.")
+        self._set_aside({step: "metrics"})
     with _quiet():
       options = ocp.CheckpointManagerOptions(
         create=not read_only,
         read_only=read_only,
+        cleanup_tmp_directories=not read_only,  # of killed runs
+        lightweight_initialize=read_only,  # it would read the metrics, which may be damaged
         enable_async_checkpointing=not read_only,
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
         best_fn=self._rank,  # without it Orbax does not save the metrics
@@ -75,12 +96,11 @@ class Checkpointer:
     return self
 
   def __exit__(self, *unused: object) -> None:
-    try:
-      self._manager.wait_until_finished()
-    finally:
-      self._manager.close()
+    with contextlib.ExitStack() as stack:
       if self._descriptor is not None:
-        os.close(self._descriptor)
+        stack.callback(os.close, self._descriptor)
+      stack.callback(self._manager.close)
+      self._manager.wait_until_finished()
 
   def is_better(self, value: float, other: float) -> bool:
     """Whether one value of the metric is better than another."""
@@ -101,22 +121,55 @@ class Checkpointer:
       state: state after that step.
       metrics: means of the validation at this step, if there was one.
     """
+    if not self._folder.is_dir():  # Orbax would create it again
+      raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._folder))
     stored = None if metrics is None else {**metrics, _DATA: self._data or ""}
+    checksums = {"arrays": _checksums(state), "metrics": _checksum_of_metrics(stored)}
     with _quiet():
-      self._manager.save(step, args=ocp.args.StandardSave(state), metrics=stored)
+      self._manager.save(step, args=ocp.args.StandardSave(state), metrics=stored, custom_metadata=checksums)
     if not self._read_back:  # a place where checkpoints cannot be read again has to be known now, not at the end
       self._manager.wait_until_finished()
       self._require_fit(step, state)
       self._read_back = True
 
+  def _steps(self) -> list[int]:
+    """The steps of all finished checkpoints in ascending order, as the folder has them."""
+    names = [path.name for path in self._folder.glob("*")] if self._folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+  def _metadata(self, step: int) -> dict[str, Any]:
+    """What was saved beside the arrays: `arrays` and `metrics`, their checksums; empty in checkpoints of version 0.1.
+
+    Raises:
+      OSError, ValueError: the file is missing or damaged.
+    """
+    stored = json.loads((self._folder / str(step) / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
+    custom = stored.get("custom_metadata", {}) if isinstance(stored, dict) else None
+    if not isinstance(custom, dict):
+      raise ValueError("_CHECKPOINT_METADATA does not hold metadata")
+    return custom
+
+  def _metrics_of(self, step: int) -> dict[str, Any] | None:
+    """The validation at a step; empty if there was none, None if the file is damaged."""
+    path = self._folder / str(step) / "metrics"
+    try:
+      checksum = self._metadata(step).get("metrics")
+      metrics = json.loads((path / "metrics").read_text(encoding="utf-8")) if path.is_dir() else {}
+    except (OSError, ValueError, RecursionError):
+      return None
+    if not isinstance(metrics, dict) or checksum not in (None, _checksum_of_metrics(metrics or None)):
+      return None
+    return metrics if all(isinstance(value, int | float) for key, value in metrics.items() if key != _DATA) else None
+
   def best(self) -> tuple[int, float] | None:
     """(step, value) of the checkpoint with the best validation on the current data, or None if there is none."""
-    scored = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
-    ranked = {step: self._rank(metrics) for step, metrics in scored.items() if metrics}
-    if not ranked or max(ranked.values()) == -np.inf:
-      return None
-    step = max(ranked, key=lambda number: ranked[number])
-    return step, scored[step][self._metric]
+    ranked = self._ranked()
+    return (ranked[0], (self._metrics_of(ranked[0]) or {})[self._metric]) if ranked else None
+
+  def _ranked(self) -> list[int]:
+    """The steps with a validation on the current data, best first."""
+    scores = {step: self._rank(self._metrics_of(step) or {}) for step in self._manager.all_steps()}
+    return sorted((step for step, score in scores.items() if score > -np.inf), key=lambda step: -scores[step])
 
   def latest_step(self) -> int | None:
     """The step of the newest checkpoint, or None."""
@@ -128,44 +181,80 @@ class Checkpointer:
     Raises:
       UsageError: no such checkpoint.
     """
-    steps = sorted(self._manager.all_steps())
+    return self._candidates(step)[0]
+
+  def _candidates(self, step: str | int) -> list[int]:
+    """The checkpoints that a description stands for: the one to use, and those to use if it is damaged."""
+    steps = sorted(self._manager.all_steps(), reverse=True)
     if not steps:
       raise UsageError(
         f"{self._folder} has no finished checkpoint. Train for longer, or to the end: the final step is always saved."
       )
     if step == "latest":
-      return steps[-1]
+      return steps
     if step == "best":
-      best = self.best()
-      return best[0] if best else steps[-1]
+      ranked = self._ranked()
+      return [*ranked, *(other for other in steps if other not in ranked)]
     text = str(step)
     if not (text.isascii() and text.isdigit()) or int(text) not in steps:
       raise UsageError(
-        f"{self._folder} has no checkpoint {step!r}; it has {', '.join(map(str, steps))}, 'best' and 'latest'."
+        f"{self._folder} has no checkpoint {step!r}; it has {', '.join(map(str, steps[::-1]))}, 'best' and 'latest'."
       )
-    return int(text)
+    return [int(text)]
+
+  def restore_newest(self, like: TrainState) -> tuple[int, TrainState]:
+    """The newest checkpoint that is intact, and its step. Damaged newer ones are moved to the workdir's `damaged/`.
+
+    Raises:
+      UsageError: the checkpoint belongs to other networks, or all are damaged.
+    """
+    state, step, damaged = _first_intact(self._candidates("latest"), lambda step: self.restore(step, like))
+    for error in damaged.values():
+      output.say(f"Warning: {error} It moves to {self._folder.parent / _DAMAGED}; the run resumes from step {step}.")
+    if damaged:
+      self._set_aside({number: "" for number in damaged})
+      self._manager.reload()
+    return step, state
+
+  def load_variables(
+    self, step: str | int, networks: Sequence[str] = ("generator", "discriminator")
+  ) -> tuple[int, Any]:
+    """The checkpoint that `resolve_step` accepts, as its step and `restore_variables`. If the best or the latest one is
+    damaged, the next best or the one before it is used, and a line says so.
+
+    Raises:
+      UsageError: no such checkpoint, or it is damaged.
+    """
+    load = lambda number: self.restore_variables(number, networks)
+    variables, used, damaged = _first_intact(self._candidates(step), load)
+    for error in damaged.values():
+      output.say(f"Warning: {error} Using the checkpoint of step {used} instead.")
+    return used, variables
 
   def restore(self, step: int, like: TrainState) -> TrainState:
     """Restores the whole state of `step`, with the shapes and shardings of `like` (`Experiment.abstract`).
 
     Raises:
-      UsageError: the checkpoint belongs to other networks, or is damaged.
+      UsageError: the checkpoint belongs to other networks or another step, or is damaged.
     """
     stored = self._require_fit(step, like)
     with self._explained(step), _quiet():
       if stored.keys() == _shapes(like).keys():
-        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
-      with ocp.PyTreeCheckpointer() as checkpointer:  # of version 0.1, with a decaying learning rate
-        leaves = _by_path(checkpointer.restore(self._path / str(step) / "default"))
-      return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jax.device_put(leaves[_path_name(path)], leaf.sharding), like
-      )
+        state = self._manager.restore(step, args=ocp.args.StandardRestore(like))
+      else:
+        with ocp.PyTreeCheckpointer() as checkpointer:  # of version 0.1, with a decaying learning rate
+          leaves = _by_path(checkpointer.restore(self._path / str(step) / "default"))
+        state = jax.tree_util.tree_map_with_path(
+          lambda path, leaf: jax.device_put(leaves[_path_name(path)], leaf.sharding), like
+        )
+    self._verify(step, state)
+    return state
 
   def restore_variables(self, step: int, networks: Sequence[str] = ("generator", "discriminator")) -> dict[str, Any]:
     """Restores `params` and `batch_stats` of the networks as NumPy arrays. Optimizer states are not read.
 
     Raises:
-      UsageError: the checkpoint is damaged.
+      UsageError: the checkpoint is that of another step, or damaged.
     """
     path = self._path / str(step) / "default"
     with self._explained(step), _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
@@ -174,11 +263,31 @@ class Checkpointer:
         network: {name: stored[network][name] for name in ("params", "batch_stats") if name in stored[network]}
         for network in networks
       }
+      like["step"] = stored["step"]
       restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
       like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
       args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
       tree = checkpointer.restore(path, args=args)
+    self._verify(step, tree)
     return {network: {"batch_stats": {}, **tree[network]} for network in networks}
+
+  def _verify(self, step: int, tree: Any) -> None:
+    """Compares restored arrays with the checksums of the saved ones, and their step with the name of their folder.
+
+    Raises:
+      UsageError: an array, or the step, differs.
+    """
+    with self._explained(step):
+      saved = self._metadata(step).get("arrays", {})
+      restored = _checksums(tree)
+      if differing := [name for name, checksum in restored.items() if saved.get(name, checksum) != checksum]:
+        raise ValueError(f"{few(differing)} differ from what was saved")
+    number = int(_by_path(tree)["step"])
+    if number != step:
+      raise UsageError(
+        f"The checkpoint {self._folder / str(step)} holds step {number}. Rename the folder to {number}, or move it "
+        "away."
+      )
 
   def _require_fit(self, step: int, like: TrainState) -> dict[str, tuple[int, ...]]:
     """Returns the names and shapes of the arrays in a checkpoint, after comparing them with those of `like`."""
@@ -201,20 +310,38 @@ class Checkpointer:
   @contextlib.contextmanager
   def _explained(self, step: int) -> Iterator[None]:
     """Turns Orbax's exceptions for a damaged checkpoint into a UsageError."""
-    try:
-      yield
-    except UsageError:
-      raise
-    except Exception as error:  # the type depends on where the damage is
-      others = [other for other in sorted(self._manager.all_steps()) if other != step]
+    fault = ""
+    with storage.quiet_tasks():
+      try:
+        yield
+      except UsageError:
+        raise
+      except Exception as error:  # the type depends on where the damage is
+        fault = f"{type(error).__name__}: {' '.join(reason(error).split())[:300]}"
+      if fault:
+        gc.collect()  # frees them now that the exception, which refers to them, is gone
+    if fault:
+      others = [str(other) for other in sorted(self._manager.all_steps()) if other != step]
       remedy = (
-        f"Other checkpoints of this workdir: {', '.join(map(str, others))}. To resume from one of those, move the "
-        f"damaged folder away."
+        f"Other checkpoints of this workdir: {', '.join(others)}."
         if others
         else "It is the only checkpoint of this workdir; restore the folder from a backup, or start in a new --workdir."
       )
-      reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-      raise UsageError(f"The checkpoint {self._folder / str(step)} is damaged ({reason}). {remedy}") from error
+      raise DamagedCheckpoint(f"The checkpoint {self._folder / str(step)} is damaged ({fault}). {remedy}")
+
+  def _set_aside(self, parts: dict[int, str]) -> None:
+    """Moves checkpoints to the workdir's `damaged/`: step → the part to move; empty: the whole checkpoint."""
+    if parts and jax.process_index() == 0:
+      for step, part in parts.items():
+        source = self._folder / str(step) / part
+        base = target = self._folder.parent / _DAMAGED / "_".join(filter(None, [str(step), part]))
+        while target.exists():
+          target = base.with_name(f"{target.name}+")
+        if source.exists():
+          target.parent.mkdir(exist_ok=True)
+          source.rename(target)
+    if parts and jax.process_count() > 1:
+      multihost_utils.sync_global_devices("damaged checkpoints are moved")
 
 
 def _path_name(path: tuple[Any, ...]) -> str:
@@ -226,6 +353,30 @@ def _by_path(tree: Any) -> dict[str, Any]:
   """All arrays in a tree by their paths."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {_path_name(path): leaf for path, leaf in leaves if hasattr(leaf, "shape")}
+
+
+def _first_intact(steps: Sequence[int], load: Callable[[int], Any]) -> tuple[Any, int, dict[int, DamagedCheckpoint]]:
+  """What `load` returns for the first step that is not damaged, that step, and why those before it are damaged."""
+  damaged: dict[int, DamagedCheckpoint] = {}
+  for step in steps:
+    try:
+      return load(step), step, damaged
+    except DamagedCheckpoint as error:
+      damaged[step] = error
+  raise next(iter(damaged.values()))
+
+
+def _checksums(tree: Any) -> dict[str, int]:
+  """CRC-32 of the bytes of every array in a tree by its path. Every process holds all arrays of a state."""
+  checksums = {}
+  for name, leaf in _by_path(tree).items():
+    array = np.ascontiguousarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
+    checksums[name] = zlib.crc32(array.reshape(-1).view(np.uint8).data)
+  return checksums
+
+
+def _checksum_of_metrics(metrics: dict[str, Any] | None) -> int | None:
+  return None if metrics is None else zlib.crc32(json.dumps(metrics, sort_keys=True).encode())
 
 
 _DESCRIPTORS = Path("/proc/self/fd")  # on Linux, a second name for every folder that this process has open
@@ -264,9 +415,11 @@ def _size(shape: tuple[int, ...] | None) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Silences expected Orbax warnings: about read-only use, parts of checkpoints, and steps without metrics."""
+  """Silences expected Orbax warnings (about read-only use, parts of checkpoints, steps without metrics) and what it
+  logs beside its exceptions.
+  """
   verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)
+  logging.set_verbosity(logging.FATAL)
   try:
     yield
   finally:
