@@ -916,6 +916,10 @@ def read(workdir: Path) -> ml_collections.ConfigDict:
     raise UsageError(f"{path} is not a configuration of this version: {error}") from error
   if not (config.model.levels and config.model.input_channels and config.model.output_channels):
     raise UsageError(f"{path} was never resolved: it lacks the channels and levels that training fills in.")
+  try:
+    signals_of(config)
+  except UsageError as error:
+    raise UsageError(f"{path}: {error}") from error
   return config.lock()
 
 

@@ -79,7 +79,7 @@ def evaluate(
 
   experiment.use_compilation_cache(config.train.compilation_cache)
   with checkpoint.Checkpointer(workdir, config=trained.config, read_only=True) as checkpointer:
-    number, variables = checkpointer.load_variables("best" if step is None else step)
+    number, variables = checkpointer.load_variables("best" if step is None else step, trained.abstract())
 
   has_mean = recognized and "train" in source.spec.counts
   mean = baselines.mean_target(source, config) if has_mean else None

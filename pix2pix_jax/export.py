@@ -45,6 +45,7 @@ from pix2pix_jax.errors import CommandParser, UsageError, run_command
 from pix2pix_jax.inference import generate, noise_key
 from pix2pix_jax.model import convolution, networks
 from pix2pix_jax.run import checkpoint
+from pix2pix_jax.run.experiment import Experiment
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -183,7 +184,7 @@ def export(
     raise UsageError(f"--height={height} --width={width}: sizes in pixels have to be at least 1.")
   write, takes_seed, batch_size = FORMATS[form]
   with checkpoint.Checkpointer(workdir, config=config, read_only=True) as checkpointer:
-    number, variables = checkpointer.load_variables(step, ["generator"])
+    number, variables = checkpointer.load_variables(step, Experiment.read(workdir).abstract(), ["generator"])
   program = make_program(config, variables["generator"], takes_seed and config.evaluation.dropout)
   output.parent.mkdir(parents=True, exist_ok=True)
   with convolution.use_form("lax"):  # the form for every platform, not only for this machine

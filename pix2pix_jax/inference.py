@@ -79,7 +79,9 @@ class Translator:
     config = config_lib.read(workdir)
     experiment.use_compilation_cache(config.train.compilation_cache)
     with checkpoint.Checkpointer(workdir, config=config, read_only=True) as checkpointer:
-      number, variables = checkpointer.load_variables(step, ["generator"])
+      number, variables = checkpointer.load_variables(
+        step, experiment.Experiment.read(workdir).abstract(), ["generator"]
+      )
     return cls(config, variables["generator"], step=number)
 
   def __call__(

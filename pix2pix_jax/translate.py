@@ -313,6 +313,8 @@ def _describe_step(workdir: Path, translator: "Translator", asked: str) -> str:
     best = checkpointer.best()
   if best is None:
     return f"step {translator.step}, the newest (none was validated)"
+  if best[0] != translator.step:
+    return f"step {translator.step}, because the best one is damaged"
   return f"step {translator.step}, best {translator.config.train.best_metric} ({best[1]:.4f})"
 
 

@@ -217,15 +217,25 @@ class Checkpointer:
     return step, state
 
   def load_variables(
-    self, step: str | int, networks: Sequence[str] = ("generator", "discriminator")
-  ) -> tuple[int, Any]:
-    """The checkpoint that `resolve_step` accepts, as its step and `restore_variables`. If the best or the latest one is
-    damaged, the next best or the one before it is used, and a line says so.
+    self, step: str | int, like: TrainState, networks: Sequence[str] = ("generator", "discriminator")
+  ) -> tuple[int, dict[str, Any]]:
+    """The step of a checkpoint that `resolve_step` accepts, and its `restore_variables`.
+
+    If the best or the latest one is damaged, the next best or the one before it is used, and a line says so.
+
+    Args:
+      step: `"best"`, `"latest"` or a number.
+      like: the state that the configuration describes (`Experiment.abstract`).
+      networks: the networks to read.
 
     Raises:
-      UsageError: no such checkpoint, or it is damaged.
+      UsageError: no such checkpoint, or it belongs to other networks or is damaged.
     """
-    load = lambda number: self.restore_variables(number, networks)
+
+    def load(number: int) -> dict[str, Any]:
+      self._require_fit(number, like)
+      return self.restore_variables(number, networks)
+
     variables, used, damaged = _first_intact(self._candidates(step), load)
     for error in damaged.values():
       output.say(f"Warning: {error} Using the checkpoint of step {used} instead.")
