@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 import sys
 from typing import Any
+import warnings
 
 from pix2pix_jax.errors import FULL, STORAGE, UsageError
 
@@ -49,7 +50,9 @@ def quiet_tasks() -> Iterator[None]:
     logger.addFilter(silent)
   sys.unraisablehook = lambda found: None if _is_of_a_task(found) else unraisable(found)
   try:
-    yield
+    with warnings.catch_warnings():
+      warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+      yield
   finally:
     sys.unraisablehook = unraisable
     for logger in loggers:
