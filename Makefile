@@ -1,5 +1,6 @@
 # make demo   trains on built-in façades and finishes with sample images and a metrics table
 # make test   checks style and types, then runs every test
+# make soak   repeats the trials of tests/faults at random moments for some minutes: make soak MINUTES=120
 # make lint   checks style and types only
 # make venv   only creates the environment
 # make bench  times training, translation, data and start-up, and PyTorch if it is installed, into benchmarks/RESULTS.md
@@ -14,8 +15,9 @@ INSTALLED := .venv/.installed-$(VERSION)
 REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements-cuda.txt,requirements.txt)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO ?= runs/demo
+MINUTES ?= 60
 
-.PHONY: demo test lint bench venv clean
+.PHONY: demo test soak lint bench venv clean
 .DELETE_ON_ERROR:
 
 $(INSTALLED): requirements.txt requirements-cuda.txt pyproject.toml
@@ -38,6 +40,9 @@ lint: $(INSTALLED)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+soak: $(INSTALLED)
+	PIX2PIX_SOAK=$(MINUTES) $(BIN)/python -m pytest tests/faults
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run_all.py $(if $(shell nvidia-smi -L 2>/dev/null),--gpu)

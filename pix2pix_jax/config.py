@@ -408,7 +408,7 @@ FIELDS: dict[str, dict[str, Field]] = {
       0, "Steps between checkpoints. 0: once per epoch. The last step and the best validation are always saved.", _COUNT
     ),
     "keep_every_steps": Field(
-      0, "Save a permanent checkpoint at every multiple of this step. 0: keep only the newest and the best.", _COUNT
+      0, "Save a permanent checkpoint at every multiple of this step. 0: keep only the two newest and the best.", _COUNT
     ),
     "best_metric": Field(
       "auto",

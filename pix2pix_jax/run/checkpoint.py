@@ -9,6 +9,7 @@ that change on the disk are noticed. If the newest checkpoint is damaged, the on
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 import contextlib
 import errno
 import gc
@@ -378,11 +379,14 @@ def _first_intact(steps: Sequence[int], load: Callable[[int], Any]) -> tuple[Any
 
 def _checksums(tree: Any) -> dict[str, int]:
   """CRC-32 of the bytes of every array in a tree by its path. Every process holds all arrays of a state."""
-  checksums = {}
-  for name, leaf in _by_path(tree).items():
+
+  def checksum(leaf: Any) -> int:
     array = np.ascontiguousarray(leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf)
-    checksums[name] = zlib.crc32(array.reshape(-1).view(np.uint8).data)
-  return checksums
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data)
+
+  leaves = _by_path(tree)
+  with futures.ThreadPoolExecutor() as pool:
+    return dict(zip(leaves, pool.map(checksum, leaves.values()), strict=True))
 
 
 def _checksum_of_metrics(metrics: dict[str, Any] | None) -> int | None:
