@@ -1,7 +1,7 @@
 """The lock of a workdir: two runs that write to one at the same time would destroy each other's checkpoints.
 
 The operating system releases the lock however the process ends, also after `kill -9` or a power cut; the file
-`run.lock`, which names the holder, may stay behind and means nothing. On a network file system, runs on several
+`run.lock`, which names the holder, may stay behind without effect. On a network file system, runs on several
 machines exclude each other if it has locks between machines, as NFS does unless it is mounted with `nolock` or
 `local_lock`; where there are no locks at all, a line says so, and the run starts.
 """
