@@ -42,7 +42,7 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 soak: $(INSTALLED)
-	PIX2PIX_SOAK=$(MINUTES) $(BIN)/python -m pytest tests/faults
+	PIX2PIX_SOAK=$(MINUTES) $(BIN)/python -m pytest -rP tests/faults
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run_all.py $(if $(shell nvidia-smi -L 2>/dev/null),--gpu)

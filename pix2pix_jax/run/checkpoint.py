@@ -77,9 +77,10 @@ class Checkpointer:
     if self._descriptor is not None:
       self._path = _DESCRIPTORS / str(self._descriptor) / self._folder.name
     if not read_only:
-      for step in [step for step in self._steps() if self._metrics_of(step) is None]:
-        output.say(f"Warning: the validation of checkpoint {self._folder / str(step)} is damaged; it counts as none.")
-        self._set_aside({step: "metrics"})
+      damaged = {step: "metrics" for step in self._steps() if self._metrics_of(step) is None}
+      for step in damaged:
+        _warn(f"the validation of checkpoint {self._folder / str(step)} is damaged; it counts as none.")
+      self._set_aside(damaged)
     with _quiet():
       options = ocp.CheckpointManagerOptions(
         create=not read_only,
@@ -153,12 +154,14 @@ class Checkpointer:
   def _metrics_of(self, step: int) -> dict[str, Any] | None:
     """The validation at a step; empty if there was none, None if the file is damaged."""
     path = self._folder / str(step) / "metrics"
+    if not path.is_dir():
+      return {}
     try:
       checksum = self._metadata(step).get("metrics")
-      metrics = json.loads((path / "metrics").read_text(encoding="utf-8")) if path.is_dir() else {}
+      metrics = json.loads((path / "metrics").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
       return None
-    if not isinstance(metrics, dict) or checksum not in (None, _checksum_of_metrics(metrics or None)):
+    if not isinstance(metrics, dict) or checksum not in (None, _checksum_of_metrics(metrics)):
       return None
     return metrics if all(isinstance(value, int | float) for key, value in metrics.items() if key != _DATA) else None
 
@@ -210,10 +213,12 @@ class Checkpointer:
       UsageError: the checkpoint belongs to other networks, or all are damaged.
     """
     state, step, damaged = _first_intact(self._candidates("latest"), lambda step: self.restore(step, like))
+    if jax.process_count() > 1 and len(set(multihost_utils.process_allgather(np.int32(step)).ravel().tolist())) > 1:
+      raise UsageError(f"The processes of this run read different checkpoints in {self._folder}. Is it one folder?")
     for error in damaged.values():
-      output.say(f"Warning: {error} It moves to {self._folder.parent / _DAMAGED}; the run resumes from step {step}.")
+      _warn(f"{error} It moves to {self._folder.parent / _DAMAGED}; the run resumes from step {step}.")
+    self._set_aside({number: "" for number in damaged})
     if damaged:
-      self._set_aside({number: "" for number in damaged})
       self._manager.reload()
     return step, state
 
@@ -239,7 +244,7 @@ class Checkpointer:
 
     variables, used, damaged = _first_intact(self._candidates(step), load)
     for error in damaged.values():
-      output.say(f"Warning: {error} Using the checkpoint of step {used} instead.")
+      _warn(f"{error} Using the checkpoint of step {used} instead.")
     return used, variables
 
   def restore(self, step: int, like: TrainState) -> TrainState:
@@ -269,7 +274,7 @@ class Checkpointer:
     """
     path = self._path / str(step) / "default"
     with self._explained(step), _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
-      stored = checkpointer.metadata(path).item_metadata.tree
+      stored = _stored_tree(checkpointer, path)
       like = {
         network: {name: stored[network][name] for name in ("params", "batch_stats") if name in stored[network]}
         for network in networks
@@ -303,7 +308,7 @@ class Checkpointer:
   def _require_fit(self, step: int, like: TrainState) -> dict[str, tuple[int, ...]]:
     """Returns the names and shapes of the arrays in a checkpoint, after comparing them with those of `like`."""
     with self._explained(step), _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
-      stored = _shapes(checkpointer.metadata(self._path / str(step) / "default").item_metadata.tree)
+      stored = _shapes(_stored_tree(checkpointer, self._path / str(step) / "default"))
     wanted = _shapes(like)
     # Version 0.1 stored the position in a decaying learning rate, which now follows from the step.
     differing = [
@@ -342,17 +347,26 @@ class Checkpointer:
 
   def _set_aside(self, parts: dict[int, str]) -> None:
     """Moves checkpoints to the workdir's `damaged/`: step → the part to move; empty: the whole checkpoint."""
-    if parts and jax.process_index() == 0:
-      for step, part in parts.items():
-        source = self._folder / str(step) / part
-        base = target = self._folder.parent / _DAMAGED / "_".join(filter(None, [str(step), part]))
-        while target.exists():
-          target = base.with_name(f"{target.name}+")
-        if source.exists():
-          target.parent.mkdir(exist_ok=True)
-          source.rename(target)
-    if parts and jax.process_count() > 1:
-      multihost_utils.sync_global_devices("damaged checkpoints are moved")
+    _synchronize("all processes have seen what is damaged")
+    for step, part in parts.items() if jax.process_index() == 0 else ():
+      source = self._folder / str(step) / part
+      base = target = self._folder.parent / _DAMAGED / "_".join(filter(None, [str(step), part]))
+      while target.exists():
+        target = base.with_name(f"{target.name}+")
+      if source.exists():
+        target.parent.mkdir(exist_ok=True)
+        source.rename(target)
+    _synchronize("damaged checkpoints are moved")
+
+
+def _warn(text: str) -> None:
+  if jax.process_index() == 0:
+    output.say(f"Warning: {text}")
+
+
+def _synchronize(name: str) -> None:
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
 
 
 def _path_name(path: tuple[Any, ...]) -> str:
@@ -364,6 +378,14 @@ def _by_path(tree: Any) -> dict[str, Any]:
   """All arrays in a tree by their paths."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {_path_name(path): leaf for path, leaf in leaves if hasattr(leaf, "shape")}
+
+
+def _stored_tree(checkpointer: ocp.PyTreeCheckpointer, path: Path) -> Any:
+  """The tree of shapes and types that a checkpoint holds, read from its metadata."""
+  metadata = checkpointer.metadata(path).item_metadata
+  if metadata is None:
+    raise ValueError("the list of its arrays cannot be read")
+  return metadata.tree
 
 
 def _first_intact(steps: Sequence[int], load: Callable[[int], Any]) -> tuple[Any, int, dict[int, DamagedCheckpoint]]:

@@ -1,6 +1,6 @@
 """What a run says when its workdir can no longer be written: the disk is full or read-only, or the folder is gone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import errno
 import gc
@@ -45,22 +45,28 @@ def quiet_tasks() -> Iterator[None]:
   """Silences what Orbax and asyncio print, besides raising an exception, when a part of a checkpoint fails."""
   silent = lambda record: record.name != "asyncio" and "orbax" not in record.pathname
   loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-  unraisable = sys.unraisablehook
   for logger in loggers:
     logger.addFilter(silent)
-  sys.unraisablehook = lambda found: None if _is_of_a_task(found) else unraisable(found)
+  if not isinstance(sys.unraisablehook, _Hook):  # it stays, because some tasks end long afterwards
+    sys.unraisablehook = _Hook(sys.unraisablehook)
   try:
     with warnings.catch_warnings():
       warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
       yield
   finally:
-    sys.unraisablehook = unraisable
     for logger in loggers:
       logger.removeFilter(silent)
 
 
-def _is_of_a_task(found: Any) -> bool:
-  return inspect.iscoroutine(found.object) or str(found.exc_value) == "Event loop is closed"
+class _Hook:
+  """Leaves out what Python prints about tasks whose event loop has ended."""
+
+  def __init__(self, hook: Callable[[Any], object]):
+    self._hook = hook
+
+  def __call__(self, found: Any) -> None:
+    if not inspect.iscoroutine(found.object) and str(found.exc_value) != "Event loop is closed":
+      self._hook(found)
 
 
 def _identity(workdir: Path) -> tuple[int, int] | None:

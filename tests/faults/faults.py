@@ -19,6 +19,7 @@ def trials(number: int) -> Iterator[random.Random]:
   while count < number or time.monotonic() < end:
     yield random.Random(seed + count)
     count += 1
+  print(f"{count} trials")
 
 
 def damage(path, kind, rng):

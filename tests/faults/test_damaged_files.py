@@ -104,6 +104,9 @@ def test_a_changed_validation_does_not_choose_the_best(workdir, capsys):
   with Checkpointer(workdir, config=fields) as checkpointer:
     assert checkpointer.best() is None
   assert "the validation of checkpoint" in capsys.readouterr().out and (workdir / "damaged/6_metrics").is_dir()
+  with Checkpointer(workdir, config=fields) as checkpointer:
+    assert checkpointer.best() is None
+  assert capsys.readouterr().out == "", "once is enough"
 
 
 BROKEN_JSON = {
