@@ -241,8 +241,10 @@ def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSou
   for note in notes:
     output.say(note)
   if source is None:
+    if not folder.exists():  # contradictions are found before the work
+      _spec(make_builder(), reader.kinds(builder_config), data)
     with shards.locked(folder):
-      builder = _prepared(folder, make_builder, reader, data)
+      builder = _prepared(folder, make_builder, data)
     for note in (more := getattr(builder, "notes", [])):
       output.say(note)
     notes = [*notes, *more]
@@ -254,7 +256,7 @@ def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSou
 
 
 def _prepared(
-  folder: Path, make_builder: Callable[[], tfds.core.DatasetBuilder], reader: Reader, data: Any
+  folder: Path, make_builder: Callable[[], tfds.core.DatasetBuilder], data: Any
 ) -> tfds.core.DatasetBuilder:
   """Writes the shards, in a locked folder, unless another process has written them meanwhile."""
   try:
@@ -263,12 +265,10 @@ def _prepared(
   except Damaged as error:
     output.say(f"The prepared data in {folder} is damaged: {error.why}. It is prepared again.")
     shards.remove(folder)
-  builder = make_builder()
-  _spec(builder, reader.kinds(builder.builder_config), data)  # so that contradictions are found before the work
   output.say(f"Preparing {data.name} in {folder}; this happens once.")
   tfds.disable_progress_bar()
   with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size even without one
-    return shards.write(folder, builder, make_builder)
+    return shards.write(folder, make_builder(), make_builder)
 
 
 def _say_to(stream: Any, text: str) -> None:
