@@ -78,10 +78,7 @@ def train_and_evaluate(
     if processes.is_main():
       config_lib.write(workdir, config)  # only now, so that a failed start leaves the old file
       config_lib.record_changes(workdir, start or 0, changes)
-    writer, logger = (
-      make_writer(workdir, config),
-      processes.is_main() and loggers.make(config.train.logger, config.to_dict(), workdir),
-    )
+    writer, logger = make_writer(workdir, config), loggers.make(config.train.logger, config.to_dict(), workdir)
     unit = run.spec.target.unit
     with Reporter(writer, workdir, start=start or 0, config=config.train, logger=logger, unit=unit) as reporter:
       reporter.say(_describe(run, start, changes))
