@@ -1,0 +1,101 @@
+"""Weak scaling of a training over processes of this machine: the same batch for each, one core for each.
+
+  python benchmarks/scaling.py --processes=1,2
+
+For every number of processes, trains on built-in façades and prints the steps per second, the efficiency (against one
+process), and what each step moves: the bytes of prepared data that a process reads, and the bytes that it has to add up
+with the others (gradients of both networks; the statistics of batch norm come on top).
+"""
+
+import argparse
+import json
+import math
+import os
+from pathlib import Path
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+
+ROOT = Path(__file__).parent.parent
+LOG = 10
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--processes", default="1,2", help="numbers of processes, separated by commas")
+  parser.add_argument("--batch_size", type=int, default=4, help="pairs per process and step")
+  parser.add_argument("--size", type=int, default=128, help="height and width of the crops")
+  parser.add_argument("--base_features", type=int, default=32)
+  parser.add_argument("--steps", type=int, default=60)
+  args = parser.parse_args()
+  alone = None
+  for count in map(int, args.processes.split(",")):
+    with tempfile.TemporaryDirectory() as folder:
+      result = measure(count, Path(folder), args)
+    alone = alone or result["steps_per_second"]
+    result["efficiency"] = round(result["steps_per_second"] / alone, 3)
+    print(json.dumps(result), flush=True)
+
+
+def measure(count, folder, args):
+  """Trains with `count` processes; the first log line, with the compilation, is left out."""
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{free.getsockname()[1]}"
+  fields = {
+    "data.load_size": args.size + args.size // 8,
+    "data.crop_size": args.size,
+    "data.num_train": 64,
+    "data.num_val": 0,
+    "data.num_test": 0,
+    "data.cache_gib": 0.0,
+    "data.prepared_dir": str(folder / "prepared"),
+    "model.base_features": args.base_features,
+    "train.batch_size": args.batch_size * count,
+    "train.num_steps": args.steps,
+    "train.log_every_steps": LOG,
+  }
+  command = [
+    *(sys.executable, str(ROOT / "main.py"), f"--config={ROOT}/configs/procedural.py", f"--workdir={folder}/run"),
+    *(f"--config.{name}={value}" for name, value in fields.items()),
+  ]
+  environment = os.environ | {"OMP_NUM_THREADS": "1"}
+  started = []
+  for index in range(count):
+    cores = {index % os.cpu_count()}
+    flags = [f"--coordinator={address}", f"--num_processes={count}", f"--process_id={index}"] if count > 1 else []
+    started.append(
+      subprocess.Popen(
+        [*command, *flags],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda cores=cores: os.sched_setaffinity(0, cores),
+      )
+    )
+  assert all(process.wait() == 0 for process in started), "a process failed"
+  rows = [json.loads(line) for line in (folder / "run/history.jsonl").read_text(encoding="utf-8").splitlines()]
+  speeds = [row["train/steps_per_second"] for row in rows if "train/steps_per_second" in row][1:]
+  shards = [path.stat().st_size for path in (folder / "prepared").rglob("*array_record*")]
+  return dict(
+    processes=count,
+    batch_size=args.batch_size * count,
+    steps_per_second=round(statistics.median(speeds), 3),
+    pairs_per_second=round(statistics.median(speeds) * args.batch_size * count, 2),
+    read_bytes_per_process=round(sum(shards) / 64 * args.batch_size),
+    summed_bytes=4 * parameters(folder / "run"),
+  )
+
+
+def parameters(workdir):
+  """Of both networks, from the shapes alone."""
+  sys.path.insert(0, str(ROOT))
+  from pix2pix_jax.run.experiment import Experiment
+
+  shapes = Experiment.read(workdir).parameters
+  return sum(math.prod(shape) for network in shapes.values() for shape in network.values())
+
+
+if __name__ == "__main__":
+  main()
