@@ -147,6 +147,7 @@ def test_a_signal_to_one_process_stops_all_in_the_same_step_and_the_run_resumes(
   run.wait_for("First step done")
   run.started[1].send_signal(signal.SIGTERM)
   assert run.end() == [130, 130], run.output(0) + run.output(1)
+  assert "error:" not in run.output(0) + run.output(1)
   step = latest_step(tmp_path / "run")
   assert f"Stopped at step {step} of 100000; run the same command to resume." in run.output(0)
   again = Run(2, tmp_path / "run", tmp_path / "again", **{**LONG, "train__num_steps": step + 1})

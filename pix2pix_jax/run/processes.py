@@ -119,10 +119,15 @@ def leaving_together() -> Iterator[None]:
   Process 0 leaves last, because it holds the store: the others end here, with `os._exit`.
   """
   try:
-    yield
-    wait_for_all("end")
+    try:
+      yield
+    except KeyboardInterrupt as stop:
+      if stop.args:  # told, and the same on all processes
+        _leave(130)
+      raise
+    _leave(0)
   except BaseException as error:
-    if not (watch := _watch()):
+    if not (watch := _watch()) or watch.has_left:
       raise
     text, status = _explain(error)
     watch.fail(text, status)
@@ -132,11 +137,17 @@ def leaving_together() -> Iterator[None]:
       traceback.print_exc()
     output.say(f"error: {text}", error=True)
     os._exit(status)
+
+
+def _leave(status: int) -> None:
+  """Waits for the other processes to come here too; all but process 0 exit."""
+  wait_for_all("end")
   if watch := _watch():
+    watch.has_left = True
     watch.stop()
     if not is_main():
       sys.stdout.flush()
-      os._exit(0)
+      os._exit(status)
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
@@ -153,6 +164,7 @@ class _Watch:
 
   Attributes:
     client: of JAX's coordination service.
+    has_left: whether all processes have ended their run.
   """
 
   def __init__(self):
@@ -160,6 +172,7 @@ class _Watch:
 
     self.client: Any = distributed.global_state.client
     self._index, self._count = jax.process_index(), jax.process_count()
+    self.has_left = False
     self._stopped = threading.Event()
     self._reports = 0
     self._heard = dict.fromkeys(range(self._count), time.monotonic())
