@@ -1,5 +1,6 @@
 """Files of a workdir that a disk, a copy or a person damaged: what is intact is used, and a line says so."""
 
+import collections
 import json
 import shutil
 
@@ -42,7 +43,7 @@ def test_no_damage_to_any_file_is_restored_or_shows_a_traceback(trained, tmp_pat
   like = run.abstract()
   with Checkpointer(trained, read_only=True) as checkpointer:
     intact = {step: checkpointer.restore(step, like) for step in (4, 6)}
-  used = []
+  used, kinds = [], collections.Counter()
   for rng in trials(8):
     kind = rng.choice(MUTATIONS)
     workdir = copy(trained, tmp_path / "run")
@@ -63,6 +64,8 @@ def test_no_damage_to_any_file_is_restored_or_shows_a_traceback(trained, tmp_pat
     assert steps(workdir) == ([4] if resumed == 4 else [4, 6]), what
     assert (workdir / "damaged/6").is_dir() == (resumed == 4), what
     used.append(resumed)
+    kinds[f"{kind}: step {resumed}"] += 1
+  print(dict(kinds))
   assert set(used) == {4, 6}, "the seeds are to cover files that matter and files that do not"
 
 

@@ -5,6 +5,7 @@ chosen operation on a file of the workdir (opened for writing, renamed, created 
 time.
 """
 
+import collections
 import json
 import multiprocessing
 import os
@@ -111,14 +112,18 @@ def test_killed_at(start, undisturbed, tmp_path, moment):
 @pytest.mark.skipif(not MINUTES, reason="make soak")
 def test_killed_again_and_again_at_random(start, undisturbed, tmp_path):
   """Up to three times in one run: at an operation on a file, or at a time."""
+  ends: collections.Counter[str] = collections.Counter()
   for number, rng in enumerate(trials(1)):
     workdir = tmp_path / f"run{number}"
     for _ in range(rng.randint(1, 3)):
       at_operation = rng.random() < 0.7
       count = rng.randint(1, len(undisturbed[1])) if at_operation else 0
-      assert start(workdir, "", count, 0.0 if at_operation else rng.uniform(0.5, 8)) in (0, -signal.SIGKILL)
+      status = start(workdir, "", count, 0.0 if at_operation else rng.uniform(0.5, 8))
+      assert status in (0, -signal.SIGKILL)
+      ends["finished" if status == 0 else "killed at a file" if at_operation else "killed at a time"] += 1
     try:
       check_rerun(undisturbed, workdir)
     except BaseException:
       print(f"seed of trial {number}: see {Path(workdir)}")
       raise
+  print(dict(ends))
