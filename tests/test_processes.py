@@ -10,12 +10,12 @@ import subprocess
 
 import numpy as np
 import pytest
+from tiny_runs import command, latest_step, saved_arrays
 
 from pix2pix_jax import cli
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.inference import Translator
 from pix2pix_jax.run import processes
-from tests.tiny_runs import command, latest_step, saved_arrays
 
 DEVICES = {"train__batch_size": 8, "evaluation__batch_size": 8}
 LONG = {"train__num_steps": 100_000, "train__eval_every_steps": 100_000, "train__checkpoint_every_steps": 100_000}
