@@ -985,6 +985,11 @@ def shared_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return {name: get(config, name) for name, _ in each_field() if name not in _LOCAL}
 
 
+def shared(changes: Changes) -> Changes:
+  """The changes that are the same for all processes of a run."""
+  return {name: pair for name, pair in changes.items() if name not in _LOCAL}
+
+
 def previous(workdir: Path) -> ml_collections.ConfigDict | None:
   """The configuration that a workdir was trained with, or None if nothing was trained there."""
   workdir = Path(workdir)

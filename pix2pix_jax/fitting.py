@@ -185,7 +185,7 @@ def fit(
   workdir = Path(workdir or _temporary_folder()).expanduser()
   old = config_lib.previous(workdir)
   if old and not signals.same_data(old.data.fingerprint, spec.fingerprint):
-    warnings.warn(f"{workdir} was trained on other data; this run continues with the new data.", stacklevel=2)
+    warnings.warn(f"{workdir} was trained on other data; further steps use the new data.", stacklevel=2)
   observer = _KerasObserver(callbacks, steps_per_epoch, -(-num_steps // steps_per_epoch), verbose)
   with contextlib.nullcontext() if verbose else _silence():
     state = train_and_evaluate(settings, workdir, source=pipeline.ArraySource(splits, spec), observer=observer)

@@ -75,12 +75,16 @@ def train_and_evaluate(
         state = fine_tuning.initial_state(run)
       else:
         start, state = checkpointer.restore_newest(run.abstract())
-    if processes.is_main():
+    finished = (done := start or 0) >= config.train.num_steps
+    if finished and (config_lib.shared(changes) or not (val_split and final.is_missing(workdir, done, config))):
+      output.say(_describe_finished(done, config, changes, note="; nothing was changed"))
+      return state
+    if processes.is_main() and not finished:
       config_lib.write(workdir, config)  # only now, so that a failed start leaves the old file
-      config_lib.record_changes(workdir, start or 0, changes)
+      config_lib.record_changes(workdir, done, changes)
     writer, logger = make_writer(workdir, config), loggers.make(config.train.logger, config.to_dict(), workdir)
     unit = run.spec.target.unit
-    with Reporter(writer, workdir, start=start or 0, config=config.train, logger=logger, unit=unit) as reporter:
+    with Reporter(writer, workdir, start=done, config=config.train, logger=logger, unit=unit) as reporter:
       reporter.say(_describe(run, start, changes))
       progress = _loop(run, state, start, (train_split, val_split), checkpointer, reporter, observer or Observer())
       if progress.step < config.train.num_steps:
@@ -166,18 +170,29 @@ class Observer:
     return False
 
 
+def _describe_finished(
+  start: int, config: ml_collections.ConfigDict, changes: config_lib.Changes, note: str = ""
+) -> str:
+  """Says that nothing is left to train, and which fields of this start were therefore ignored."""
+  more = "Raise train.num_epochs (or train.num_steps) to train further."
+  lines = [f"Already finished: {start} of {config.train.num_steps} steps{note}. {more}"]
+  if changes:
+    lines.append(f"This command differs from the run and was ignored: {config_lib.describe_changes(changes)}.")
+  return "\n".join(lines)
+
+
 def _describe(run: Experiment, start: int | None, changes: config_lib.Changes) -> str:
   """What is trained, in a few lines."""
-  num_steps = run.config.train.num_steps
+  if start is not None and start >= run.config.train.num_steps:
+    return _describe_finished(start, run.config, changes)
   lines = [] if start is None else [f"Resuming from step {start}."]
-  if start is not None and start >= num_steps:
-    more = "Raise train.num_epochs (or train.num_steps) to train further."
-    lines = [f"Already finished: {start} of {num_steps} steps. {more}"]
-    if not changes:
-      return lines[0]
   if changes:
     lines.append(f"Changed since the last start: {config_lib.describe_changes(changes)}.")
   if "data.fingerprint" in changes:
-    lines.append("The data changed, so the search for the best checkpoint starts over.")
+    lines.append(
+      f"Warning: the first {start} steps were trained on other data. This run continues with the new data, and the "
+      "search for the best checkpoint starts over. If that is not intended, press Ctrl-C and use a new --workdir; "
+      "--init_from starts it from these networks."
+    )
   table = run.describe_parameters() if output.is_verbose() else []
   return "\n".join([*lines, *run.describe(), *table])

@@ -1,6 +1,7 @@
 """What a run leaves and how it continues: checkpoints, interruptions, changes between starts."""
 
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -242,6 +243,28 @@ def test_a_run_killed_before_its_final_evaluation_makes_it(tmp_path, capsys):
   assert (tmp_path / "run/eval/val/metrics.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(
+  "is_evaluated, fields, ignored",
+  [
+    (True, {}, []),
+    (True, {"train__num_steps": 4}, ["train.num_steps 6 → 4"]),
+    (False, {"data__procedural_seed": 1, "optimizer__learning_rate": 1e-4}, ["data.fingerprint 'train 8,", "→ 0.0001"]),
+  ],
+)
+def test_a_start_without_a_step_to_train_changes_no_file(trained, tmp_path, capsys, is_evaluated, fields, ignored):
+  shutil.copytree(trained[0], tmp_path / "run")
+  if not is_evaluated:
+    (tmp_path / "run/eval/val/metrics.json").unlink()
+  content = lambda: {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+  before = content()
+  assert int(train_and_evaluate(tiny_config(**fields), tmp_path / "run").step) == 6
+  assert content() == before
+  output = capsys.readouterr().out
+  assert f"Already finished: 6 of {fields.get('train__num_steps', 6)} steps; nothing was changed." in output
+  assert ("differs from the run and was ignored" in output) == bool(fields)
+  assert all(text in output for text in ignored) and "Changed since" not in output
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
   train_and_evaluate(tiny_config(train__num_steps=2), tmp_path / "run")
   for path in (tmp_path / "run/checkpoints/2/default").rglob("*"):
@@ -308,27 +331,11 @@ def test_best_belongs_to_its_data(tmp_path, capsys):
     train_and_evaluate(tiny_config(**QUICK | settings | {"train__num_steps": steps}), tmp_path / "run", source=source)
   output = capsys.readouterr().out
   change = "data.fingerprint 'train 4, val 4; checksum easy' → 'train 4, val 4; checksum hard'"
-  assert change in output and "starts over" in output
+  assert change in output and "Warning: the first 2 steps were trained on other data." in output
   rows = {row["step"]: row["val/l1"] for row in history.read(tmp_path / "run") if "val/l1" in row}
   assert max(rows[1], rows[2]) < min(rows[3], rows[4])
   with checkpoint.Checkpointer(tmp_path / "run", config=config_lib.read(tmp_path / "run"), read_only=True) as reader:
     assert reader.best() == (min((3, 4), key=rows.get), pytest.approx(min(rows[3], rows[4]), rel=1e-6))
-
-
-def test_a_finished_run_is_evaluated_again_on_other_data(tmp_path):
-  rng = np.random.default_rng(0)
-  x = rng.integers(0, 256, (4, 16, 16, 3), np.uint8)
-  settings = QUICK | {"data__load_size": 16, "data__name": "arrays", "train__num_steps": 2}
-  found = []
-  for target, content in ((x, "old"), (255 - x, "new"), (255 - x, "new")):
-    source = pipeline.ArraySource(
-      {"train": (x, target), "val": (x, target)}, DataSpec.of(Image(3), Image(3), {"train": 4, "val": 4}, content)
-    )
-    train_and_evaluate(tiny_config(**settings), tmp_path / "run", source=source)
-    found.append((evaluation.read_summary(tmp_path / "run/eval/val"), (tmp_path / "run/eval/val/metrics.json").stat()))
-  (old, _), (new, written), (_, again) = found
-  assert old["step"] == new["step"] == 2 and old["metrics"]["l1"] != new["metrics"]["l1"]
-  assert written.st_mtime_ns == again.st_mtime_ns, "the same data are not evaluated again"
 
 
 def test_every_nth_checkpoint_is_kept_for_good(tmp_path):

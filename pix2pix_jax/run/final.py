@@ -3,6 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+import ml_collections
+
 from pix2pix_jax import output, signals
 from pix2pix_jax.data import pipeline
 from pix2pix_jax.model import metrics
@@ -32,6 +34,12 @@ class Progress:
   interrupted: bool = False
 
 
+def is_missing(workdir: Path, step: int, config: ml_collections.ConfigDict) -> bool:
+  """Whether `eval/val` is not that of a step on the data of `config`; a start may have been stopped before it wrote it."""
+  stored, content = evaluation.read_summary(workdir / "eval" / "val"), config.data.fingerprint
+  return stored.get("step") != step or not signals.same_data(stored.get("fingerprint", content), content)
+
+
 def evaluate(
   run: Experiment,
   progress: Progress,
@@ -40,16 +48,12 @@ def evaluate(
   workdir: Path,
   reporter: Reporter,
 ) -> None:
-  """Writes the validation of the last step to `eval/val`, even if an earlier start was stopped before it could do so.
+  """Writes the validation of the last step to `eval/val`.
 
   Raises:
     KeyboardInterrupt: interrupted before the end, which a line has told.
   """
   folder, step = workdir / "eval" / "val", progress.step
-  old, content = evaluation.read_summary(folder), run.config.data.fingerprint
-  same_data = signals.same_data(old.get("fingerprint", content), content)
-  if progress.evaluation is None and old.get("step") == step and same_data:
-    return  # nothing was left to train, and eval/val is up to date
   try:
     if progress.interrupted:
       raise KeyboardInterrupt
