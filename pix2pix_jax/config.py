@@ -23,6 +23,9 @@ from pix2pix_jax.output import counted
 from pix2pix_jax.signals import DataSpec, Signal
 
 MAX_LEVELS = 8
+CHECKPOINT_STEPS = (
+  100  # between checkpoints at least, if their interval is left open: saving may take as long as a step
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -405,7 +408,10 @@ FIELDS: dict[str, dict[str, Field]] = {
       _COUNT,
     ),
     "checkpoint_every_steps": Field(
-      0, "Steps between checkpoints. 0: once per epoch. The last step and the best validation are always saved.", _COUNT
+      0,
+      "Steps between checkpoints. 0: once per epoch, or every few epochs if one is shorter than 100 steps. The last "
+      "step and the best validation are always saved.",
+      _COUNT,
     ),
     "keep_every_steps": Field(
       0, "Save a permanent checkpoint at every multiple of this step. 0: keep only the two newest and the best.", _COUNT
@@ -769,7 +775,7 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
     )
   epoch = max(1, count // train.batch_size)
   train.eval_every_steps = train.eval_every_steps or epoch
-  train.checkpoint_every_steps = train.checkpoint_every_steps or epoch
+  train.checkpoint_every_steps = train.checkpoint_every_steps or epoch * -(-CHECKPOINT_STEPS // epoch)
   return config
 
 

@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
 from tiny_runs import ROOT, changed, latest_step, run, tiny_config
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax import evaluate
+from pix2pix_jax import evaluate, output, signals
 from pix2pix_jax.configs import procedural
 from pix2pix_jax.data import pipeline, prepare
 from pix2pix_jax.errors import UsageError
@@ -195,3 +196,38 @@ def test_a_slow_run_is_estimated_before_its_first_log_line(tmp_path, monkeypatch
   train_and_evaluate(tiny_config(**{"train.num_steps": 8, "train.log_every_steps": 8}), tmp_path / "run")
   lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" left")]
   assert [line.partition("  ")[0] for line in lines] == ["step 3/8", "step 8/8"]  # the first step compiles
+
+
+@pytest.mark.parametrize("saving, validating", [(0, 0), (0.9, 0), (0, 3), (0.4, 3)])
+def test_the_time_left_is_wall_clock_with_saving_and_validating(tmp_path, monkeypatch, capsys, saving, validating):
+  now = 0.0
+
+  def wait(seconds):
+    nonlocal now
+    now += seconds
+
+  monkeypatch.setattr(reporter.time, "perf_counter", lambda: now)
+  train = tiny_config(train__num_steps=1100, train__eval_every_steps=10, train__log_every_steps=100).train
+  writer = type("Writer", (), {"write_scalars": lambda *_: None})()
+  shown = reporter.Reporter(writer, tmp_path, start=0, config=train)
+  for step in range(1, 101):
+    with shown.data_wait():
+      wait(0.04)
+    wait(0.06)
+    shown.trained(step, {"generator_loss": jnp.ones(())}, last=False)
+    with shown.pause():
+      if step % 10 == 0:
+        with shown.validating():
+          wait(validating)
+      wait(saving)
+  (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step 100/")]
+  assert "10.00 steps/s" in line
+  assert line.endswith(f"  {output.duration(1000 * (0.1 + 0.99 * saving) + 100 * validating)} left")  # 99 were saved
+
+
+@pytest.mark.parametrize("pairs, batch_size, expected", [(3, 2, 100), (30, 1, 120), (400, 1, 400), (400, 10, 120)])
+def test_checkpoints_are_whole_epochs_and_at_least_100_steps_apart(pairs, batch_size, expected):
+  config = tiny_config(train__batch_size=batch_size, train__checkpoint_every_steps=0, train__num_steps=1000)
+  spec = signals.DataSpec.of(signals.Image(3), signals.Image(3), {"train": pairs}, "")
+  assert config_lib.resolve(config, spec).train.checkpoint_every_steps == expected
+  assert config_lib.resolve(changed(config, train__checkpoint_every_steps=7), spec).train.checkpoint_every_steps == 7

@@ -93,7 +93,8 @@ class Reporter:
     self._pending: list[Mapping[str, jax.Array]] = []
     self._is_first = True
     self._is_estimated = False
-    self._validation_seconds = 0.0
+    self._validation_seconds = 0.0  # of the last one
+    self._steps_done, self._other_seconds = 0, 0.0  # after the first step, over all intervals: saving and so on
     self._got_data = time.perf_counter()
     self._restart_clock()
 
@@ -126,7 +127,9 @@ class Reporter:
     """Excludes the time spent inside (validation, checkpoints) from the training speed."""
     begin = time.perf_counter()
     yield
-    self._paused += time.perf_counter() - begin
+    seconds = time.perf_counter() - begin
+    self._paused += seconds
+    self._other_seconds += seconds
 
   @contextlib.contextmanager
   def validating(self) -> Iterator[None]:
@@ -136,12 +139,16 @@ class Reporter:
     yield
     self._bar.set_description("")
     self._validation_seconds = time.perf_counter() - begin
+    self._other_seconds -= self._validation_seconds
 
   def _seconds_left(self, step: int, speed: float) -> float:
-    """Estimates the time for the remaining steps at this speed, and for the remaining validations."""
+    """Estimates the time for the remaining steps at this speed, for the remaining validations, and for what else
+    happens between steps (saving, callbacks) at its mean so far.
+    """
     steps = self._config.num_steps - step
     validations = -(-steps // self._config.eval_every_steps) if self._validation_seconds else 0
-    return steps / speed + validations * self._validation_seconds
+    other = self._other_seconds / max(1, self._steps_done)
+    return steps * (1 / speed + other) + validations * self._validation_seconds
 
   @contextlib.contextmanager
   def data_wait(self) -> Iterator[None]:
@@ -163,6 +170,7 @@ class Reporter:
     self._pending.append(metrics)
     self._bar.update()
     self._timed_steps += 1
+    self._steps_done += 1
     if self._is_first:
       self._first_step_done(metrics)
     if len(self._pending) > STEPS_IN_FLIGHT:
