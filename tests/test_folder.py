@@ -466,6 +466,17 @@ def test_images_are_converted_to_the_channels_of_the_model(tmp_path, capsys, fir
   assert "converted to 3 channels" in capsys.readouterr().out, "later starts say it again"
 
 
+def test_bands_that_are_no_colours_are_not_converted(tmp_path):
+  for side in "AB":
+    write(tmp_path / f"raw/{side}/train/1.tif", draw(1, 2))
+  model = config_lib.default().model
+  model.input_channels = 3
+  with pytest.raises(
+    UsageError, match="A/train/1.tif has 2 channels of uint8 .* 3 are needed.*declares no such channels"
+  ):
+    prepare.prepare(make_data(tmp_path), model)
+
+
 def test_conversion_that_loses_colours_has_shards_of_its_own(tmp_path):
   put(tmp_path / "raw/train", ["1.png", "2.png"], channels=3)
   model = config_lib.default().model

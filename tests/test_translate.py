@@ -379,7 +379,8 @@ def test_forms_of_one_image_give_one_result(tmp_path, run, translator):
   files.write(tmp_path / "in/grey.png", grey)
   files.write(tmp_path / "in/rgb.png", rgb)
   files.write(tmp_path / "in/rgba.png", np.concatenate([rgb, np.full_like(grey, 255)], -1))
-  files.write(tmp_path / "in/la.tif", np.concatenate([grey, np.full_like(grey, 255)], -1))
+  grey_alpha = np.concatenate([grey, np.full_like(grey, 255)], -1)
+  tifffile.imwrite(tmp_path / "in/la.tif", grey_alpha, photometric="minisblack", extrasamples=["unassalpha"])
   tifffile.imwrite(tmp_path / "in/white.tif", 255 - grey[..., 0], photometric="miniswhite")
   tifffile.imwrite(tmp_path / "in/planes.tif", np.moveaxis(rgb, -1, 0), photometric="rgb", planarconfig="separate")
   Image.fromarray(rgb).save(tmp_path / "in/lzw.tif", compression="tiff_lzw")
@@ -394,6 +395,23 @@ def test_forms_of_one_image_give_one_result(tmp_path, run, translator):
   assert len(written) == 9
   for path in written:
     np.testing.assert_array_equal(files.read(path), translator(rgb), err_msg=path.name)
+
+
+@pytest.mark.parametrize("wanted, have", [(3, 2), (3, 4), (1, 2), (1, 4), (2, 1), (4, 3)])
+def test_bands_that_are_no_colours_are_refused(tmp_path, run, capsys, wanted, have):
+  using = make_translator(model__input_channels=wanted)
+  bands = draw((16, 24, have), np.uint16)
+  (tmp_path / "in").mkdir()
+  tifffile.imwrite(tmp_path / "in/a.tif", bands, photometric="minisblack", planarconfig="contig" if have > 1 else None)
+  np.save(tmp_path / "in/b.npy", bands)
+  with pytest.raises(SystemExit):
+    run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", using=using)
+  found = capsys.readouterr().err
+  assert (
+    found.count(f"has {have} channel") == 2
+    and found.count(f"but {wanted} {'is' if wanted == 1 else 'are'} needed") == 2
+  )
+  assert not (tmp_path / "out").exists()
 
 
 def test_float_images_are_written_as_the_format_allows(tmp_path, run, translator):

@@ -559,41 +559,56 @@ def _replacing(path: Path, ending: str = "") -> Iterator[Path]:
 # --- Channels
 
 
-def with_channels(array: np.ndarray, channels: int, name: str) -> np.ndarray:
-  """Converts an image (H, W, C) to another number of channels if that is unambiguous.
+def holds_colors(path: Path, channels: int) -> bool:
+  """Whether the channels that `read` returns are those of a picture: grey or RGB, and in a file of 2 or 4 channels also
+  alpha. Bands of a TIFF without such tags, and arrays of 2 or 4 channels, are data of any meaning.
 
-  Grey becomes RGB; alpha is laid over white, or added opaque; RGB becomes its luminance (ITU-R BT.601).
+  Raises:
+    UsageError: as `read`.
+  """
+  with _opened(Path(path)) as source:
+    if source.format == "tiff" and channels > 1:
+      return tiff.holds_colors(source.path, channels)
+    return channels in (1, 3) or (channels in (2, 4) and source.format == "pillow")
+
+
+def with_channels(array: np.ndarray, channels: int, name: str, *, colors: bool = True) -> np.ndarray:
+  """Converts a grey or RGB image (H, W, C), with or without alpha, to grey or RGB.
+
+  Grey becomes RGB; alpha is laid over white; RGB becomes its luminance (ITU-R BT.601). Alpha is never added, because
+  a second or fourth channel that is needed may be data.
 
   Args:
     array: uint8 or uint16 over their full range, or float in [0, 1].
     channels: desired number of channels.
     name: name of the image, with which error messages start.
+    colors: whether the channels are grey or RGB, and alpha; False if they may mean anything (see `holds_colors`).
 
   Raises:
-    UsageError: for other numbers of channels or number types.
+    UsageError: for other numbers of channels or number types, or channels of any meaning.
   """
   have = array.shape[-1]
   if have == channels:
     return array
-  if not (1 <= have <= 4 and 1 <= channels <= 4 and (array.dtype.kind == "f" or array.dtype in (np.uint8, np.uint16))):
+  is_picture = 1 <= have <= 4 and (array.dtype.kind == "f" or array.dtype in (np.uint8, np.uint16))
+  if not (colors and is_picture and channels in (1, 3)):
     first = have > 4 and array.shape[0] <= 4
     hint = " Are the channels its first axis? Then move them to the last." if first else ""
+    unmarked = "" if colors else "; this file declares no such channels"
     raise UsageError(
-      f"{name} has {have} channel{'s' * (have != 1)} of {array.dtype} (shape {array.shape}), but {channels} are "
-      f"needed, and there is no conversion.{hint}"
+      f"{name} has {have} channel{'s' * (have != 1)} of {array.dtype} (shape {array.shape}), but {channels} "
+      f"{'is' if channels == 1 else 'are'} needed. Only grey or RGB, with or without alpha, are converted to grey or "
+      f"RGB{unmarked}.{hint}"
     )
   largest = 1 if array.dtype.kind == "f" else np.iinfo(array.dtype).max
   values = array.astype(np.float64)
-  if have in (2, 4) and channels not in (2, 4):
+  if have in (2, 4):
     alpha = values[..., -1:] / largest
     values = values[..., :-1] * alpha + largest * (1 - alpha)
-  alpha = values[..., -1:] if have in (2, 4) else np.full_like(values[..., :1], largest)
-  values = values[..., : 1 if have <= 2 else 3]
-  if channels <= 2 and values.shape[-1] == 3:
+  if values.shape[-1] > channels:
     values = values @ np.array([[0.299], [0.587], [0.114]])
-  elif channels >= 3 and values.shape[-1] == 1:
+  elif values.shape[-1] < channels:
     values = np.repeat(values, 3, axis=-1)
-  values = np.concatenate([values, alpha], axis=-1) if channels in (2, 4) else values
   return values.astype(array.dtype) if array.dtype.kind == "f" else np.round(values).astype(array.dtype)
 
 

@@ -139,7 +139,8 @@ def _accepted(
   if signal.kind != "image":
     array = signal.mark_missing(array, nodata)
   elif array.shape[-1] != signal.channels:
-    array = np.stack([files.with_channels(image, signal.channels, str(path)) for image in array])
+    colors = files.holds_colors(path, array.shape[-1])
+    array = np.stack([files.with_channels(image, signal.channels, str(path), colors=colors) for image in array])
   if signal.kind == "depth" and array.dtype == np.uint16:
     array = array.astype(np.float32) / np.float32(_scale(signal))
   return signal.accept(array, str(path)), outside

@@ -105,6 +105,18 @@ def count(path: Path) -> int | None:
     return found if found > 1 else None
 
 
+def holds_colors(path: Path, channels: int) -> bool:
+  """Whether the tags of an image of 2 to 4 channels declare them to be RGB, or alpha in an even last channel."""
+  with tifffile.TiffFile(path) as file:
+    planes = slices(file)[0]
+    page = planes[0]
+  tags = tifffile.PHOTOMETRIC
+  is_grey = page.photometric in (tags.MINISBLACK, tags.MINISWHITE)
+  extra = tifffile.EXTRASAMPLE
+  has_alpha = len(page.extrasamples) == 1 and page.extrasamples[0] in (extra.ASSOCALPHA, extra.UNASSALPHA)
+  return len(planes) == 1 and is_grey == (channels < 3) and has_alpha == (channels in (2, 4))
+
+
 def lazy_shape(path: Path) -> tuple[int, int, int] | None:
   """(H, W, C) of a single image of which rasterio can read windows as they are; otherwise None."""
   with tifffile.TiffFile(path) as file:

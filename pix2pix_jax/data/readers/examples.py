@@ -59,7 +59,8 @@ def read_rgb(path: Path) -> np.ndarray:
   Raises:
     UsageError: damaged, or not of 8 bits.
   """
-  array = files.with_channels(files.read(path), 3, str(path))
+  array = files.read(path)
+  array = files.with_channels(array, 3, str(path), colors=files.holds_colors(path, array.shape[-1]))
   if array.dtype != np.uint8:
     raise UsageError(
       f"{path} holds {array.dtype}, but the images of this data set have 8 bits. Take the original file."

@@ -228,8 +228,9 @@ def _stored(array: np.ndarray, side: Side, path: Path) -> np.ndarray:
   if signal.kind != "image":
     array = signal.mark_missing(array, files.read_nodata(path))
   accepted = signal.accept(array, str(path))
-  if side.convert_to and signal.kind == "image":
-    accepted = files.with_channels(accepted, side.convert_to, str(path))
+  if side.convert_to not in (0, accepted.shape[-1]) and signal.kind == "image":
+    colors = files.holds_colors(path, accepted.shape[-1])
+    accepted = files.with_channels(accepted, side.convert_to, str(path), colors=colors)
   return signal.store(accepted)
 
 
