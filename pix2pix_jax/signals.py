@@ -75,6 +75,16 @@ class _Shared:
     return np.abs(self.decode_float(output) - self.decode_float(target)).mean(-1, dtype=np.float32)
 
 
+def _rescaling(image: np.ndarray) -> str:
+  """How float values become those of an image, by the usual ranges."""
+  low, high = (image.min(), image.max()) if image.size else (0, 0)
+  if low >= 0:
+    for largest, dtype in ((255, "uint8"), (65535, "uint16")):
+      if high <= largest:
+        return f"If these are {dtype} values, divide them by {largest} or convert them to {dtype}."
+  return "If they span [-1, 1], pass (values + 1) / 2." if -1 <= low and high <= 1 else "Rescale it."
+
+
 @dataclasses.dataclass(frozen=True)
 class Image(_Shared):
   """Intensities over the full range of their number type: photographs, label maps shown as colours, grey images.
@@ -118,8 +128,9 @@ class Image(_Shared):
       raise UsageError(f"{name} holds NaN or infinite values; float images lie in [0, 1]. Replace those values first.")
     if not (array.size and array.min() >= 0 and array.max() <= 1):
       raise UsageError(
-        f"{name} is float from {array.min():g} to {array.max():g}; float images lie in [0, 1]. "
-        "Rescale it, or declare its kind: 'quantity' for real numbers, 'depth' for metres."
+        f"{name} is float from {array.min():g} to {array.max():g}; float images lie in [0, 1]. {_rescaling(array)} A "
+        "new model may be trained on other numbers as they are, if the configuration, or fit, declares their kind "
+        "(input_kind, target_kind): 'quantity' for real numbers, 'depth' for metres."
       )
     return array.astype(np.float32)
 

@@ -40,7 +40,12 @@ def test_an_image_clips_what_lies_beyond_its_range():
   "array, message",
   [
     (np.zeros((2, 2, 1), np.int32), "f.png is int32; images are uint8, uint16, bool, or float in .0, 1"),
-    (np.full((2, 2, 1), 1.5), "f.png is float from 1.5 to 1.5; float images lie in .0, 1"),
+    (
+      np.full((2, 2, 1), 1.5),
+      "f.png is float from 1.5 to 1.5; float images lie in .0, 1..*divide them by 255 or convert",
+    ),
+    (np.full((2, 2, 1), 4095.0), "divide them by 65535 or convert them to uint16"),
+    (np.array([-1.0, 0.5]).reshape(1, 2, 1), r"pass \(values \+ 1\) / 2. .*input_kind, target_kind"),
     (np.full((2, 2, 1), -0.1), "f.png is float from -0.1"),
     (np.full((2, 2, 1), np.nan), "f.png holds NaN or infinite values; float images lie in"),
     (np.zeros((2, 2, 1), complex), "f.png is complex128"),

@@ -407,3 +407,15 @@ def test_the_range_of_interest():
   assert viz.value_limits([few[1:]], [0.5, 9.0]) == pytest.approx((0.5 - 0.12, 2 + 0.12))
   assert viz.value_limits([[(0, 4.0)]]) == pytest.approx((4 - 0.32, 4 + 0.32))
   assert viz.value_limits([[(1, 0.0)]])[0] < 0 < viz.value_limits([[(1, 0.0)]])[1]
+
+
+@pytest.mark.parametrize("occurring, drawn", [([0, 1, 2, 255], 4), (range(256), 40)])
+def test_a_confusion_matrix_shows_the_classes_that_occur(tmp_path, occurring, drawn):
+  counts = np.zeros((256, 256))
+  for number, index in enumerate(occurring):
+    counts[index, index] = 1000 - number
+  shown, found = viz._shown_classes(counts)
+  assert found == len(occurring) and list(shown) == list(occurring)[:drawn]
+  viz.save_confusion(tmp_path / "confusion.png", counts, Classes(256))
+  width, height = Image.open(tmp_path / "confusion.png").size
+  assert width == height and drawn * 40 < width < drawn * 40 + 100

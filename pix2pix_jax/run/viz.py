@@ -20,7 +20,7 @@ TALLEST = 1200  # pixels; a taller image is downscaled
 FONT_SIZE = 13  # pixels; larger on wide sheets, which are usually viewed at a reduced size
 LEGEND = "no value"
 NO_LABEL = "no label"
-MAX_ENTRIES = 40  # of a legend of classes
+MAX_ENTRIES = 40  # of a legend of classes, or of a confusion matrix
 LAYOUT_KEY = "pix2pix_jax_sheet"  # of the PNG text chunk that describes a labelled sheet
 
 
@@ -451,7 +451,7 @@ class _Sheet:
 
   def _swatch(self, x: float, y: float, text: str, color: tuple[int, int, int]) -> None:
     thick = self.text_size
-    self._canvas.rectangle((x, y + 1, x + thick - 2, y + thick - 1), fill=color)
+    self._canvas.rectangle((x, y + 1, x + thick - 2, y + thick - 1), fill=color, outline=(128, 128, 128))
     self._text(x + thick + 5, y - 1, text, "la")
 
   def _draw_scale(self, sheet: Image.Image, scale: Scale, top: int) -> None:
@@ -520,6 +520,8 @@ def save_png(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = No
 def save_confusion(path: Path, counts: np.ndarray, target: Signal) -> None:
   """Draws a confusion matrix as a PNG: rows are the targets' classes, columns the predicted ones, each row in shares.
 
+  Classes that do not occur are left out, and so are rare ones if more than MAX_ENTRIES occur.
+
   Args:
     path: path of the PNG.
     counts: numbers of pixels (target class, predicted class).
@@ -527,19 +529,22 @@ def save_confusion(path: Path, counts: np.ndarray, target: Signal) -> None:
   """
   assert isinstance(target, Classes)
   shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-  count, cell, strip = len(counts), 40, 14
+  shown, occurring = _shown_classes(counts)
+  counts, shares = counts[np.ix_(shown, shown)], shares[np.ix_(shown, shown)]
+  count, cell, strip = len(shown), 40, 14
   font, side = _font(FONT_SIZE), MARGIN * 3 + 2 * 22 + strip
   image = Image.new("RGB", (side + count * cell + MARGIN, side + count * cell + MARGIN), "white")
   canvas = ImageDraw.Draw(image)
-  canvas.text((side, MARGIN), "predicted class, %", fill="black", font=font)
+  left_out = f"; the {count} most frequent of {occurring}" if count < occurring else ""
+  canvas.text((side, MARGIN), f"predicted class, %{left_out}", fill="black", font=font)
   canvas.text((MARGIN, side - strip - 22), "target", fill="black", font=font)
-  colors = target.colors(np.arange(count, dtype=np.uint8)[:, None])
+  colors = target.colors(shown.astype(np.uint8)[:, None])
   for i in range(count):
     place, fill = side + i * cell, tuple(int(value) for value in colors[i])
     canvas.rectangle((place, side - strip - 2, place + cell - 2, side - 3), fill=fill)
     canvas.rectangle((side - strip - 2, place, side - 3, place + cell - 2), fill=fill)
-    canvas.text((place + cell / 2, side - strip - 4), str(i), fill="black", font=font, anchor="md")
-    canvas.text((side - strip - 6, place + cell / 2), str(i), fill="black", font=font, anchor="rm")
+    canvas.text((place + cell / 2, side - strip - 4), str(shown[i]), fill="black", font=font, anchor="md")
+    canvas.text((side - strip - 6, place + cell / 2), str(shown[i]), fill="black", font=font, anchor="rm")
     for j in range(count):
       share = float(shares[i, j])
       shade = round(255 * (1 - share))
@@ -549,6 +554,13 @@ def save_confusion(path: Path, counts: np.ndarray, target: Signal) -> None:
         ink = "white" if share > 0.5 else "black"
         canvas.text((left + cell / 2, place + cell / 2), f"{100 * share:.0f}", fill=ink, font=font, anchor="mm")
   save_png(path, np.asarray(image))
+
+
+def _shown_classes(counts: np.ndarray) -> tuple[np.ndarray, int]:
+  """The classes of a confusion matrix to draw, in order, and how many occur."""
+  pixels = counts.sum(0) + counts.sum(1)
+  frequent = np.argsort(-pixels, kind="stable")[: min(MAX_ENTRIES, int(np.count_nonzero(pixels)))]
+  return np.sort(frequent), int(np.count_nonzero(pixels))
 
 
 # --- Curves

@@ -89,7 +89,7 @@ def download(dl_manager: Any) -> Path:
   """
   advice = (
     f"Download {URL} yourself (a mirror will do), unpack it, and give the folder that holds train/, val/ and test/ as "
-    "--config.data.source_dir=DIR. Without any download, --config=configs/facades.py:procedural trains on built-in "
+    "--config.data.source_dir=DIR. Without any download, --config=facades:procedural trains on built-in "
     "façades."
   )
   try:

@@ -46,7 +46,7 @@ WANTED = (
   "val_selection_cropped/groundtruth_depth. Get data_depth_annotated.zip or data_depth_selection.zip from "
   "https://www.cvlibs.net/datasets/kitti/eval_depth.php?benchmark=depth_prediction and the photographs with its raw "
   "data "
-  "download script (registration; for non-commercial use). Without any download, --config=configs/kitti.py:procedural "
+  "download script (registration; for non-commercial use). Without any download, --config=kitti:procedural "
   "trains on built-in scenes"
 )
 
