@@ -680,7 +680,7 @@ def check_kind(kind: str, field: str) -> str:
   return kind
 
 
-def choose_kind(kind: str, dtype: np.dtype, field: str, name: str) -> str:
+def choose_kind(kind: str, array: np.ndarray, field: str, name: str) -> str:
   """The kind of raw data: `kind` itself, or for `"auto"` an image if the numbers are unsigned integers or bool.
 
   Raises:
@@ -688,11 +688,17 @@ def choose_kind(kind: str, dtype: np.dtype, field: str, name: str) -> str:
   """
   if kind != "auto":
     return check_kind(kind, field)
-  if dtype.kind in "ub":
+  if array.dtype.kind in "ub":
     return "image"
+  finite = array[np.isfinite(array)] if array.dtype.kind in "if" else array[:0]
+  low, high = (finite.min(), finite.max()) if finite.size else (0, 0)
+  found = f" from {low:g} to {high:g}" if finite.size else ""
+  may_be_image = array.dtype.kind == "f" and 0 <= low and high <= 1
+  image = "'image' for intensities in [0, 1], " if may_be_image else ""
   raise UsageError(
-    f"{name} holds {dtype} numbers, which could mean several things. Set {field}: 'image' for intensities in [0, 1], "
-    "'depth' for metres with 0 where nothing was measured, 'quantity' for other real numbers, 'classes' for labels."
+    f"{name} holds {array.dtype} numbers{found}, which could mean several things. Set {field}: "
+    f"{image}'depth' for metres with 0 where nothing was measured, "
+    "'quantity' for other real numbers, 'classes' for labels."
   )
 
 

@@ -94,13 +94,19 @@ def test_a_validity_mask_needs_every_channel():
 
 def test_auto_takes_unsigned_integers_as_images_and_nothing_else():
   for dtype in (np.uint8, np.uint16, np.bool_):
-    assert signals.choose_kind("auto", np.dtype(dtype), "data.input_kind", "x") == "image"
-  for dtype in (np.float32, np.float64, np.int16, np.int32):
-    with pytest.raises(UsageError, match="x holds .* numbers.* Set data.input_kind: 'image' .*'depth'"):
-      signals.choose_kind("auto", np.dtype(dtype), "data.input_kind", "x")
-  assert signals.choose_kind("picture", np.dtype(np.float32), "f", "x") == "image"
+    assert signals.choose_kind("auto", np.zeros(2, dtype), "data.input_kind", "x") == "image"
+  for values, found, suggested in (
+    (np.array([0, 0.5, np.nan], np.float32), "float32 numbers from 0 to 0.5", "'image' .*'depth'"),
+    (np.array([0, 1.5]), "float64 numbers from 0 to 1.5", "'depth'"),
+    (np.array([-1000, 1000], np.int16), "int16 numbers from -1000 to 1000", "'depth'"),
+    (np.array([0, 1], np.int32), "int32 numbers from 0 to 1", "'depth'"),
+    (np.array([np.nan]), "float64 numbers", "'image' .*'depth'"),
+  ):
+    with pytest.raises(UsageError, match=f"x holds {found}, which .* Set data.input_kind: {suggested}"):
+      signals.choose_kind("auto", values, "data.input_kind", "x")
+  assert signals.choose_kind("picture", np.zeros(2, np.float32), "f", "x") == "image"
   with pytest.raises(UsageError, match="f is 'heat'; the kinds are image, depth, quantity, classes"):
-    signals.choose_kind("heat", np.dtype(np.uint8), "f", "x")
+    signals.choose_kind("heat", np.zeros(2, np.uint8), "f", "x")
 
 
 def test_signals_return_from_a_resolved_configuration():

@@ -185,11 +185,18 @@ def _first_usable(pairs: list[Pair], reading: Reading, asked: dict[str, Side]) -
 
 
 def _sides_of(pair: Pair, reading: Reading, arrays: tuple[np.ndarray, ...], asked: dict[str, Side]) -> dict[str, Side]:
-  sides = {}
+  sides, kinds, undeclared = {}, {}, []
+  for (name, side), array, path in zip(asked.items(), arrays, pair.files):
+    try:
+      kinds[name] = signals.choose_kind(side.settings.kind, array, side.field, str(path))
+    except UsageError as error:
+      undeclared.append(str(error))
+  if undeclared:
+    raise UsageError("\n".join(undeclared))  # all at once, because every start takes a while
   indices = functools.partial(read_pair, pair, reading._replace(colors=(False,) * len(arrays)))
   for i, ((name, side), array, path) in enumerate(zip(asked.items(), arrays, pair.files)):
     settings = side.settings
-    kind = signals.choose_kind(settings.kind, array.dtype, side.field, str(path))
+    kind = kinds[name]
     label_map = _is_label_map(array, indices, i)
     palette: tuple[palettes.Color, ...] = ()
     if kind == "classes" and array.shape[-1] > 1 and not settings.palette:
@@ -223,7 +230,7 @@ def _is_label_map(colors: np.ndarray, indices: Callable[[], tuple[np.ndarray, ..
 
 def _stored(array: np.ndarray, side: Side, path: Path) -> np.ndarray:
   """A file's array as data sets store it."""
-  signals.choose_kind(side.asked, array.dtype, side.field, str(path))
+  signals.choose_kind(side.asked, array, side.field, str(path))
   signal = side.settings.make(array.shape[-1], array.dtype)
   if signal.kind != "image":
     array = signal.mark_missing(array, files.read_nodata(path))
