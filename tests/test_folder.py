@@ -349,6 +349,33 @@ def test_broken_links_are_listed(tmp_path):
   assert "A: 1 file that cannot be opened (broken links?): 2.png." in folder.report(tmp_path)[0]
 
 
+@pytest.mark.parametrize(
+  "inputs, targets, endings",
+  [
+    (
+      ["bonn/bonn_000_leftImg8bit.jpg", "köln/köln_000_leftImg8bit.jpg", "köln/köln_001_leftImg8bit.jpg"],
+      ["bonn/bonn_000_gtFine_labelIds.png", "köln/köln_000_gtFine_labelIds.png", "köln/köln_001_gtFine_labelIds.png"],
+      ("_leftImg8bit", "_gtFine_labelIds"),
+    ),
+    (["1.color.png", "2.color.png", "3.color.png"], ["1.depth.png", "2.depth.png"], (".color", ".depth")),
+    (["a_0.png", "b_0.png"], ["a_0_mask.png", "b_0_mask.png", "c_1_mask.png"], ("", "_mask")),
+    (["1_x.png", "2_x.png"], ["3_y.png", "4_y.png"], None),
+    (["1_x.png", "2_x.png", "3_x.png"], ["1_y.png", "8_y.png", "9_y.png"], None),
+    (["scan.png"], ["scan_1.png"], None),
+  ],
+)
+def test_names_that_differ_by_a_constant_ending_are_partners(tmp_path, inputs, targets, endings):
+  for side, names in zip("AB", (inputs, targets)):
+    put(tmp_path / side, names)
+  notes = []
+  found = pairs.match([tmp_path / "A", tmp_path / "B"], notes)
+  assert len(found) == (min(len(inputs), len(targets)) if endings else 0)
+  assert any(f"without their endings, {endings[0]!r} and {endings[1]!r}" in note for note in notes) if endings else True
+  for pair in found:
+    one, other = (path.stem.removesuffix(ending) for path, ending in zip(pair.paths, endings))
+    assert one == other and pair.paths[0].parent.name.replace("A", "B") == pair.paths[1].parent.name
+
+
 def test_files_without_a_partner_are_reported_once(tmp_path, capsys):
   put(tmp_path / "raw/A", [f"{name}.png" for name in [*range(14), "both"]])
   put(tmp_path / "raw/B", ["both.png", "other.png"])

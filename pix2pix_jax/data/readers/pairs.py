@@ -30,6 +30,8 @@ from collections.abc import Sequence
 import difflib
 import functools
 import hashlib
+import itertools
+import os
 from pathlib import Path
 import re
 from typing import NamedTuple
@@ -344,6 +346,13 @@ def _match(inputs: Found, targets: Found, notes: list[str]) -> dict[str, Path]:
   )
   loose = [_by_loose_name(names, side) for names, side in zip(rest, "ab")]
   partner |= {name: loose[1][key] for key, name in loose[0].items() if key in loose[1]}
+  if not partner:
+    partner, endings = _by_endings(list(inputs.images), list(targets.images))
+    if partner:
+      notes.append(
+        f"Names in {inputs.folder} and {targets.folder} were matched without their endings, {endings[0]!r} and "
+        f"{endings[1]!r}."
+      )
   taken = set(partner.values())
   for mine, theirs, used in ((inputs, targets, set(partner)), (targets, inputs, taken)):
     unmatched = {name: path for name, path in mine.images.items() if name not in used}
@@ -372,6 +381,26 @@ def _by_loose_name(names: list[str], side: str) -> dict[str, str]:
   for name in names:
     found.setdefault(re.sub(rf"[ _-]{side}$", "", name.casefold()), []).append(name)
   return {key: members[0] for key, members in found.items() if len(members) == 1}
+
+
+def _by_endings(mine: list[str], theirs: list[str]) -> tuple[dict[str, str], tuple[str, str]]:
+  """The partners of names that are equal without an ending that all names of their side share, such as
+  "_leftImg8bit" and "_gtFine_labelIds"; and those two endings. Empty if that matches less than half of a side.
+  """
+  best: tuple[dict[str, str], tuple[str, str]] = {}, ("", "")
+  for one, other in itertools.product(_endings(mine), _endings(theirs)):
+    known = {name.removesuffix(other): name for name in theirs}
+    found = {name: known[name.removesuffix(one)] for name in mine if name.removesuffix(one) in known}
+    if len(found) > max(1, len(best[0]), min(len(mine), len(theirs)) // 2):
+      best = found, (one, other)
+  return best
+
+
+def _endings(names: list[str]) -> list[str]:
+  """The endings that all names share and that leave a part of them, each from a separator on; and the empty one."""
+  shared = os.path.commonprefix([name[::-1] for name in names])[::-1].rpartition("/")[2]
+  endings = [shared[match.start() :] for match in re.finditer(r"[ _.-]", shared)]
+  return ["", *(ending for ending in endings if all(Path(name).name != ending for name in names))]
 
 
 def _slices(members: Sequence[Pair], reading: Reading) -> list[Pair]:
