@@ -20,6 +20,8 @@ from pix2pix_jax import output
 from pix2pix_jax.errors import CommandParser, UsageError, run_command
 from pix2pix_jax.signals import Signal
 
+SPLITS = ("train", "val", "test", "whole")
+
 
 def evaluate(
   workdir: str | Path,
@@ -54,6 +56,7 @@ def evaluate(
   Raises:
     UsageError: no such checkpoint, split or baseline, or data whose signals differ from the model's.
   """
+  _check_names(Path(workdir).expanduser(), split, step)
   from pix2pix_jax.data import pipeline, prepare  # imports TensorFlow: slow
   from pix2pix_jax.run import baselines, checkpoint, distances, evaluation, experiment
   from pix2pix_jax.run.recognizer import Recognizer
@@ -117,6 +120,22 @@ def evaluate(
     print("  fid is biased for few images: only compare FIDs computed from equally many images. kid is unbiased.")
   print(f"Results are in {folder}")
   return result
+
+
+def _check_names(workdir: Path, split: str, step: str | int | None) -> None:
+  """Checks the workdir, and whether it has that split and checkpoint, as far as its files say without TensorFlow.
+
+  Raises:
+    UsageError: with the names that there are.
+  """
+  config_lib.read(workdir)
+  if split not in SPLITS:
+    near = [name for name in SPLITS if split.lower().startswith(name) or name.startswith(split.lower())]
+    raise UsageError(f"--split is {split!r}; {f'did you mean {near[0]}?' if near else 'it is train, val or test.'}")
+  steps = {path.name for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()}
+  if steps and step not in (None, "best", "latest") and str(step) not in steps:
+    listed = ", ".join(sorted(steps, key=int))
+    raise UsageError(f"{workdir} has no checkpoint {step!r}; it has {listed}, 'best' and 'latest'.")
 
 
 def _configure(

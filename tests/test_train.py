@@ -96,10 +96,21 @@ def test_evaluate_command_measures_every_test_image_once(trained):
   summary = json.loads((workdir / "eval/test/metrics.json").read_text())
   assert (summary["count"], summary["step"], summary["protocol"]["norm_stats"]) == (3, 6, "image")
   assert len((workdir / "eval/test/per_image.csv").read_text().splitlines()) == 4
-  with pytest.raises(UsageError, match="no checkpoint '5'"):
-    evaluate.evaluate(workdir, step="5")
-  with pytest.raises(UsageError, match="holds no run|does not exist"):
-    evaluate.evaluate(workdir / "nowhere")
+
+
+@pytest.mark.parametrize(
+  "flags, message",
+  [
+    (["--workdir={}", "--step=5"], "no checkpoint '5'; it has .*6, 'best' and 'latest'"),
+    (["--workdir={}", "--split=validation"], "--split is 'validation'; did you mean val?"),
+    (["--workdir={}/nowhere"], "holds no run|does not exist"),
+  ],
+)
+def test_names_are_checked_before_evaluate_loads_anything(trained, flags, message, monkeypatch):
+  monkeypatch.setitem(sys.modules, "pix2pix_jax.data.prepare", None)  # makes its import fail
+  monkeypatch.delattr("pix2pix_jax.data.prepare")
+  with pytest.raises(UsageError, match=message):
+    evaluate.main([flag.format(trained[0]) for flag in flags])
 
 
 def test_results_of_another_protocol_step_or_data_get_their_own_folder(trained):

@@ -150,10 +150,7 @@ def load_split(
     UsageError: the source has no such split, or (without a shape) an input and target of different sizes.
   """
   if split not in source.spec.counts:
-    raise UsageError(
-      f"The data has no split {split!r}, only {', '.join(source.spec.counts)}. "
-      "Choose one of them, or add the raw files of the other to data.source_dir."
-    )
+    raise UsageError(f"The data has no split {split!r}, only {', '.join(source.spec.counts)}. Choose one of them.")
   count = min(source.spec.counts[split], limit or source.spec.counts[split])
   sizes = np.tile(shape, (count, 1)) if shape else source.sizes(split)[:count]
   streamed = StreamedSplit(source, split, sizes)
