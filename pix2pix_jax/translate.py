@@ -162,6 +162,11 @@ def name_outputs(
       f"--output {str(output)!r}: {what} {files.suffix(output)}, which cannot hold them without loss. Choose one of "
       f"{', '.join(writable)}."
     )
+  if not (to_file or is_folder or output.exists()) and re.fullmatch(r"\.[a-z]{2,5}", files.suffix(output)):
+    raise UsageError(
+      f"--output {str(output)!r} looks like a file, but {files.suffix(output)} is no image format. Give an image to "
+      f"write, which ends with {', '.join(writable)}, or end the name of a folder with /."
+    )
   if not to_file and output.is_file():
     raise UsageError(
       f"--output {str(output)!r} is an existing file. Name a folder, or an image to write, which ends with "
@@ -237,10 +242,16 @@ def is_far(size: tuple[int, int], usual: tuple[int, int]) -> bool:
 
 def _size_hint(sizes: dict[Path, tuple[int, int]], usual: tuple[int, int]) -> str:
   """A line about images whose size is far from the run's; empty if there are none."""
+  height, width = usual
+  if sizes and all(size[1] * height == 2 * size[0] * width for size in sizes.values()):
+    return (
+      f"Hint: all inputs are twice as wide as validation images, {width}×{height}, for their height. If each holds an "
+      "input and a target side by side, the result is wrong: translate the input's half alone, or measure the pairs by "
+      '"pix2pix_jax evaluate --reader=folder --source_dir=DIR".'
+    )
   far = [f"{path.name} {width}×{height}" for path, (height, width) in sizes.items() if is_far((height, width), usual)]
   if not far:
     return ""
-  height, width = usual
   return (
     f"Hint: {few(far)} (width × height) {'differs' if len(far) == 1 else 'differ'} much from the size of validation "
     f"images, {width}×{height}. Results suffer if the scale differs from that in training. --resize={height} sets the "

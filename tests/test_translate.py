@@ -1,5 +1,6 @@
 """The translate command on real files: formats, names, a broken file, depth, samples, tiles."""
 
+from contextlib import nullcontext
 import os
 import subprocess
 import sys
@@ -338,6 +339,24 @@ def test_a_size_that_is_far_from_that_of_validation_is_hinted_at(tmp_path, run, 
   assert said.count(hint) == said.count("Hint") == said.count("--resize=16x24 (HEIGHTxWIDTH) resizes") == far
   run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--overwrite", "--resize=16x24")
   assert "Hint" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shapes, hints", [([(16, 48), (32, 96)], 1), ([(16, 48), (16, 24)], 0)])
+def test_files_that_may_hold_pairs_side_by_side_are_noticed(tmp_path, run, capsys, shapes, hints):
+  for number, shape in enumerate(shapes):
+    files.write(tmp_path / f"in/{number}.png", draw((*shape, 3)))
+  run(f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}")
+  assert capsys.readouterr().out.count("twice as wide as validation images, 24×16") == hints
+
+
+@pytest.mark.parametrize("name, refused", [("o.txt", True), ("o.jason", True), ("o.txt/", False), ("v1.2", False)])
+def test_a_folder_is_not_named_like_a_file(tmp_path, run, name, refused):
+  files.write(tmp_path / "in.png", draw((16, 24, 3)))
+  with (
+    pytest.raises(UsageError, match="looks like a file.*end the name of a folder with /") if refused else nullcontext()
+  ):
+    run(f"--input={tmp_path / 'in.png'}", f"--output={tmp_path}/{name}")
+  assert (tmp_path / name).is_dir() != refused
 
 
 # --- Numbers
