@@ -35,7 +35,7 @@ class Progress:
 
 
 def is_missing(workdir: Path, step: int, config: ml_collections.ConfigDict) -> bool:
-  """Whether `eval/val` is not that of a step on the data of `config`; a start may have been stopped before it wrote it."""
+  """Whether `eval/val` is not that of a step on the data of `config`, because a start was stopped before writing it."""
   stored, content = evaluation.read_summary(workdir / "eval" / "val"), config.data.fingerprint
   return stored.get("step") != step or not signals.same_data(stored.get("fingerprint", content), content)
 
