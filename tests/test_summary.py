@@ -260,6 +260,13 @@ def test_a_class_far_above_the_others_may_mark_pixels_without_a_label():
     ((-1000, -80, 900), None),  # Hounsfield units: air is far from tissue, but bone is as far
     ((100, 112, 226), None),
     ((0, 1, 1), None),  # two values
+    ((-9999, 0, 8848), -9999),
+    ((-32768, -400, 30000), -32768),
+    ((65535, 1000, 30000), 65535),
+    ((-3.4e38, 0, 5), -3.4e38),
+    ((0, 200, 1050), 0),
+    ((0, 0.1, 90), None),  # rain
+    ((100, 300, 1050), None),
   ],
 )
 def test_a_number_far_from_all_others_may_stand_for_no_value(values, marker):
@@ -273,6 +280,17 @@ def test_a_number_far_from_all_others_may_stand_for_no_value(values, marker):
   if marker is not None:
     assert f"15.6% of the target's values are {marker:g}, far" in found[0]
     assert f"set data.target_nodata={marker:g}." in found[0]
+
+
+@pytest.mark.parametrize("odd, expected", [(65535, 1), (4000, 0)])
+def test_a_16_bit_image_may_have_marked_pixels_without_a_value(odd, expected):
+  y = noise(12, 64, 64, 1, np.uint16, 200, 4095)
+  y[:, :10] = odd
+  found = [line for line in warn(arrays(noise(12, 64, 64), y)) if "no value" in line]
+  assert len(found) == expected
+  if expected:
+    assert "15.6% of the target's values are 65535" in found[0]
+    assert "set data.target_kind=quantity, data.target_nodata=65535." in found[0]
 
 
 @pytest.mark.parametrize("count, expected", [(1, 1), (2, 0)])

@@ -24,7 +24,7 @@ from pix2pix_jax.errors import UsageError, few
 from pix2pix_jax.signals import Classes, DataSpec, Depth, Image, Quantity, Signal, Stack
 
 FILE = "summary.json"
-REVISION = 8  # of its content
+REVISION = 9  # of its content
 METADATA, PALETTES = "metadata.json", "palettes"  # what a reader recorded in TFDS's file beside the shards
 QUANTILES = 1000  # kept of the values of depth and quantities: 0.1 % apart
 CLIPPED = 0.001  # share of a quantity's values below a range that is left to the data, and above it
@@ -32,6 +32,7 @@ MAX_VALUES = 10**6  # from which the quantiles of a split are computed
 MAX_PIXELS = 4096  # of an image, whose colours are counted
 MAX_COLORS = 64  # more are not counted: images with more are not label maps
 FEW_PAIRS = 10
+USUAL_MARKERS = (0, -99, -999, -9999, -99999, 999, 9999, 99999, 255, -32768, 32767, 65535, -2000, -3024)  # of no value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Side:
     low, high: smallest and largest value (of depth and quantities, of the pixels that have one); 0 if there are none.
     zeros: share of zeros among all values; of depth and quantities, of the pixels without a value.
     low_above_zero: smallest value above zero, for depth and images of one 16-bit channel; 0 if there is none.
-    quantiles: quantiles of depth measurements or a quantity's first channel, from 0.05 to 99.95 %, 0.1 % apart; empty
-      for other kinds.
+    quantiles: quantiles of depth measurements, or of the first channel of a quantity or 16-bit image, from 0.05 to
+      99.95 %, 0.1 % apart; empty for others.
     ranges: of a quantity, for each channel, the 0.1 and 99.9 percentiles.
     values: of classes, the indices that occur.
     colors: number of different colours if it is small for the number of pixels, else 0.
@@ -258,9 +259,10 @@ class _Collector:
     self._values += image.size
     may_be_depth = image.dtype == np.uint16 and image.shape[-1] == 1
     values = image
-    if isinstance(self._signal, Quantity):
+    if isinstance(self._signal, Quantity) or (isinstance(self._signal, Image) and image.dtype == np.uint16):
       pixels = image.reshape(-1, image.shape[-1])
       self._sampled.append(pixels[:: max(1, len(pixels) // self._samples)])
+    if isinstance(self._signal, Quantity):
       values = image[np.isfinite(image)]
       self._zeros += image.size - values.size
     else:
@@ -541,11 +543,7 @@ def _about_quantity(name: str, side: Side, signal: Quantity, spec: DataSpec) -> 
   """Values beyond the range, and a value far from all others, which often stands for "no value"."""
   marker = _marker(np.array(side.quantiles))
   if marker is not None:
-    value, share = marker
-    yield (
-      f"{share:.1%} of the {name}'s values are {value:g}, far from all others (first channel). If that number stands "
-      f"for no value, {_declaration(name, spec, nodata=f'{value:g}')}."
-    )
+    yield _about_marker(name, *marker, _declaration(name, spec, nodata=f"{marker[0]:g}"))
   elif (share := _outside(side, signal.range[0])) > 0.01:
     yield (
       f"The range {signal.describe_range()} clips {share:.1%} of the {name}'s values (first channel). To cover them, "
@@ -553,15 +551,28 @@ def _about_quantity(name: str, side: Side, signal: Quantity, spec: DataSpec) -> 
     )
 
 
+def _about_marker(name: str, value: float, share: float, remedy: str) -> str:
+  return (
+    f"{share:.1%} of the {name}'s values are {value:g}, far from all others (first channel). If that number stands for "
+    f"no value, {remedy}."
+  )
+
+
 def _marker(quantiles: np.ndarray) -> tuple[float, float] | None:
-  """(value, its share) of a lowest or highest value that occurs often, at more than twice the span of all others."""
+  """(value, its share) of a lowest or highest value that occurs often and is far from all others: by a tenth of their
+  span if it is a usual mark of no value, else by more than twice.
+  """
   for value in (quantiles[0], quantiles[-1]) if quantiles.size else ():
     others = quantiles[quantiles != value]
     share = 1 - others.size / quantiles.size
-    is_far = np.unique(others).size > 2 and np.abs(others - value).min() > 2 * np.ptp(others)
+    is_far = np.unique(others).size > 2 and np.abs(others - value).min() > _gap(value) * np.ptp(others)
     if is_far and share >= 0.005:
       return float(value), share
   return None
+
+
+def _gap(value: float) -> float:
+  return 0.1 if value in USUAL_MARKERS or abs(value) >= 1e9 else 2
 
 
 def _about_pairs(split: SplitSummary, batch_size: int) -> Iterator[str]:
@@ -711,6 +722,8 @@ def _about_image(name: str, side: Side, signal: Image, spec: DataSpec) -> Iterat
       f"{side.high:g}. If so, {_declaration(name, spec, 'depth', scale=1000)} for millimetres (256 for KITTI), and set "
       "data.depth_range."
     )
+  elif signal.dtype == "uint16" and (marker := _marker(np.array(side.quantiles))):
+    yield _about_marker(name, *marker, _declaration(name, spec, "quantity", nodata=f"{marker[0]:g}"))
   elif _holds_numbers(side, largest):
     yield (
       f"The {name} holds {side.colors} different values up to {side.high:g} of {largest}: class numbers? The networks "
