@@ -196,7 +196,9 @@ def test_depth_that_hardly_fits_its_range_is_named(low, high, depth_range, parts
   assert all(part in line for part in parts), line
 
 
-@pytest.mark.parametrize("height, width", [(60, 100), (120, 160), (375, 1242), (90, 60), (200, 201), (77, 310)])
+@pytest.mark.parametrize(
+  "height, width", [(60, 100), (72, 64), (70, 90), (120, 160), (375, 1242), (90, 60), (200, 201), (77, 310)]
+)
 def test_the_remedy_for_proportions_removes_the_warning(height, width):
   """And it brings no other one: the generator keeps at least four levels."""
   source = arrays(noise(12, height, width), noise(12, height, width)[::-1])
@@ -205,9 +207,11 @@ def test_the_remedy_for_proportions_removes_the_warning(height, width):
     assert before == []
     return
   assert len(before) == 1 and f"Images of {width}×{height} are trained as 72×72" in before[0]
-  fields = dict(part.split("=") for part in before[0].rstrip(".").split("set ")[1].split())
+  fields = dict(re.findall(r"(data\.\w+)=(\d+)", before[0]))
   settings = {"data__load_size": 72} | {name.replace(".", "__"): int(value) for name, value in fields.items()}
   assert warn(source, **settings) == []
+  sides = [settings[f"data__{name}"] for name in ("load_size", "load_width") if f"data__{name}" in settings]
+  assert max(sides) <= 1.15 * max(height, width), "images are not enlarged"
   assert resolved(source, **settings).model.levels >= 4
 
 
@@ -231,10 +235,10 @@ def test_pairs_that_occur_twice_and_inputs_of_several_splits_are_named():
   assert summary.make(ArraySource(clean, spec)).duplicates == []
   leaking = {"train": (x[:30], y[:30]), "val": (x[28:], y[:12])}  # two inputs of train, with other targets
   (line,) = summary.make(ArraySource(leaking, spec)).duplicates
-  assert line.startswith("2 inputs of val also occur in train (val_00000 = train_00028, val_00001 = train_00029)")
+  assert line.startswith("2 inputs of val also occur in train (val_00000 is train_00028, val_00001 is train_00029)")
   repeated = {"train": (np.concatenate([x[:3], x[1:2]]), np.concatenate([y[:3], y[1:2]]))}
   (line,) = summary.make(ArraySource(repeated, spec)).duplicates
-  assert line.startswith("1 pair of train repeats another one (train_00003 = train_00001)")
+  assert line.startswith("1 pair of train repeats another one (train_00003 is train_00001)")
   several = {"train": (np.concatenate([x[:3], x[1:2]]), np.concatenate([y[:3], y[5:6]]))}  # one input, two targets
   assert summary.make(ArraySource(several, spec)).duplicates == []
 
@@ -382,6 +386,8 @@ def test_palette_targets_that_are_learned_as_images_are_noticed(tmp_path, kind, 
   data = folder_data(tmp_path, target_kind=kind)
   found = warn(prepare.prepare(data), data__name="folder", data__target_kind=kind)
   assert (
-    sum("palettes and use 4 colours: label maps? If so, set data.target_kind=classes" in line for line in found)
+    sum(
+      "palettes and use 4 colours: label maps? If so, set --config.data.target_kind=classes" in line for line in found
+    )
     == count
   )

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from typing import Any
 import uuid
 
@@ -198,17 +199,17 @@ class Duplicates:
   def __init__(self) -> None:
     self._inputs: dict[bytes, tuple[str, str]] = {}  # checksum → (split, id) of its first occurrence
     self._pairs: dict[tuple[str, bytes, bytes], str] = {}
-    self._across: dict[tuple[str, str], list[str]] = {}  # (split, earlier split) → "id = id"
+    self._across: dict[tuple[str, str], list[str]] = {}  # (split, earlier split) → "id is id"
     self._within: dict[str, list[str]] = {}
 
   def add(self, split: str, name: str, of_input: bytes, of_target: bytes) -> None:
     """Adds a pair by its id and the checksums of its sides."""
     first = self._inputs.setdefault(of_input, (split, name))
     if first[0] != split:
-      self._across.setdefault((split, first[0]), []).append(f"{name} = {first[1]}")
+      self._across.setdefault((split, first[0]), []).append(f"{_place(split, name)} is {_place(*first)}")
     pair = self._pairs.setdefault((split, of_input, of_target), name)
     if pair != name:
-      self._within.setdefault(split, []).append(f"{name} = {pair}")
+      self._within.setdefault(split, []).append(f"{name} is {pair}")
 
   def lines(self) -> list[str]:
     """A line for each combination of splits that share inputs, and for each split with repeated pairs."""
@@ -223,6 +224,11 @@ class Duplicates:
       for split, found in self._within.items()
     ]
     return [*across, *within]
+
+
+def _place(split: str, name: str) -> str:
+  """A pair's id with its split, which some readers' ids start with."""
+  return name if name.startswith(split) else f"{split}/{name}"
 
 
 class _Collector:
@@ -421,8 +427,18 @@ def describe(source: Source, config: ml_collections.ConfigDict) -> str:
   """
   summary = read(source) or make(source)
   return "\n".join(
-    [*lines(summary, source.spec), *(f"Warning: {line}" for line in warnings(summary, config, source.spec))]
+    [
+      *lines(summary, source.spec),
+      *(f"Warning: {line}" for line in _as_flags(warnings(summary, config, source.spec), config)),
+    ]
   )
+
+
+def _as_flags(texts: list[str], config: ml_collections.ConfigDict) -> list[str]:
+  """Texts in which fields to set are flags of the command line, unless the data are arrays, which belong to `fit`."""
+  if config.data.name == "arrays":
+    return texts
+  return [re.sub(r"(?<![\w.-])((?:data|train|model)\.\w+=)", r"--config.\1", text) for text in texts]
 
 
 def lines(summary: Summary, spec: DataSpec) -> list[str]:
@@ -471,7 +487,7 @@ def _describe_sizes(sizes: list[tuple[int, int, int]]) -> str:
     return f"{sizes[0][1]}×{sizes[0][0]}"
   shown = ", ".join(f"{width}×{height} ({count})" for height, width, count in sizes[:2])
   rest = sizes[2:]
-  return f"{shown} and {len(rest)} other sizes ({sum(size[2] for size in rest)})" if rest else shown
+  return f"{shown} and {output.counted(len(rest), 'other size')} ({sum(size[2] for size in rest)})" if rest else shown
 
 
 def _short(value: float) -> str:
@@ -633,6 +649,12 @@ def _about_resizes(
       f"proportions and adds no detail. To keep their own size, {own_size}."
     )
     return
+  elif _stretch(sizes[0], load) > 0.05 and _kept_load(height, width, config)[0] > 1.1 * height:
+    yield (
+      f"Images of {width}×{height} are trained as {load[1]}×{load[0]} (width × height), which changes their "
+      f"proportions. To keep their own size, {own_size}."
+    )
+    return
   elif _stretch(sizes[0], load) > 0.05:
     yield (
       f"Images of {width}×{height} are trained as {load[1]}×{load[0]} (width × height), which changes their "
@@ -677,11 +699,18 @@ def _nice(side: int) -> int:
   return side // 64 * 64 if side >= 64 else 2 ** max(2, round(math.log2(side)))
 
 
+def _kept_load(height: int, width: int, config: ml_collections.ConfigDict) -> tuple[int, int]:
+  """(height, crop height) that keep an image's proportions, at about the configured heights."""
+  data = config.data
+  crop, _ = _fitting((height, width), data.crop_size, config.model.levels)
+  return max(round(data.load_size * crop / data.crop_size), crop), crop
+
+
 def _keep_proportions(height: int, width: int, config: ml_collections.ConfigDict) -> str:
   """The fields that give load, crop and evaluation sizes an image's proportions, at about the same heights."""
   data = config.data
   crop = _fitting((height, width), data.crop_size, config.model.levels)
-  load = max(round(data.load_size * crop[0] / data.crop_size), crop[0])
+  load, _ = _kept_load(height, width, config)
   fields = {"load_width": max(round(load * width / height), crop[1]), "crop_width": crop[1]}
   if crop[0] != data.crop_size:
     fields = {"load_size": load, "load_width": fields["load_width"], "crop_size": crop[0], "crop_width": crop[1]}
@@ -730,10 +759,12 @@ def _about_image(name: str, side: Side, signal: Image, spec: DataSpec) -> Iterat
       f"see {side.high / largest:.1%} of their range. If so, {_declaration(name, spec, 'classes')}."
     )
   elif signal.dtype == "uint16" and side.high < largest / 4:
+    scaled = _declaration(name, spec, "depth", scale=1000)
+    depth = f"; for depth in millimetres, {scaled}" if signal.channels == 1 else ""
     yield (
       f"The {name} uses {side.low:g} to {side.high:g} of the 16-bit range, {(side.high - side.low) / largest:.1%} of "
-      f"what the networks see. For a range that is taken from the data, {_declaration(name, spec, 'quantity')}; for "
-      f"depth in millimetres, {_declaration(name, spec, 'depth', scale=1000)}."
+      f"it, so the networks see nearly uniform images. For a range that is taken from the data, "
+      f"{_declaration(name, spec, 'quantity')}{depth}."
     )
 
 
