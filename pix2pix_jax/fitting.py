@@ -47,7 +47,7 @@ class FitResult:
     state: both networks after the last step, without their optimizers.
   """
 
-  history: dict[str, list[float]]
+  history: dict[str, list[float]] = dataclasses.field(repr=False)
   translator: Translator
   workdir: Path
   state: TrainState = dataclasses.field(repr=False)
@@ -418,7 +418,7 @@ def _splits(pairs: Pairs, spec: DataSpec, validation_split: float, validation_da
 def _require_pairs(name: str, pairs: Pairs) -> None:
   x, y = pairs
   if x.shape[:3] != y.shape[:3]:
-    raise UsageError(f"The pairs of {name} differ in count or size: inputs {x.shape}, targets {y.shape}.")
+    raise UsageError(f"The pairs of {name} differ in count or size: x {x.shape}, y {y.shape}.")
 
 
 def _store(names: tuple[str, str], arrays: Pairs, spec: DataSpec) -> Pairs:

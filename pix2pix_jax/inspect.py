@@ -52,19 +52,20 @@ def inspect(config: ml_collections.ConfigDict, folder: str | Path) -> list[Path]
     output.say(f"Warning: {line}")
 
   data, written = config.data, []
+  spec = summary.for_display(summary.read(source) or summary.make(source), source.spec)
   train = pipeline.load_split(source, "train", config_lib.load_shape(data), cache_gib=data.cache_gib)
   rows = min(max(config.train.batch_size, MIN_ROWS), MAX_ROWS)
   batches = pipeline.train_batches(train, data, batch_size=rows, seed=config.seed)
   for number, batch in enumerate(itertools.islice(batches, 2), 1):
     rows_of = {name: list(array) for name, array in batch.items()}
     ids = pipeline.train_ids(train, data, batch_size=rows, seed=config.seed, step=number - 1)
-    written.append(_write_sheet(folder / f"train_{number}.png", rows_of, ids, source.spec))
+    written.append(_write_sheet(folder / f"train_{number}.png", rows_of, ids, spec))
   if "val" in source.spec.counts:
     shape = config_lib.eval_resize(data)
     val = pipeline.load_split(source, "val", shape, cache_gib=data.cache_gib, limit=rows)
     examples = [val.read_encoded(index) for index in range(len(val))]
     columns = {name: [example[name] for example in examples] for name in val.names}
-    written.append(_write_sheet(folder / "val.png", columns, val.ids, source.spec))
+    written.append(_write_sheet(folder / "val.png", columns, val.ids, spec))
   output.say(f"Wrote {', '.join(map(str, written))}: pairs as the networks see them.")
   return written
 

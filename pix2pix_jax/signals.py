@@ -96,12 +96,14 @@ class Image(_Shared):
       mix.
     shown_channels: those that `display` shows, counted from 0: one as grey or three as RGB. Empty: all of an RGB
       image, else the first.
+    shown_range: raw numbers that `display` shows as black and white; empty: 0 and the largest of the number type.
   """
 
   channels: int = 3
   dtype: str = "uint8"
   resampling: str = "bicubic"
   shown_channels: tuple[int, ...] = ()
+  shown_range: tuple[float, ...] = ()
 
   kind: ClassVar[str] = "image"
   unit: ClassVar[str] = ""
@@ -156,6 +158,9 @@ class Image(_Shared):
     """[-1, 1] (H, W, C) → uint8 (H, W, 3): three of `shown_channels` as RGB, or one as grey."""
     del valid
     shown = self.shown_channels or ((0, 1, 2) if self.channels == 3 else (0,))
+    if self.shown_range:
+      low, high = np.asarray(self.shown_range) * (2 / np.iinfo(self.dtype).max) - 1
+      encoded = (encoded - low) * (2 / (high - low)) - 1
     return _to_8_bits(encoded[..., shown if len(shown) == 3 else shown * 3])
 
   def describe(self) -> str:

@@ -110,3 +110,23 @@ def test_what_is_missing_is_named_before_any_work(arguments, message, monkeypatc
   with pytest.raises(UsageError) as error:
     inspect.main(arguments)
   assert message in str(error.value)
+
+
+def test_images_that_use_little_of_16_bits_are_shown_over_what_they_use(tmp_path, monkeypatch):
+  generator = np.random.default_rng(0)
+  for number in range(12):
+    for side, channels in (("A", 2), ("B", 3)):
+      values = generator.integers(0, 4096, (64, 64, channels), np.uint16)
+      files.write(tmp_path / f"raw/{side}/train/{number}.png", values)
+  drawn = []
+  monkeypatch.setattr(viz, "save_png", lambda path, sheet: drawn.append(sheet))
+  titled = []
+  monkeypatch.setattr(viz._Sheet, "__init__", lambda self, columns, *_: titled.append(columns))
+  monkeypatch.setattr(viz._Sheet, "draw", lambda self: np.zeros((1, 1, 3), np.uint8))
+  data = [
+    f"--config.data.{name}={tmp_path / folder}" for name, folder in (("source_dir", "raw"), ("prepared_dir", "p"))
+  ]
+  inspect.main(["--config=folder", *SIZES, *data, f"--output={tmp_path / 'sheets'}"])
+  assert len(drawn) == 2 and list(titled[0]) == ["input, channel 1 of 2, 0 to 4095", "target, 0 to 4095"]
+  for images in titled[0].values():
+    assert 100 < np.mean(images) < 155 and np.max(images) > 240

@@ -396,6 +396,24 @@ def complete_signal(
   return signal
 
 
+def for_display(summary: Summary, spec: DataSpec) -> DataSpec:
+  """A spec for drawing: 16-bit images that use little of their range are shown over what they use."""
+  split = summary.splits.get("train") or next(iter(summary.splits.values()))
+  return dataclasses.replace(spec, input=_shown(spec.input, split.input), target=_shown(spec.target, split.target))
+
+
+def _shown(signal: Signal, side: Side) -> Any:
+  if isinstance(signal, Stack):
+    return dataclasses.replace(signal, parts=tuple(map(_shown, signal.parts, side.parts)))
+  if isinstance(signal, Image) and _uses_little(signal, side) and side.low < side.high:
+    return dataclasses.replace(signal, shown_range=(side.low, side.high))
+  return signal
+
+
+def _uses_little(signal: Image, side: Side) -> bool:
+  return signal.dtype == "uint16" and side.high < np.iinfo(signal.dtype).max / 4
+
+
 def check(summary: Summary, spec: DataSpec) -> None:
   """Refuses depth of which most would not count.
 
@@ -758,7 +776,7 @@ def _about_image(name: str, side: Side, signal: Image, spec: DataSpec) -> Iterat
       f"The {name} holds {side.colors} different values up to {side.high:g} of {largest}: class numbers? The networks "
       f"see {side.high / largest:.1%} of their range. If so, {_declaration(name, spec, 'classes')}."
     )
-  elif signal.dtype == "uint16" and side.high < largest / 4:
+  elif _uses_little(signal, side):
     scaled = _declaration(name, spec, "depth", scale=1000)
     depth = f"; for depth in millimetres, {scaled}" if signal.channels == 1 else ""
     yield (

@@ -107,9 +107,15 @@ def _example_sheet(rows: Sequence[Row], spec: DataSpec) -> "_Sheet":
 
 
 def _titled(columns: Mapping[str, Sequence[np.ndarray]], spec: DataSpec) -> dict[str, Sequence[np.ndarray]]:
-  """Columns under names that say which channel they show, where that is one of several."""
-  channels = {name: _shown_channels(signal_of(name, spec)) for name in columns}
-  return {f"{name}, {channels[name]}" if channels[name] else name: images for name, images in columns.items()}
+  """Columns under names that say which channel they show, where that is one of several, and which part of a range."""
+  return {
+    ", ".join(filter(None, [name, *_what_is_shown(signal_of(name, spec))])): images for name, images in columns.items()
+  }
+
+
+def _what_is_shown(signal: Signal) -> tuple[str, str]:
+  shown = getattr(signal, "shown_range", ())
+  return _shown_channels(signal), " to ".join(f"{value:g}" for value in shown)
 
 
 def _shown_channels(signal: Signal) -> str:
