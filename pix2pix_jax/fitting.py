@@ -24,7 +24,7 @@ from pix2pix_jax import config as config_lib
 from pix2pix_jax import output, signals
 from pix2pix_jax.data import pipeline, summary
 from pix2pix_jax.errors import UsageError, few, require_integer
-from pix2pix_jax.inference import Translator
+from pix2pix_jax.inference import Translator, as_array
 from pix2pix_jax.model.state import TrainState
 from pix2pix_jax.run import evaluation, history
 from pix2pix_jax.run.experiment import Experiment
@@ -154,7 +154,7 @@ def fit(
   Raises:
     UsageError: invalid shapes, dtypes, values or fields; the message says what is accepted.
   """
-  x, y = _array("x", x), _array("y", y)
+  x, y = as_array("x", x), as_array("y", y)
   callbacks = _checked_callbacks(callbacks)
   _check_workdir(workdir)
   settings = _settings(x, config, overrides, seed=seed, batch_size=batch_size, epochs=epochs)
@@ -194,20 +194,6 @@ def fit(
   state = TrainState(state.step, *networks)
   translator = Translator(config_lib.read(workdir), state.generator.variables, step=int(state.step))
   return FitResult(_history(workdir, steps_per_epoch), translator, workdir, state)
-
-
-def _array(name: str, value: Any) -> np.ndarray:
-  """An argument as an array.
-
-  Raises:
-    UsageError: it is none, or the mask of a masked array would be lost.
-  """
-  if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-    raise UsageError(f"{name} is a masked array, whose mask would be lost. Fill it: {name}.filled(VALUE).")
-  try:
-    return np.asarray(value)
-  except (TypeError, ValueError) as error:
-    raise UsageError(f"{name} cannot be made an array ({error}). It should be (n, H, W, C).") from error
 
 
 def _checked_callbacks(callbacks: Any) -> Sequence[Any]:
@@ -439,7 +425,7 @@ def _require_channels_last(name: str, shape: tuple[int, ...]) -> None:
 
 
 def _store_one(name: str, array: np.ndarray, signal: Signal) -> np.ndarray:
-  array = _array(name, array)
+  array = as_array(name, array)
   _require_channels_last(name, array.shape)
   if array.ndim != 4 or 0 in array.shape:
     raise UsageError(

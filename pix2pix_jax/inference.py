@@ -121,7 +121,7 @@ class Translator:
     """
     if isinstance(images, Mapping):
       images = self._join(images)
-    images = np.asarray(images)
+    images = as_array("The input", images)
     single = images.ndim < 4
     batch = images[..., None] if images.ndim == 2 else images
     batch = batch[None] if single else batch
@@ -277,6 +277,28 @@ class Translator:
       done = following - row
       yield row, total[:done] / weights[:done]
       total, weights = (np.concatenate([each[done:], np.zeros_like(each[:done])]) for each in (total, weights))
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+  """An argument as an array; `name` is how messages call it.
+
+  Raises:
+    UsageError: it is none, such as a path, or the mask of a masked array would be lost.
+  """
+  first = value[0] if isinstance(value, list | tuple) and value else value
+  if isinstance(first, str | Path):
+    raise UsageError(
+      f"{name} names files, such as {str(first)!r}, but should be an array. Read each file with "
+      'pix2pix_jax.data.files.read, or use the commands "pix2pix_jax train" and "pix2pix_jax translate" for folders.'
+    )
+  if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+    raise UsageError(f"{name} is a masked array, whose mask would be lost. Fill it, by its method filled(VALUE).")
+  try:
+    return np.asarray(value)
+  except (TypeError, ValueError) as error:
+    raise UsageError(
+      f"{name} cannot be made one array ({error}). Images of several sizes are passed one by one, or resized first."
+    ) from error
 
 
 def _tile_starts(size: int, tile: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import atexit
 import json
+from pathlib import Path
 import subprocess
 import sys
 import tempfile
@@ -261,6 +262,7 @@ def test_depth_metrics_against_numpy():
   "change, message",
   [
     (lambda x, y: (x[0], y[0]), "x has shape .*should be .n, H, W, C"),
+    (lambda x, y: ("a/", "b/"), "x names files, such as 'a/', but should be an array"),
     (lambda x, y: (x, y[:5]), "differ in count or size"),
     (lambda x, y: (x, y[:, :8]), "differ in count or size"),
     (
@@ -491,6 +493,9 @@ def test_tiles_blend_to_the_whole_where_the_network_is_local(fitted):
   [
     (np.zeros((16, 16, 3), np.uint8), "expects images of 1 channel; these have 3"),
     (np.zeros((0, 16, 1), np.uint8), "not empty"),
+    ("x.png", "The input names files, such as 'x.png', but should be an array"),
+    ([Path("x.png")], "The input names files, such as 'x.png', but should be an array"),
+    ([np.zeros((16, 16, 1)), np.zeros((8, 8, 1))], "cannot be made one array .*passed one by one"),
     (np.full((16, 16, 1), 200.0), "float from 200 to 200; float images lie in .0, 1"),
     (np.full((16, 16, 1), np.nan), "The input holds NaN"),
     (np.zeros((16, 16, 1), np.int64), "The input is int64; images are uint8"),
