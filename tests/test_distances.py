@@ -493,7 +493,7 @@ def workdir(tmp_path_factory):
   config = config_lib.resolve(config, spec)
   config_lib.write(folder, config)
   with checkpoint.Checkpointer(folder) as checkpointer:
-    checkpointer.save(1, Experiment(config, spec).init())
+    checkpointer.save(1, Experiment(config, spec).init().replace(step=jnp.int32(1)))
   return folder
 
 

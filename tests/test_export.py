@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -36,7 +37,7 @@ def make_workdir(workdir, **fields):
   }
   config_lib.update(config, settings | fields)
   run = Experiment(config, DataSpec(*config_lib.signals_of(config), {}))
-  state = run.init()
+  state = run.init().replace(step=jnp.int32(7))
   kernels = {name: block for name, block in state.generator.params.items() if name != "output"}
   output = {name: value * 5 for name, value in state.generator.params["output"].items()}
   state = state.replace(generator=state.generator.replace(params=kernels | {"output": output}))

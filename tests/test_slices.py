@@ -193,5 +193,6 @@ def test_a_damaged_volume_is_named_once_among_others(tmp_path, kept):
     path.write_bytes(path.read_bytes()[:kept])
   with pytest.raises(UsageError) as caught:
     load(tmp_path)
-  assert [str(caught.value).count(f"A/train/{i}.nii.gz cannot be read") for i in range(3)] == [1, 0, 1]
+  assert [str(caught.value).count(f"A/train/{i}.nii.gz") for i in range(3)] == [1, 0, 1]
+  assert str(caught.value).count("cannot be read") == 1
   assert str(caught.value).startswith("2 files cannot be used.")

@@ -424,7 +424,7 @@ def test_pipes_and_devices_are_never_opened(tmp_path, no_hang):
     with pytest.raises(UsageError, match="not a regular file"):
       files.read(tmp_path / f"{name}.png")
   assert files.find(tmp_path) == ([], [tmp_path / "a.png", tmp_path / "b.png"])
-  with pytest.raises(UsageError, match="matches no image"):
+  with pytest.raises(UsageError, match="holds no image"):
     translate.find_inputs(str(tmp_path))
 
 
