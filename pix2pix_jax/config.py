@@ -132,6 +132,12 @@ FIELDS: dict[str, dict[str, Field]] = {
       "", "Folder with the raw files. Empty: download them, if the reader can. The procedural reader needs no files."
     ),
     "prepared_dir": Field("", "Folder for prepared data. Empty: $TFDS_DATA_DIR, or the user's cache directory."),
+    "beam": Field(
+      "",
+      "Prepare the data by Apache Beam, with these pipeline options, such as '--runner=DirectRunner "
+      "--direct_running_mode=multi_processing --direct_num_workers=0' (0: one process for each core). Empty: by this "
+      "process alone. The result is the same.",
+    ),
     "inputs": Field(
       ("A",),
       "folder: name of the folder of inputs; or several inputs on one grid, which the network sees together, each as "
@@ -983,7 +989,7 @@ def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) 
   return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-_LOCAL = ("data.source_dir", "data.prepared_dir", "train.compilation_cache")  # may differ between hosts
+_LOCAL = ("data.source_dir", "data.prepared_dir", "data.beam", "train.compilation_cache")  # may differ between hosts
 
 
 def shared_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The NYU reader: small .mat files in the original's layout, written here, and the real triple where it is."""
 
 import tracemalloc
-import types
 
 import h5py
 import numpy as np
@@ -112,8 +111,8 @@ def test_frames_are_read_one_at_a_time(tmp_path):
   write_mat(tmp_path / "x.mat", *make_depth(40, 240, 320))
   whole = 2 * 40 * 240 * 320 * 4
   splits = nyu_depth.find_splits(tmp_path / "x.mat")
-  builder = types.SimpleNamespace(builder_config=nyu_depth.NyuDepthConfig(name="frames"))
-  generator = nyu_depth.NyuDepth._generate_examples(builder, tmp_path / "x.mat", "train", splits["train"])
+  builder = nyu_depth.NyuDepth(config=nyu_depth.NyuDepthConfig(name="frames"), data_dir=str(tmp_path))
+  generator = builder._generate_examples(tmp_path / "x.mat", "train", splits["train"])
   tracemalloc.start()
   try:
     assert sum(1 for _ in generator) == 32

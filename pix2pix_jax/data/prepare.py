@@ -23,7 +23,7 @@ import tensorflow_datasets as tfds
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import inputs, output
-from pix2pix_jax.data import files, shards, summary
+from pix2pix_jax.data import beam, files, shards, summary
 from pix2pix_jax.data.readers import facades, folder, kitti_depth, nyu_depth, pairs, procedural, winter_summer
 from pix2pix_jax.data.readers.examples import ReaderConfig
 from pix2pix_jax.data.source import Damaged, PreparedSource, file_format, user_cache
@@ -224,6 +224,7 @@ def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSou
   options = Options(_channels(data, model) if model else (0, 0), whole)
   builder_class, builder_config = reader.make(data, _key(reader, data), options)
   builder_config.say = functools.partial(_say_to, sys.stdout)
+  builder_config.beam = bool(data.beam.strip())
   make_builder = lambda: builder_class(
     config=builder_config, data_dir=str(prepared_dir(data)), file_format=file_format()
   )
@@ -241,10 +242,11 @@ def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSou
   for note in notes:
     output.say(note)
   if source is None:
+    settings = beam.configure(data.beam)
     if not folder.exists():  # contradictions are found before the work
       _spec(make_builder(), reader.kinds(builder_config), data)
     with shards.locked(folder):
-      builder = _prepared(folder, make_builder, data)
+      builder = _prepared(folder, make_builder, data, settings)
     for note in (more := getattr(builder, "notes", [])):
       output.say(note)
     notes = [*notes, *more]
@@ -256,7 +258,10 @@ def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSou
 
 
 def _prepared(
-  folder: Path, make_builder: Callable[[], tfds.core.DatasetBuilder], data: Any
+  folder: Path,
+  make_builder: Callable[[], tfds.core.DatasetBuilder],
+  data: Any,
+  settings: tfds.download.DownloadConfig,
 ) -> tfds.core.DatasetBuilder:
   """Writes the shards, in a locked folder, unless another process has written them meanwhile."""
   try:
@@ -265,10 +270,11 @@ def _prepared(
   except Damaged as error:
     output.say(f"The prepared data in {folder} is damaged: {error.why}. It is prepared again.")
     shards.remove(folder)
-  output.say(f"Preparing {data.name} in {folder}; this happens once.")
+  by = f" by Apache Beam ({data.beam.strip()})" if data.beam.strip() else ""
+  output.say(f"Preparing {data.name} in {folder}{by}; this happens once.")
   tfds.disable_progress_bar()
   with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size even without one
-    return shards.write(folder, make_builder(), make_builder)
+    return shards.write(folder, make_builder(), make_builder, settings)
 
 
 def _say_to(stream: Any, text: str) -> None:

@@ -88,7 +88,10 @@ def _check_shard(path: Path, count: int) -> None:
 
 
 def write(
-  folder: Path, builder: tfds.core.DatasetBuilder, make_builder: Callable[[], tfds.core.DatasetBuilder]
+  folder: Path,
+  builder: tfds.core.DatasetBuilder,
+  make_builder: Callable[[], tfds.core.DatasetBuilder],
+  settings: tfds.download.DownloadConfig,
 ) -> tfds.core.DatasetBuilder:
   """Prepares data in a folder that does not exist, and returns its builder, with the `notes` of the preparation.
 
@@ -96,7 +99,7 @@ def write(
     UsageError: as the reader; or the disk is full, or the folder cannot be written.
   """
   try:
-    builder.download_and_prepare()
+    builder.download_and_prepare(download_config=settings)
     finished = find(folder, make_builder)
   except UsageError:
     raise

@@ -6,7 +6,7 @@ from typing import Any
 
 from pix2pix_jax.errors import UsageError
 
-EXTRAS = {"rasterio": "geo", "nibabel": "medical", "SimpleITK": "medical", "h5py": ""}
+EXTRAS = {"rasterio": "geo", "nibabel": "medical", "SimpleITK": "medical", "h5py": "", "apache_beam": "beam"}
 
 
 def available(name: str) -> bool:

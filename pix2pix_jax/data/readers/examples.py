@@ -1,7 +1,8 @@
 """Shared parts of the readers: the features of an example, the order of storage, and the division into splits."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from pix2pix_jax import output
-from pix2pix_jax.data import files
+from pix2pix_jax.data import beam, files
 from pix2pix_jax.data.encoding import Encoded
 from pix2pix_jax.data.readers.progress import track
 from pix2pix_jax.errors import UsageError, nearest_path
@@ -28,6 +29,7 @@ class ReaderConfig(tfds.core.BuilderConfig):
     label_maps: whether input and target are files with palettes, whose colours must not mix when they are resized.
     parts: the inputs, if there are several, with the kinds and forms of their files.
     raw_dtypes: number types of input and target in the raw files, where they differ from the stored ones.
+    beam: whether Apache Beam makes the examples.
     say: function that prints a line of progress.
   """
 
@@ -35,7 +37,12 @@ class ReaderConfig(tfds.core.BuilderConfig):
   label_maps: tuple[bool, bool] = (False, False)
   raw_dtypes: tuple[str, str] = ("", "")
   parts: tuple[Part, ...] = ()
+  beam: bool = False
   say: Callable[[str], None] = output.say
+
+  def __getstate__(self) -> dict[str, Any]:
+    """A copy in another process has that process's own way to print."""
+    return {**self.__dict__, "say": output.say}
 
 
 def picture(channels: int = 3, dtype: Any = np.uint8) -> tfds.features.FeatureConnector:
@@ -73,6 +80,57 @@ def images_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
   return files.natural_order(
     path for path in folder.glob("*") if path.suffix.lower() in suffixes and not files.is_junk(path.name)
   )
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+  """A builder that makes each example from an item of its own, in this process or on Apache Beam.
+
+  Beam's workers do not stop at files that cannot be used: they try all others too, in a retried bundle even several
+  times. They store empty examples for them, and what is wrong with them is raised in the end, before the shards get
+  their name.
+  """
+
+  _remarks: tuple[Path, ...] = ()
+
+  def generate(self, split: str, items: Sequence[T], make: Callable[[T], dict[str, Any]]) -> Any:
+    """The examples of a split for TFDS, which stores them in the order of the items: a generator of (key, example), or
+    a transform of Beam if the config asks for it.
+
+    Args:
+      make: item → example; a function of a module, or something else that can be pickled.
+    """
+    if self.builder_config.beam:
+      return beam.examples(items, functools.partial(_attempt, make, list(self.info.features)), self.remarks(split))
+    return ((key, make(item)) for key, item in in_order(items, split, self.builder_config))
+
+  def remarks(self, split: str) -> Path:
+    """A file for a split beside the shards, until Beam has written them."""
+    path = Path(self.data_dir) / f"remarks_{split}.pickle"
+    self._remarks = (*self._remarks, path)
+    return path
+
+  def _process_pipeline_result(self, pipeline_result: Any) -> None:
+    del pipeline_result
+    self.finish([remark for path in self._remarks for remark in beam.read_remarks(path)])
+
+  def finish(self, remarks: list[Any]) -> None:
+    """Raises a UsageError about the files that cannot be used, if there are any."""
+    if remarks:
+      more = [f"And {len(remarks) - 10} more."] if len(remarks) > 10 else []
+      raise UsageError("\n".join([*remarks[:10], *more]))
+
+
+def _attempt(make: Callable[[T], dict[str, Any]], features: list[str], item: T) -> tuple[dict[str, Any], str | None]:
+  """(example, None), or (an empty example, what is wrong with its files)."""
+  try:
+    return make(item), None
+  except UsageError as error:
+    return empty(features), str(error)
+
+
+def empty(features: Iterable[str]) -> dict[str, bytes]:
+  """An example that stands for files that cannot be used, until all are known."""
+  return dict.fromkeys(features, b"")
 
 
 def in_order(items: Sequence[T], split: str, config: ReaderConfig) -> Iterator[tuple[int, T]]:

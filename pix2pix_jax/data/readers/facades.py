@@ -7,8 +7,8 @@ Objects with Regular Structure", GCPR 2013), in either of two raw layouts:
   varying size. It has no splits: numbers ending in 8 are `val`, in 9 `test`, the rest `train`.
 """
 
-from collections.abc import Iterator
 import dataclasses
+import functools
 from pathlib import Path
 import re
 from typing import Any
@@ -44,7 +44,7 @@ class FacadesConfig(examples.ReaderConfig):
     return self.kinds[1] == "classes"
 
 
-class Facades(tfds.core.GeneratorBasedBuilder):
+class Facades(examples.Builder):
   """Façades as `{input: labels, target: photograph, id}`, or the other way round: uint8 (H, W, 3), class indices with
   one channel.
   """
@@ -65,20 +65,23 @@ class Facades(tfds.core.GeneratorBasedBuilder):
       ),
     )
 
-  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+  def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     source = self.builder_config.source_dir
     splits = find_splits(Path(source) if source else download(dl_manager))
     return {split: self._generate_examples(split, paths) for split, paths in splits.items()}
 
-  def _generate_examples(self, split: str, paths: list[Path]) -> Iterator:
-    for key, path in examples.in_order(paths, split, self.builder_config):
-      label, photo = read_cmp_pair(path) if path.stem.startswith("cmp_b") else read_archive_pair(path)
-      if "classes" in self.builder_config.kinds:
-        label = palettes.match(label, palettes.CMP, f"The label map of {path}")[0]
-      label_file = path.with_suffix(".png") if path.stem.startswith("cmp_b") else path
-      of_label, of_photo = ("target", "input") if self.builder_config.is_reversed else ("input", "target")
-      files_of_sides = {of_label: label_file, of_photo: path}
-      yield key, {**keep_files({of_label: label, of_photo: photo}, files_of_sides), "id": path.stem}
+  def _generate_examples(self, split: str, paths: list[Path]) -> Any:
+    return self.generate(split, paths, functools.partial(_example, self.builder_config))
+
+
+def _example(config: FacadesConfig, path: Path) -> dict[str, Any]:
+  label, photo = read_cmp_pair(path) if path.stem.startswith("cmp_b") else read_archive_pair(path)
+  if "classes" in config.kinds:
+    label = palettes.match(label, palettes.CMP, f"The label map of {path}")[0]
+  label_file = path.with_suffix(".png") if path.stem.startswith("cmp_b") else path
+  of_label, of_photo = ("target", "input") if config.is_reversed else ("input", "target")
+  files_of_sides = {of_label: label_file, of_photo: path}
+  return {**keep_files({of_label: label, of_photo: photo}, files_of_sides), "id": path.stem}
 
 
 def download(dl_manager: Any) -> Path:

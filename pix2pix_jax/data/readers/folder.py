@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from pix2pix_jax import output, palettes, signals
-from pix2pix_jax.data import files, summary
+from pix2pix_jax.data import beam, files, summary
 from pix2pix_jax.data.encoding import keep_files
 from pix2pix_jax.data.readers import examples
 from pix2pix_jax.data.readers.negatives import Negatives
@@ -245,7 +245,7 @@ def _has_value(kind: str, stored: np.ndarray) -> bool:
   return bool({"depth": stored > 0, "quantity": np.isfinite(stored)}.get(kind, np.True_).any())
 
 
-class Folder(tfds.core.GeneratorBasedBuilder):
+class Folder(examples.Builder):
   """A user's pairs as `{input, target, id}`.
 
   Attributes:
@@ -269,11 +269,14 @@ class Folder(tfds.core.GeneratorBasedBuilder):
       metadata=tfds.core.MetadataDict({summary.PALETTES: {name: side.palette for name, side in config.sides.items()}}),
     )
 
-  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+  def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     del dl_manager
     config = self.builder_config
     source = examples.source_folder(config.source_dir, "folder", WANTED)
     splits, _ = find_splits(source, config.seed, config.whole, config.reading)
+    if config.beam:
+      make = functools.partial(_attempt, config)
+      return {split: beam.examples(members, make, self.remarks(split)) for split, members in splits.items()}
     findings, last = Findings(config), list(splits)[-1]
     self.notes = findings.notes
     return {
@@ -285,41 +288,59 @@ class Folder(tfds.core.GeneratorBasedBuilder):
     config = self.builder_config
     usable = 0
     for key, pair in examples.in_order(members, split, config):
-      try:
-        arrays = read_pair(pair, config.reading)
-      except UsageError as error:
-        findings.add_unusable(error, *pair.files)
-        continue
-      read: dict[str, np.ndarray] = {}
-      for (name, side), array, path in zip(config.sides.items(), arrays, pair.files):
-        try:
-          stored = _stored(array, side, path)
-        except UsageError as error:
-          findings.add_unusable(error, path)
-          continue
-        if (stored.shape[-1], str(stored.dtype)) != (side.channels, side.dtype):
-          findings.add_different(name, path, stored)
-          continue
-        if pair.slice is not None and not _has_value(side.kind, stored):
-          findings.add_blank(path)
-          continue
-        if side.kind == "quantity" and not _has_value(side.kind, stored):
-          findings.add_unusable(
-            UsageError(f"{path} holds no value at all: every number is NaN, infinite or nodata."), path
-          )
-          continue
-        findings.add_read(name, path, array)
-        read[name] = stored
-      if len(read) == len(config.sides):
+      if example := _example(config, pair, findings):
         usable += 1
-        yield key, _example(pair, read)
+        yield key, example
     if is_last or not usable:
       findings.raise_all()
     if is_last:
       findings.finish()
 
+  def finish(self, remarks: list["Findings"]) -> None:
+    findings = Findings(self.builder_config)
+    for of_pair in remarks:
+      findings.merge(of_pair)
+    findings.raise_all()
+    findings.finish()
+    self.notes = findings.notes
 
-def _example(pair: Pair, read: dict[str, np.ndarray]) -> dict[str, Any]:
+
+def _example(config: FolderConfig, pair: Pair, findings: "Findings") -> dict[str, Any] | None:
+  """The example of a pair; None if it cannot be used, or is left out, which `findings` gets to know."""
+  try:
+    arrays = read_pair(pair, config.reading)
+  except UsageError as error:
+    findings.add_unusable(error, *pair.files)
+    return None
+  read: dict[str, np.ndarray] = {}
+  for (name, side), array, path in zip(config.sides.items(), arrays, pair.files):
+    try:
+      stored = _stored(array, side, path)
+    except UsageError as error:
+      findings.add_unusable(error, path)
+      continue
+    if (stored.shape[-1], str(stored.dtype)) != (side.channels, side.dtype):
+      findings.add_different(name, path, stored)
+      continue
+    if pair.slice is not None and not _has_value(side.kind, stored):
+      findings.add_blank(path)
+      continue
+    if side.kind == "quantity" and not _has_value(side.kind, stored):
+      findings.add_unusable(UsageError(f"{path} holds no value at all: every number is NaN, infinite or nodata."), path)
+      continue
+    findings.add_read(name, path, array)
+    read[name] = stored
+  return _joined(pair, read) if len(read) == len(config.sides) else None
+
+
+def _attempt(config: FolderConfig, pair: Pair) -> tuple[dict[str, Any] | None, "Findings"]:
+  """The same for a worker of Beam, which sees one pair at a time; see `examples.Builder`."""
+  findings = Findings(config)
+  example = _example(config, pair, findings)
+  return examples.empty(("input", "target", "id")) if findings.has_problems else example, findings
+
+
+def _joined(pair: Pair, read: dict[str, np.ndarray]) -> dict[str, Any]:
   """An example of one input and a target; several inputs become one array of numbers."""
   *inputs, target = read.values()
   if len(inputs) > 1:
@@ -352,6 +373,27 @@ class Findings:
     self._blank: collections.Counter[Path] = collections.Counter()  # slices without a value
     self._distances: dict[str, list[float]] = {name: [] for name in config.sides}  # of label colours from the palette
     self.notes: list[str] = []
+
+  def __getstate__(self) -> dict[str, Any]:
+    """Without what all have in common: those of single pairs are sent by Beam, to be merged."""
+    return {**self.__dict__, "_config": None}
+
+  def merge(self, other: "Findings") -> None:
+    """Adds those about pairs that come later."""
+    self._unusable += [each for each in other._unusable if each not in self._unusable]
+    for name in self._config.sides:
+      self._different[name] += other._different[name]
+      self._channels[name] |= other._channels[name]
+      self._converted[name] += other._converted[name]
+      self._negatives[name].merge(other._negatives[name])
+      self._distances[name] = [*self._distances[name], *other._distances[name]][:MAX_PROBLEMS]
+    self._blank.update(other._blank)
+    self._stop_at_many()
+
+  @property
+  def has_problems(self) -> bool:
+    """Whether `raise_all` raises."""
+    return bool(self._unusable or any(self._different.values()))
 
   def add_read(self, name: str, path: Path, array: np.ndarray) -> None:
     """A file of the side `name` that is used, as it was read."""

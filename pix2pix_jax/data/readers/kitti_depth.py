@@ -21,8 +21,8 @@ cameras of a frame are in one split. Where two such blocks meet, frames are a te
 enough for a trial but not for a published result.
 """
 
-from collections.abc import Iterator
 import dataclasses
+import functools
 from pathlib import Path
 import re
 from typing import Any, NamedTuple
@@ -63,7 +63,7 @@ class KittiDepthConfig(examples.ReaderConfig):
     return Stack.kind if self.parts else "image", "depth"
 
 
-class KittiDepth(tfds.core.GeneratorBasedBuilder):
+class KittiDepth(examples.Builder):
   """KITTI as `{input: uint8 (352, 1216, 3), target: float32 metres (352, 1216, 1), id}`; for depth completion the input
   is float32 (352, 1216, 4), the photograph and the metres of a scan.
   """
@@ -84,22 +84,15 @@ class KittiDepth(tfds.core.GeneratorBasedBuilder):
       ),
     )
 
-  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+  def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     del dl_manager
     config = self.builder_config
     source = examples.source_folder(config.source_dir, "KITTI", WANTED)
     splits, _ = find_splits(source, config.layout, scans=bool(config.parts))
     return {split: self._generate_examples(split, frames) for split, frames in splits.items()}
 
-  def _generate_examples(self, split: str, frames: list["Frame"]) -> Iterator:
-    for key, frame in examples.in_order(frames, split, self.builder_config):
-      photo, depth, *scans = read_frame(frame if self.builder_config.parts else frame._replace(scan=None))
-      example = {"input": photo}
-      if scans:
-        example["input"] = np.concatenate([photo.astype(np.float32), *scans], axis=-1)
-      else:
-        example = keep_files(example, {"input": frame.photo})
-      yield key, {**example, "target": depth, "id": frame.id}
+  def _generate_examples(self, split: str, frames: list["Frame"]) -> Any:
+    return self.generate(split, frames, functools.partial(_example, bool(self.builder_config.parts)))
 
 
 class Frame(NamedTuple):
@@ -115,6 +108,16 @@ class Frame(NamedTuple):
   @property
   def id(self) -> str:
     return f"{self.drive}/{self.camera}/{self.number}"
+
+
+def _example(with_scan: bool, frame: Frame) -> dict[str, Any]:
+  photo, depth, *scans = read_frame(frame if with_scan else frame._replace(scan=None))
+  example = {"input": photo}
+  if scans:
+    example["input"] = np.concatenate([photo.astype(np.float32), *scans], axis=-1)
+  else:
+    example = keep_files(example, {"input": frame.photo})
+  return {**example, "target": depth, "id": frame.id}
 
 
 def find_splits(source: Path, layout: str = "auto", *, scans: bool = False) -> tuple[dict[str, list[Frame]], list[str]]:

@@ -26,6 +26,12 @@ class Negatives:
       self._lowest = min(self._lowest, float(negative.min()))
       self._highest = max(self._highest, float(negative.max()))
 
+  def merge(self, other: "Negatives") -> None:
+    """Adds what another one has counted."""
+    self._values += other._values
+    self._negative += other._negative
+    self._lowest, self._highest = min(self._lowest, other._lowest), max(self._highest, other._highest)
+
   @property
   def _share(self) -> float:
     """The share of negative values among all that are finite and not zero; 0 if they are a single marker."""

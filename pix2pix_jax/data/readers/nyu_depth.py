@@ -21,6 +21,7 @@ Splits of frames are the folders train/, val/ and test/; a split without a folde
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class NyuDepthConfig(examples.ReaderConfig):
     return self.kinds[0] == "image"
 
 
-class NyuDepth(tfds.core.GeneratorBasedBuilder):
+class NyuDepth(examples.Builder):
   """NYU as `{input: raw depth, target: dense depth, id}`, float32 metres (480, 640, 1); of single frames, the input is
   the photograph, uint8 (H, W, 3).
   """
@@ -82,7 +83,7 @@ class NyuDepth(tfds.core.GeneratorBasedBuilder):
       ),
     )
 
-  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+  def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     del dl_manager
     source = examples.source_folder(self.builder_config.source_dir, "NYU", WANTED)
     if self.builder_config.has_photos:
@@ -91,16 +92,32 @@ class NyuDepth(tfds.core.GeneratorBasedBuilder):
     path = find_file(source)
     return {split: self._generate_examples(path, split, frames) for split, frames in find_splits(path).items()}
 
-  def _generate_frames(self, folder: Path, split: str, paths: list[Path]) -> Iterator:
-    for key, path in examples.in_order(paths, split, self.builder_config):
-      photo, depth = read_photo_and_depth(path)
-      yield key, {"input": photo, "target": depth, "id": path.relative_to(folder).with_suffix("").as_posix()}
+  def _generate_frames(self, folder: Path, split: str, paths: list[Path]) -> Any:
+    return self.generate(split, paths, functools.partial(_example_of_file, folder))
 
-  def _generate_examples(self, path: Path, split: str, frames: list[int]) -> Iterator:
-    with open_frames(path) as (raw, dense):
-      for key, frame in examples.in_order(frames, split, self.builder_config):
-        depths = {"input": read_frame(raw, frame, path), "target": read_frame(dense, frame, path)}
-        yield key, {**depths, "id": f"{frame + 1:04d}"}
+  def _generate_examples(self, path: Path, split: str, frames: list[int]) -> Any:
+    return self.generate(split, frames, _Frames(path))
+
+
+def _example_of_file(folder: Path, path: Path) -> dict[str, Any]:
+  photo, depth = read_photo_and_depth(path)
+  return {"input": photo, "target": depth, "id": path.relative_to(folder).with_suffix("").as_posix()}
+
+
+class _Frames:
+  """The examples of a .mat file by frame. Each process opens the file once, for the first frame that it reads."""
+
+  def __init__(self, path: Path):
+    self._path, self._opened = path, contextlib.ExitStack()
+    self._depths: tuple[h5py.Dataset, ...] = ()
+
+  def __reduce__(self) -> tuple[type, tuple[Path]]:
+    return _Frames, (self._path,)
+
+  def __call__(self, frame: int) -> dict[str, Any]:
+    self._depths = self._depths or self._opened.enter_context(open_frames(self._path))
+    raw, dense = (read_frame(depths, frame, self._path) for depths in self._depths)
+    return {"input": raw, "target": dense, "id": f"{frame + 1:04d}"}
 
 
 def holds_frames(source: Path) -> bool:

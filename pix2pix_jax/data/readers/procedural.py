@@ -1,7 +1,7 @@
 """Built-in data: scenes drawn by code from a seed, at any size, to try each experiment without a download."""
 
-from collections.abc import Iterator
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ class ProceduralConfig(examples.ReaderConfig):
     self.raw_dtypes = RAW_DTYPES.get(self.task, self.raw_dtypes)
 
 
-class Procedural(tfds.core.GeneratorBasedBuilder):
+class Procedural(examples.Builder):
   """Drawn pairs `{input, target, id}`, with a `mask` for depth; splits are disjoint ranges of one seeded sequence."""
 
   VERSION = tfds.core.Version("1.0.0")
@@ -69,7 +69,7 @@ class Procedural(tfds.core.GeneratorBasedBuilder):
       ),
     )
 
-  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+  def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     del dl_manager
     start, splits = 0, {}
     for split, count in zip(("train", "val", "test"), self.builder_config.counts):
@@ -78,10 +78,12 @@ class Procedural(tfds.core.GeneratorBasedBuilder):
       start += count
     return splits
 
-  def _generate_examples(self, split: str, indices: range) -> Iterator:
-    config = self.builder_config
-    for key, index in examples.in_order(indices, split, config):
-      yield key, {**_draw(config, index), "id": f"{config.task}_{index:05d}"}
+  def _generate_examples(self, split: str, indices: range) -> Any:
+    return self.generate(split, indices, functools.partial(_example, self.builder_config))
+
+
+def _example(config: ProceduralConfig, index: int) -> dict[str, Any]:
+  return {**_draw(config, index), "id": f"{config.task}_{index:05d}"}
 
 
 def _draw(config: ProceduralConfig, index: int) -> dict[str, np.ndarray]:

@@ -10,9 +10,9 @@ both is skipped. Pairs are drawn at random within one camera, each photograph in
 camera (about 80, 10 and 10 % of them), so that no scene is in more than one split.
 """
 
-from collections.abc import Iterator
 import dataclasses
 import difflib
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ class WinterSummerConfig(examples.ReaderConfig):
   summer: tuple[str, ...] = SUMMER
 
 
-class WinterSummer(tfds.core.GeneratorBasedBuilder):
+class WinterSummer(examples.Builder):
   """Webcams as `{input: winter, target: summer, id}`, uint8 (H, W, 3)."""
 
   VERSION = tfds.core.Version("1.0.0")
@@ -59,7 +59,7 @@ class WinterSummer(tfds.core.GeneratorBasedBuilder):
       ),
     )
 
-  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+  def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
     del dl_manager
     config = self.builder_config
     source = examples.source_folder(config.source_dir, "winter_summer", WANTED)
@@ -68,11 +68,8 @@ class WinterSummer(tfds.core.GeneratorBasedBuilder):
       split: self._generate_examples(source / "imageAlignedLD", split, members) for split, members in splits.items()
     }
 
-  def _generate_examples(self, folder: Path, split: str, members: list["Pair"]) -> Iterator:
-    for key, pair in examples.in_order(members, split, self.builder_config):
-      paths = {"input": folder / pair.camera / pair.winter, "target": folder / pair.camera / pair.summer}
-      arrays = {name: examples.read_rgb(path) for name, path in paths.items()}
-      yield key, {**keep_files(arrays, paths), "id": pair.id}
+  def _generate_examples(self, folder: Path, split: str, members: list["Pair"]) -> Any:
+    return self.generate(split, members, functools.partial(_example, folder))
 
 
 class Pair(NamedTuple):
@@ -85,6 +82,12 @@ class Pair(NamedTuple):
   @property
   def id(self) -> str:
     return f"{self.camera}/{Path(self.winter).stem}_{Path(self.summer).stem}"
+
+
+def _example(folder: Path, pair: Pair) -> dict[str, Any]:
+  paths = {"input": folder / pair.camera / pair.winter, "target": folder / pair.camera / pair.summer}
+  arrays = {name: examples.read_rgb(path) for name, path in paths.items()}
+  return {**keep_files(arrays, paths), "id": pair.id}
 
 
 def find_splits(
