@@ -91,7 +91,7 @@ def test_nyu(tmp_path, capsys, apache_beam):
   assert_same_on_beam(tmp_path, data, capsys, ["train", "val", "test"])
 
 
-def test_folder_with_remarks_about_its_files(tmp_path, capsys, apache_beam):
+def test_folder_with_notes_about_its_files(tmp_path, capsys, apache_beam):
   for split, count in (("train", 5), ("val", 2)):
     for number in range(count):
       volume = np.random.default_rng(number).uniform(1, 9, (3, 6, 8, 1)).astype(np.float32)

@@ -75,13 +75,13 @@ def configure(options: str) -> tfds.download.DownloadConfig:
   return tfds.download.DownloadConfig(beam_options=parsed)
 
 
-def examples(items: Sequence[T], make: Callable[[T], tuple[Any, Any]], remarks: Path) -> Any:
+def examples(items: Sequence[T], make: Callable[[T], tuple[Any, Any]], findings: Path) -> Any:
   """Beam's transform that yields (key, example) for TFDS, in which keys count the items.
 
   Args:
     items: the items of a split, which are sent to the workers.
-    make: item → (example, or None to leave it out; remark, or None).
-    remarks: file that gets all remarks, for `read_remarks`.
+    make: item → (example, or None to leave it out; finding, or None).
+    findings: file that gets all findings, for `read_findings`.
   """
   apache = _apache()
   keyed = "Items" >> apache.Create(list(enumerate(items)))
@@ -89,8 +89,8 @@ def examples(items: Sequence[T], make: Callable[[T], tuple[Any, Any]], remarks: 
   @apache.ptransform_fn
   def both(pipeline: Any) -> Any:
     made = pipeline | keyed | "Make" >> apache.Map(functools.partial(_made, make))
-    listed = made | "Remarks" >> apache.FlatMap(_remark) | "List" >> apache.combiners.ToList()
-    _ = listed | "Write" >> apache.Map(functools.partial(_write, remarks))
+    listed = made | "Findings" >> apache.FlatMap(_finding) | "List" >> apache.combiners.ToList()
+    _ = listed | "Write" >> apache.Map(functools.partial(_write, findings))
     return made | "Examples" >> apache.FlatMap(_example)
 
   return both()
@@ -106,17 +106,17 @@ def _example(made: tuple[int, Any, Any]) -> list[tuple[int, Any]]:
   return [] if example is None else [(key, example)]
 
 
-def _remark(made: tuple[int, Any, Any]) -> list[tuple[int, Any]]:
-  key, _, remark = made
-  return [] if remark is None else [(key, remark)]
+def _finding(made: tuple[int, Any, Any]) -> list[tuple[int, Any]]:
+  key, _, finding = made
+  return [] if finding is None else [(key, finding)]
 
 
-def _write(path: Path, remarks: list[tuple[int, Any]]) -> None:
-  path.write_bytes(pickle.dumps(remarks))
+def _write(path: Path, findings: list[tuple[int, Any]]) -> None:
+  path.write_bytes(pickle.dumps(findings))
 
 
-def read_remarks(path: Path) -> list[Any]:
-  """The remarks that a pipeline has written, in the order of its items; deletes their file."""
+def read_findings(path: Path) -> list[Any]:
+  """The findings that a pipeline has written, in the order of its items; deletes their file."""
   found = sorted(pickle.loads(path.read_bytes()), key=lambda keyed: keyed[0])
   path.unlink()
-  return [remark for _, remark in found]
+  return [finding for _, finding in found]

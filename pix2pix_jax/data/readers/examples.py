@@ -90,7 +90,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   their name.
   """
 
-  _remarks: tuple[Path, ...] = ()
+  _findings: tuple[Path, ...] = ()
 
   def generate(self, split: str, items: Sequence[T], make: Callable[[T], dict[str, Any]]) -> Any:
     """The examples of a split for TFDS, which stores them in the order of the items: a generator of (key, example), or
@@ -100,24 +100,24 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       make: item → example; a function of a module, or something else that can be pickled.
     """
     if self.builder_config.beam:
-      return beam.examples(items, functools.partial(_attempt, make, list(self.info.features)), self.remarks(split))
+      return beam.examples(items, functools.partial(_attempt, make, list(self.info.features)), self.findings(split))
     return ((key, make(item)) for key, item in in_order(items, split, self.builder_config))
 
-  def remarks(self, split: str) -> Path:
+  def findings(self, split: str) -> Path:
     """A file for a split beside the shards, until Beam has written them."""
-    path = Path(self.data_dir) / f"remarks_{split}.pickle"
-    self._remarks = (*self._remarks, path)
+    path = Path(self.data_dir) / f"findings_{split}.pickle"
+    self._findings = (*self._findings, path)
     return path
 
   def _process_pipeline_result(self, pipeline_result: Any) -> None:
     del pipeline_result
-    self.finish([remark for path in self._remarks for remark in beam.read_remarks(path)])
+    self.finish([finding for path in self._findings for finding in beam.read_findings(path)])
 
-  def finish(self, remarks: list[Any]) -> None:
+  def finish(self, findings: list[Any]) -> None:
     """Raises a UsageError about the files that cannot be used, if there are any."""
-    if remarks:
-      more = [f"And {len(remarks) - 10} more."] if len(remarks) > 10 else []
-      raise UsageError("\n".join([*remarks[:10], *more]))
+    if findings:
+      more = [f"And {len(findings) - 10} more."] if len(findings) > 10 else []
+      raise UsageError("\n".join([*findings[:10], *more]))
 
 
 def _attempt(make: Callable[[T], dict[str, Any]], features: list[str], item: T) -> tuple[dict[str, Any], str | None]:

@@ -276,7 +276,7 @@ class Folder(examples.Builder):
     splits, _ = find_splits(source, config.seed, config.whole, config.reading)
     if config.beam:
       make = functools.partial(_attempt, config)
-      return {split: beam.examples(members, make, self.remarks(split)) for split, members in splits.items()}
+      return {split: beam.examples(members, make, self.findings(split)) for split, members in splits.items()}
     findings, last = Findings(config), list(splits)[-1]
     self.notes = findings.notes
     return {
@@ -296,9 +296,9 @@ class Folder(examples.Builder):
     if is_last:
       findings.finish()
 
-  def finish(self, remarks: list["Findings"]) -> None:
+  def finish(self, of_pairs: list["Findings"]) -> None:
     findings = Findings(self.builder_config)
-    for of_pair in remarks:
+    for of_pair in of_pairs:
       findings.merge(of_pair)
     findings.raise_all()
     findings.finish()
