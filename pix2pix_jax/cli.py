@@ -19,7 +19,16 @@ import traceback
 from typing import TYPE_CHECKING, NamedTuple
 
 from pix2pix_jax import __version__, launch, output
-from pix2pix_jax.errors import CommandParser, UsageError, few, nearest, nearest_path, require_integer, run_command
+from pix2pix_jax.errors import (
+  CommandParser,
+  UsageError,
+  few,
+  nearest,
+  nearest_path,
+  require_integer,
+  run_command,
+  user_path,
+)
 
 if TYPE_CHECKING:
   import ml_collections
@@ -193,7 +202,7 @@ def check_before_imports(config: "ml_collections.ConfigDict") -> None:
     return
   if not folder and reader not in _DOWNLOADS:
     raise UsageError(f"data.source_dir is not set. Add --config.data.source_dir=DIR. {_about_source(reader)}")
-  if folder and not os.path.exists(path := Path(folder).expanduser()):
+  if folder and not os.path.exists(path := user_path("data.source_dir", folder)):
     suggestion = nearest_path(path) or "."
     raise UsageError(f"data.source_dir {folder!r} does not exist{suggestion} {_about_source(reader)}")
 
@@ -212,9 +221,9 @@ def _check_workdir(workdir: Path) -> None:
   """Checks that the folder of a run can be created, without creating it.
 
   Raises:
-    UsageError: the existing part of its path is a file, or read-only.
+    UsageError: it is a URL, or the existing part of its path is a file, or read-only.
   """
-  path = workdir.expanduser().absolute()
+  path = user_path("--workdir", workdir).absolute()
   existing = next(each for each in (path, *path.parents) if os.path.exists(each))
   if not existing.is_dir():
     raise UsageError(f"--workdir {workdir} cannot be created as a folder: {existing} is a file.")

@@ -7,6 +7,7 @@ import errno
 import operator
 import os
 from pathlib import Path
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -131,6 +132,26 @@ def grouped(problems: Iterable[tuple[object, str]]) -> list[str]:
 def reason(error: Exception) -> str:
   """Why an exception was raised, for a message that names the path already: str() of an OSError would repeat it."""
   return getattr(error, "strerror", None) or str(error)
+
+
+def user_path(name: str, path: str | Path) -> Path:
+  """A path that a user has given, with ~ expanded.
+
+  Args:
+    name: the flag or field that the path is the value of, for the message.
+    path: the path; a `Path` made of a URL has lost one of its slashes.
+
+  Raises:
+    UsageError: it is a URL, such as gs://bucket/folder, which would silently become a folder named "gs:" here.
+  """
+  text = str(path)
+  if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+", text):  # one letter is a drive of Windows
+    raise UsageError(
+      f"{name} is {found[1]}://{text[found.end() :]}, a URL, but files are read and written by their paths on this "
+      "computer. Mount the bucket, for example with gcsfuse, mount-s3 or rclone mount, or copy the files, and give the "
+      "path of that folder."
+    )
+  return Path(path).expanduser()
 
 
 def nearest_path(path: Path) -> str:

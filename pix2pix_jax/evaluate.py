@@ -17,7 +17,7 @@ import numpy as np
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
-from pix2pix_jax.errors import CommandParser, UsageError, run_command
+from pix2pix_jax.errors import CommandParser, UsageError, run_command, user_path
 from pix2pix_jax.signals import Signal
 
 SPLITS = ("train", "val", "test", "whole")
@@ -61,14 +61,14 @@ def evaluate(
   from pix2pix_jax.run import baselines, checkpoint, distances, evaluation, experiment
   from pix2pix_jax.run.recognizer import Recognizer
 
-  workdir = Path(workdir).expanduser()
+  workdir = user_path("--workdir", workdir)
   trained = experiment.Experiment.read(workdir)
   chosen = baselines.choose(baseline, trained.spec)
   if inception and not has_distances(trained.spec.target):
     raise UsageError(
       f"--inception is for FID and KID of 8-bit RGB images; this model's target is: {trained.spec.target.describe()}."
     )
-  recognized = Recognizer(Path(recognizer).expanduser(), trained.spec) if recognizer else None
+  recognized = Recognizer(user_path("--recognizer", recognizer), trained.spec) if recognizer else None
   comparison = distances.Comparison(distances.Extractor.load(inception)) if inception else None
   config = _configure(workdir, trained.config, source_dir, reader, dropout, norm_stats)
   source = prepare.prepare(config.data, config.model, whole=bool(source_dir))

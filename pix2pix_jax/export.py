@@ -41,7 +41,7 @@ import ml_collections
 import numpy as np
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax.errors import CommandParser, UsageError, run_command
+from pix2pix_jax.errors import CommandParser, UsageError, run_command, user_path
 from pix2pix_jax.inference import generate, noise_key
 from pix2pix_jax.model import convolution, networks
 from pix2pix_jax.run import checkpoint
@@ -136,7 +136,7 @@ def choose_format(output: str | Path, form: str | None = None) -> str:
   Raises:
     UsageError: no format is given, or `form` contradicts the suffix or an existing folder or file.
   """
-  path = Path(output).expanduser()
+  path = user_path("--output", output)
   is_folder = path.is_dir() or str(output).endswith(("/", os.sep))
   named = "savedmodel" if is_folder else SUFFIXES.get(path.suffix.lower())
   if form is None and named is None:
@@ -175,7 +175,7 @@ def export(
     UsageError: no such checkpoint, sizes that are not positive, no format or contradictory ones, or a format whose
       package is missing.
   """
-  form, output = choose_format(output, form), Path(output).expanduser()
+  form, output = choose_format(output, form), user_path("--output", output)
   config = config_lib.read(workdir)
   input_signal, target_signal = config_lib.signals_of(config)
   default = config_lib.eval_shape(config.data)
@@ -211,7 +211,7 @@ def main(argv: list[str] | None = None) -> None:
   options = parser.parse_args(argv)
   logging.set_verbosity(logging.ERROR)
   export(
-    options.workdir.expanduser(),
+    user_path("--workdir", options.workdir),
     options.output,
     step=options.step,
     height=options.height,

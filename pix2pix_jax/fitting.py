@@ -23,7 +23,7 @@ import numpy as np
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output, signals
 from pix2pix_jax.data import pipeline, summary
-from pix2pix_jax.errors import UsageError, few, require_integer
+from pix2pix_jax.errors import UsageError, few, require_integer, user_path
 from pix2pix_jax.inference import Translator, as_array
 from pix2pix_jax.model.state import TrainState
 from pix2pix_jax.run import evaluation, history
@@ -182,7 +182,7 @@ def fit(
     output.say(
       "No workdir was given, so the checkpoints are deleted when the program exits. To keep them: workdir=DIR."
     )
-  workdir = Path(workdir or _temporary_folder()).expanduser()
+  workdir = user_path("workdir", workdir or _temporary_folder())
   old = config_lib.previous(workdir)
   if old and not signals.same_data(old.data.fingerprint, spec.fingerprint):
     warnings.warn(f"{workdir} was trained on other data; further steps use the new data.", stacklevel=2)
@@ -220,6 +220,7 @@ def _check_workdir(workdir: Any) -> None:
     not isinstance(workdir, str | os.PathLike) or not isinstance(os.fspath(workdir), str) or "\0" in os.fspath(workdir)
   ):
     raise UsageError(f"workdir is {workdir!r}; it has to be the path of a folder, a string or a pathlib.Path.")
+  user_path("workdir", str(workdir or ""))
 
 
 def _temporary_folder() -> str:

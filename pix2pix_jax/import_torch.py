@@ -24,7 +24,7 @@ import numpy as np
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.configs import folder
-from pix2pix_jax.errors import CommandParser, UsageError, few, run_command
+from pix2pix_jax.errors import CommandParser, UsageError, few, run_command, user_path
 from pix2pix_jax.model.networks import PATCH_DEPTH
 from pix2pix_jax.model.resnet import NUM_BLOCKS
 from pix2pix_jax.signals import DataSpec, Image
@@ -381,7 +381,10 @@ def main(argv: list[str] | None = None) -> None:
   discriminator = None if options.discriminator is None else read_state_dict(options.discriminator)
   print(
     import_networks(
-      options.workdir.expanduser(), read_state_dict(options.generator), discriminator, dropout=not options.no_dropout
+      user_path("--workdir", options.workdir),
+      read_state_dict(options.generator),
+      discriminator,
+      dropout=not options.no_dropout,
     )
   )
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import prng
-from pix2pix_jax.errors import UsageError, require_integer
+from pix2pix_jax.errors import UsageError, require_integer, user_path
 from pix2pix_jax.model import layers, networks
 from pix2pix_jax.run import checkpoint, experiment
 from pix2pix_jax.signals import Stack
@@ -75,7 +75,7 @@ class Translator:
     Raises:
       UsageError: there is no config.json, no checkpoint, or no checkpoint of this step.
     """
-    workdir = Path(workdir).expanduser()
+    workdir = user_path("workdir", workdir)
     config = config_lib.read(workdir)
     experiment.use_compilation_cache(config.train.compilation_cache)
     with checkpoint.Checkpointer(workdir, config=config, read_only=True) as checkpointer:

@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 
 from pix2pix_jax import cli, output
-from pix2pix_jax.errors import CommandParser, UsageError, run_command
+from pix2pix_jax.errors import CommandParser, UsageError, run_command, user_path
 from pix2pix_jax.signals import DataSpec
 
 MIN_ROWS, MAX_ROWS = 4, 16  # of a sheet
@@ -40,7 +40,7 @@ def inspect(config: ml_collections.ConfigDict, folder: str | Path) -> list[Path]
   from pix2pix_jax import config as config_lib  # these import JAX and TensorFlow, which takes seconds
   from pix2pix_jax.data import doctor, pipeline, prepare, summary
 
-  folder = Path(folder)
+  folder = user_path("--output", folder)
   source = prepare.prepare(config.data, config.model)
   config = config_lib.resolve(config, source.spec)
   try:

@@ -27,7 +27,7 @@ from PIL import Image
 
 from pix2pix_jax import __version__
 from pix2pix_jax import config as config_lib
-from pix2pix_jax.errors import CommandParser, UsageError, run_command
+from pix2pix_jax.errors import CommandParser, UsageError, run_command, user_path
 from pix2pix_jax.output import counted
 from pix2pix_jax.run import history, viz
 from pix2pix_jax.run.experiment import Experiment
@@ -50,7 +50,7 @@ def write(workdir: Path) -> Path:
   Raises:
     UsageError: no workdir, or one without a valid config.json.
   """
-  workdir = Path(workdir).expanduser()
+  workdir = user_path("--workdir", workdir)
   if not workdir.is_dir():
     raise UsageError(f"--workdir {workdir} is not a folder. Give the workdir of a run.")
   data = gather(workdir)

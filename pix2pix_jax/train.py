@@ -11,6 +11,7 @@ import ml_collections
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
 from pix2pix_jax.data import pipeline, prepare, summary
+from pix2pix_jax.errors import user_path
 from pix2pix_jax.model.state import TrainState
 from pix2pix_jax.run import checkpoint, evaluation, experiment, final, fine_tuning, lock, loggers, processes, storage
 from pix2pix_jax.run.evaluation import Evaluation
@@ -43,7 +44,7 @@ def train_and_evaluate(
     UsageError: invalid data, sizes or fields, a workdir with another architecture, or a loss that became NaN.
     KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
   """
-  workdir = Path(workdir).expanduser()
+  workdir = user_path("--workdir", workdir)
   config_lib.check(config)
   experiment.use_compilation_cache(config.train.compilation_cache)
   experiment.check_batch_size(config.train.batch_size)

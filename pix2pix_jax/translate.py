@@ -34,7 +34,16 @@ from typing import TYPE_CHECKING
 from pix2pix_jax import launch
 from pix2pix_jax.data import files
 from pix2pix_jax.data.readers import pairs
-from pix2pix_jax.errors import CommandParser, UsageError, few, grouped, nearest_path, require_integer, run_command
+from pix2pix_jax.errors import (
+  CommandParser,
+  UsageError,
+  few,
+  grouped,
+  nearest_path,
+  require_integer,
+  run_command,
+  user_path,
+)
 from pix2pix_jax.output import counted
 
 if TYPE_CHECKING:  # imports JAX: slow
@@ -55,7 +64,7 @@ def find_inputs(pattern: str, output: Path | None = None) -> tuple[dict[Path, Pa
   Raises:
     UsageError: nothing to read.
   """
-  path = Path(pattern).expanduser()
+  path = user_path("--input", pattern)
   if path.is_file() or files.is_series(path):
     return {path: Path(path.name)}, []
   if not path.exists() and not glob.has_magic(pattern):
@@ -341,9 +350,9 @@ def main(argv: list[str] | None = None) -> None:
       require_integer(f"--{name}", getattr(options, name), 1)
   require_integer("--seed", options.seed, 0, 2**32 - 1)
   resize_to = None if options.resize is None else parse_size(options.resize)
-  output = Path(options.output).expanduser()
+  output = user_path("--output", options.output)
   is_folder = options.output.endswith(("/", os.sep))  # which Path drops
-  given = Path(options.input).expanduser()
+  given = user_path("--input", options.input)
   if given.is_dir() and output.resolve() == given.resolve():
     raise UsageError(f"--output {str(output)!r} is the input folder. Choose another folder, or one inside it.")
   inputs, left_out = find_inputs(options.input, output)
@@ -360,7 +369,7 @@ def main(argv: list[str] | None = None) -> None:
   from pix2pix_jax.run import translation
   from pix2pix_jax.signals import Stack
 
-  workdir = options.workdir.expanduser()
+  workdir = user_path("--workdir", options.workdir)
   translator = Translator.load(workdir, step=options.step)
   partners: dict[Path, tuple[Path, ...]] = {}
   if isinstance(translator.input_signal, Stack):

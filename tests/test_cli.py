@@ -15,7 +15,7 @@ import pytest
 
 from pix2pix_jax import cli, launch
 from pix2pix_jax import config as config_lib
-from pix2pix_jax.errors import CommandParser, UsageError
+from pix2pix_jax.errors import CommandParser, UsageError, user_path
 
 ROOT = Path(__file__).parent.parent
 TRAIN = ["--config=procedural", "--workdir=w"]
@@ -376,3 +376,51 @@ def test_train_restarts_once_with_kept_memory_whatever_the_paths(start, tmp_path
   )
   assert done.stdout == f"read {launch.KEEP_MEMORY} 1\n", done.stderr
   assert done.stderr == f"error: --config={config}: {config}, line 3: OSError: stop here\n"
+
+
+@pytest.mark.parametrize(
+  "arguments",
+  [
+    ["train", "--config=procedural", "--workdir=gs://bucket/run"],
+    ["train", "--config=procedural", "--workdir=w", "--init_from=gs://bucket/run"],
+    ["inspect", "--config=procedural", "--output=gs://bucket/run"],
+    ["evaluate", "--workdir=gs://bucket/run"],
+    ["report", "--workdir=gs://bucket/run"],
+    ["export", "--workdir=gs://bucket/run", "--output=x.stablehlo"],
+    ["export", "--workdir=w", "--output=gs://bucket/run"],
+    ["translate", "--workdir=gs://bucket/run", "--input=a.png", "--output=x.png"],
+    ["translate", "--workdir=w", "--input=gs://bucket/run", "--output=x.png"],
+    ["translate", "--workdir=w", "--input=a.png", "--output=gs://bucket/run"],
+    ["import-torch", "--workdir=gs://bucket/run", "--generator=g.pth"],
+  ],
+  ids=lambda arguments: " ".join(arguments[:1] + [each for each in arguments if "gs://" in each]),
+)
+def test_a_url_is_no_path(arguments, tmp_path, monkeypatch):
+  """Path would make a folder "gs:" of it."""
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "a.png").touch()
+  with pytest.raises(UsageError, match="is gs://bucket/run, a URL.*Mount the bucket"):
+    if arguments[0] == "train":
+      cli.train(arguments[1:])
+    else:
+      importlib.import_module(f"pix2pix_jax.{arguments[0].replace('-', '_')}").main(arguments[1:])
+  assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_urls_are_refused_and_other_names_are_not():
+  for url in ("gs://bucket", "s3://bucket/a b", "file:///data", Path("gs://bucket/a")):
+    with pytest.raises(UsageError, match="a URL"):
+      user_path("workdir", url)
+  for path in ("runs/a", "C:/runs", "C:\\runs", "a:b", "runs/gs:/a", ""):
+    assert user_path("workdir", path) == Path(path)
+  assert user_path("workdir", "~/a") == Path.home() / "a"
+
+
+def test_every_path_of_a_user_is_checked():
+  """`user_path` also expands ~; a module that does so itself forgets about URLs."""
+  own = {"errors.py", "cli.py", "config.py", "data/source.py"}  # of checked paths, configurations and the cache
+  package = ROOT / "pix2pix_jax"
+  found = {
+    path.relative_to(package).as_posix() for path in package.rglob("*.py") if ".expanduser()" in path.read_text()
+  }
+  assert found == own

@@ -27,7 +27,7 @@ from pix2pix_jax.data import beam, files, shards, summary
 from pix2pix_jax.data.readers import facades, folder, kitti_depth, nyu_depth, pairs, procedural, winter_summer
 from pix2pix_jax.data.readers.examples import ReaderConfig
 from pix2pix_jax.data.source import Damaged, PreparedSource, file_format, user_cache
-from pix2pix_jax.errors import UsageError
+from pix2pix_jax.errors import UsageError, user_path
 from pix2pix_jax.signals import DataSpec, Part, Settings, Stack
 
 REVISION = 3  # of the readers; raise it when the same raw files yield other examples
@@ -65,7 +65,7 @@ class Reader(NamedTuple):
 
 
 def _source(data: Any) -> str:
-  return data.source_dir and str(Path(data.source_dir).expanduser())
+  return data.source_dir and str(user_path("data.source_dir", data.source_dir))
 
 
 def _facades(data, fingerprint, _):
@@ -340,8 +340,9 @@ def _spec(builder: tfds.core.DatasetBuilder, kinds: tuple[str, str], data: Any) 
 
 def prepared_dir(data: Any) -> Path:
   """`data.prepared_dir`, else $TFDS_DATA_DIR, else the user's cache directory."""
-  folder_name = data.prepared_dir or os.environ.get("TFDS_DATA_DIR") or user_cache() / "datasets"
-  return Path(folder_name).expanduser().resolve()
+  if data.prepared_dir:
+    return user_path("data.prepared_dir", data.prepared_dir).resolve()
+  return user_path("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR") or user_cache() / "datasets").resolve()
 
 
 def _listing(raw: Path) -> list[tuple[str, int, int]]:

@@ -230,4 +230,4 @@ def use_compilation_cache(folder: str) -> None:
   """
   if folder != "none" and not jax.config.values["jax_compilation_cache_dir"]:
     user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder or f"{user}/pix2pix_jax/xla").expanduser()))
+    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder or f"{user}/pix2pix_jax/xla"))

@@ -9,7 +9,7 @@ import numpy as np
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
-from pix2pix_jax.errors import UsageError, few
+from pix2pix_jax.errors import UsageError, few, user_path
 from pix2pix_jax.model.state import NetworkState, TrainState
 from pix2pix_jax.run.checkpoint import Checkpointer
 from pix2pix_jax.run.experiment import Experiment
@@ -28,7 +28,7 @@ def find(init_from: str) -> tuple[Path, str]:
     UsageError: no trained model in that workdir, or no such checkpoint.
   """
   name, _, step = init_from.rpartition("@") if _names_step(init_from) else (init_from, "", "best")
-  workdir = Path(name).expanduser()
+  workdir = user_path("train.init_from", name)
   try:
     config = config_lib.read(workdir)
     with Checkpointer(workdir, config=config, read_only=True) as checkpointer:
