@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pix2pix_jax import __version__, launch, output
 from pix2pix_jax.errors import (
+  URL,
   CommandParser,
   UsageError,
   few,
@@ -202,7 +203,7 @@ def check_before_imports(config: "ml_collections.ConfigDict") -> None:
     return
   if not folder and reader not in _DOWNLOADS:
     raise UsageError(f"data.source_dir is not set. Add --config.data.source_dir=DIR. {_about_source(reader)}")
-  if folder and not os.path.exists(path := user_path("data.source_dir", folder)):
+  if folder and not URL.match(folder) and not os.path.exists(path := user_path("data.source_dir", folder)):
     suggestion = nearest_path(path) or "."
     raise UsageError(f"data.source_dir {folder!r} does not exist{suggestion} {_about_source(reader)}")
 

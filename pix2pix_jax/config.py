@@ -129,9 +129,15 @@ FIELDS: dict[str, dict[str, Field]] = {
       _one_of("facades", "winter_summer", "kitti_depth", "nyu_depth", "folder", "procedural", "arrays"),
     ),
     "source_dir": Field(
-      "", "Folder with the raw files. Empty: download them, if the reader can. The procedural reader needs no files."
+      "",
+      "Folder with the raw files, or the URL of one, such as gs://bucket/raw, of which a copy is kept in the user's "
+      "cache directory. Empty: download them, if the reader can. The procedural reader needs no files.",
     ),
-    "prepared_dir": Field("", "Folder for prepared data. Empty: $TFDS_DATA_DIR, or the user's cache directory."),
+    "prepared_dir": Field(
+      "",
+      "Folder for prepared data, or the URL of one, from which computers download what another has uploaded. Empty: "
+      "$TFDS_DATA_DIR, or the user's cache directory.",
+    ),
     "beam": Field(
       "",
       "Prepare the data by Apache Beam, with these pipeline options, such as '--runner=DirectRunner "

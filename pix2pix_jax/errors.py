@@ -21,6 +21,8 @@ STORAGE = FULL | {
   number for name in ("EROFS", "EACCES", "EPERM", "EIO", "ESTALE") if (number := getattr(errno, name, None))
 }
 
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # one letter before the colon is a drive of Windows
+
 
 class UsageError(ValueError):
   """An error that the user can correct, in a path, a config field, a file or a size.
@@ -145,7 +147,7 @@ def user_path(name: str, path: str | Path) -> Path:
     UsageError: it is a URL, such as gs://bucket/folder, which would silently become a folder named "gs:" here.
   """
   text = str(path)
-  if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+", text):  # one letter is a drive of Windows
+  if found := URL.match(text):
     raise UsageError(
       f"{name} is {found[1]}://{text[found.end() :]}, a URL, but files are read and written by their paths on this "
       "computer. Mount the bucket, for example with gcsfuse, mount-s3 or rclone mount, or copy the files, and give the "

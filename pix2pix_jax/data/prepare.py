@@ -23,7 +23,7 @@ import tensorflow_datasets as tfds
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import inputs, output
-from pix2pix_jax.data import beam, files, shards, summary
+from pix2pix_jax.data import beam, files, remote, shards, summary
 from pix2pix_jax.data.readers import facades, folder, kitti_depth, nyu_depth, pairs, procedural, winter_summer
 from pix2pix_jax.data.readers.examples import ReaderConfig
 from pix2pix_jax.data.source import Damaged, PreparedSource, file_format, user_cache
@@ -220,15 +220,21 @@ def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSou
   """
   if data.name not in READERS:
     raise UsageError(f"data.name is {data.name!r}; the readers are {', '.join(READERS)}.")
-  reader = READERS[data.name]
+  reader, place = READERS[data.name], data.source_dir
+  if "source_dir" in reader.settings and remote.is_url(place):
+    data = data.copy_and_resolve_references()
+    data.source_dir = str(remote.mirror(place))
   options = Options(_channels(data, model) if model else (0, 0), whole)
-  builder_class, builder_config = reader.make(data, _key(reader, data), options)
+  builder_class, builder_config = reader.make(data, _key(reader, data, place), options)
   builder_config.say = functools.partial(_say_to, sys.stdout)
   builder_config.beam = bool(data.beam.strip())
   make_builder = lambda: builder_class(
     config=builder_config, data_dir=str(prepared_dir(data)), file_format=file_format()
   )
   folder = prepared_dir(data) / builder_class.name / builder_config.name / str(builder_class.VERSION)
+  shared = _shared(data) and f"{_shared(data)}/{folder.relative_to(prepared_dir(data)).as_posix()}"
+  if shared and not folder.exists():
+    remote.download(shared, folder)
   try:
     builder = shards.find(folder, make_builder)
   except Damaged:  # prepared again below, by one process
@@ -241,7 +247,7 @@ def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSou
     notes = reader.report(Path(_source(data)), data, options) if reader.report and data.source_dir else []
   for note in notes:
     output.say(note)
-  if source is None:
+  if is_new := source is None:
     settings = beam.configure(data.beam)
     if not folder.exists():  # contradictions are found before the work
       _spec(make_builder(), reader.kinds(builder_config), data)
@@ -253,6 +259,8 @@ def prepare(data: Any, model: Any = None, *, whole: bool = False) -> PreparedSou
     source = _source_of(builder, reader, data)
   known = known or summary.make(source, notes)
   summary.check(known, source.spec)
+  if shared:
+    remote.upload(folder, shared, replace=is_new)
   source.spec = DataSpec.of(*summary.complete(known, source.spec), source.spec.counts, known.checksum)
   return source
 
@@ -291,8 +299,8 @@ def _source_of(builder: tfds.core.DatasetBuilder, reader: Reader, data: Any) -> 
   return PreparedSource(builder, _spec(builder, reader.kinds(builder.builder_config), data))
 
 
-def _key(reader: Reader, data: Any) -> str:
-  """A hash of everything that the prepared files depend on."""
+def _key(reader: Reader, data: Any, place: str) -> str:
+  """A hash of everything that the prepared files depend on; `place` is the source_dir that the user has given."""
   key = {name: data[name] for name in reader.settings if name != "source_dir"}
   key = {name: "image" if value == "auto" else value for name, value in key.items()}  # what auto stands for, if allowed
   if "inputs" in key:
@@ -302,7 +310,7 @@ def _key(reader: Reader, data: Any) -> str:
   if "source_dir" in reader.settings and data.source_dir:
     source = Path(_source(data))
     raw = reader.raw_files(source, data) if reader.raw_files else [source]
-    key["source_dir"] = str(source.resolve())
+    key["source_dir"] = place.rstrip("/") if remote.is_url(place) else str(source.resolve())
     key["files"] = [_listing(path) for path in raw]
   if data.name == "procedural":
     if {"classes", Stack.kind} & set(kinds := _procedural_kinds(data)):
@@ -339,10 +347,15 @@ def _spec(builder: tfds.core.DatasetBuilder, kinds: tuple[str, str], data: Any) 
 
 
 def prepared_dir(data: Any) -> Path:
-  """`data.prepared_dir`, else $TFDS_DATA_DIR, else the user's cache directory."""
-  if data.prepared_dir:
-    return user_path("data.prepared_dir", data.prepared_dir).resolve()
-  return user_path("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR") or user_cache() / "datasets").resolve()
+  """`data.prepared_dir`, else $TFDS_DATA_DIR; else, and if that is a URL, the user's cache directory."""
+  place = "" if _shared(data) else data.prepared_dir or os.environ.get("TFDS_DATA_DIR")
+  return user_path("data.prepared_dir", place or user_cache() / "datasets").resolve()
+
+
+def _shared(data: Any) -> str:
+  """The URL from which prepared data is downloaded and to which it is uploaded; empty: none."""
+  place = data.prepared_dir or os.environ.get("TFDS_DATA_DIR") or ""
+  return place.rstrip("/") if remote.is_url(place) else ""
 
 
 def _listing(raw: Path) -> list[tuple[str, int, int]]:
