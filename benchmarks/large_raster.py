@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 
+import jax.numpy as jnp
 import numpy as np
 from rasterio.crs import CRS
 
@@ -98,7 +99,7 @@ def save_model(workdir: Path, options: argparse.Namespace) -> None:
   config_lib.make_workdir(workdir)
   config_lib.write(workdir, config)
   with checkpoint.Checkpointer(workdir, config=config) as checkpointer:
-    checkpointer.save(1, Experiment(config, spec).init())
+    checkpointer.save(1, Experiment(config, spec).init().replace(step=jnp.int32(1)))
 
 
 if __name__ == "__main__":

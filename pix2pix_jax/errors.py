@@ -1,5 +1,6 @@
 """The one exception type whose message is meant for users, and how commands show it."""
 
+import _thread
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 import difflib
@@ -40,6 +41,7 @@ def run_command(main: Callable[[], None]) -> None:
   messages of libraries are hidden.
   """
   logging.set_verbosity(logging.ERROR)
+  sys.unraisablehook = _interrupt_again
   with output.unbreakable():
     try:
       main()
@@ -99,6 +101,14 @@ def nearest(name: str, known: Iterable[str], more: str = "") -> str:
     return more or "."
   start = more.lstrip("; ")
   return f"; did you mean {found[0]}?{f' {start[:1].upper()}{start[1:]}' if start else ''}"
+
+
+def _interrupt_again(unraisable: Any) -> None:
+  """Repeats a Ctrl-C that came while Python was in a callback, such as JAX's at a garbage collection, and was lost."""
+  if issubclass(unraisable.exc_type, KeyboardInterrupt):
+    _thread.interrupt_main()
+  else:
+    sys.__unraisablehook__(unraisable)
 
 
 def few(names: Iterable[object], limit: int = 3) -> str:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 import platform
 import re
+import subprocess
 import sys
 
 import jax
@@ -201,3 +202,25 @@ def test_the_age_of_the_process_is_reported_once(monkeypatch):
   monkeypatch.setattr(sys.modules["__main__"], "__file__", "main.py", raising=False)
   assert 0 < reporter._program_age() < 3600 * 24
   assert reporter._program_age() is None
+
+
+def test_a_raster_is_translated_and_measured():
+  pytest.importorskip("rasterio")
+  flags = ["--side=96", "--channels=2", "--tile=64", "--base_features=2", "--levels=4"]
+  done = subprocess.run(
+    [sys.executable, BENCHMARKS / "large_raster.py", *flags], capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stderr
+  result = json.loads(done.stdout.splitlines()[-1])
+  assert result["peak_memory_gib"] > 0 and result["seconds"] > 0
+
+
+def test_scaling_over_processes_is_measured():
+  flags = ["--processes=1", "--batch_size=1", "--size=16", "--base_features=2", "--steps=30"]
+  done = subprocess.run(
+    [sys.executable, BENCHMARKS / "scaling.py", *flags], capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stderr
+  result = json.loads(done.stdout.splitlines()[-1])
+  assert result["steps_per_second"] > 0 and result["efficiency"] == 1
+  assert result["summed_bytes"] > result["read_bytes_per_process"] > 0

@@ -11,6 +11,7 @@ import pytest
 from tiny_runs import ROOT, command
 
 from pix2pix_jax import output
+from pix2pix_jax.errors import run_command
 from pix2pix_jax.run import checkpoint, history, stopping
 from pix2pix_jax.run.stopping import StopOnSignal
 
@@ -269,6 +270,24 @@ def test_an_ignored_signal_stays_ignored(number):
     assert signal.getsignal(number) == signal.SIG_IGN
   finally:
     signal.signal(number, old)
+
+
+def test_an_interrupt_that_a_callback_swallows_is_repeated():
+  class Collected:
+    def __del__(self):
+      raise KeyboardInterrupt
+
+  def command():
+    Collected()
+    time.sleep(60)
+
+  old = sys.unraisablehook
+  try:
+    with pytest.raises(SystemExit) as stop:
+      run_command(command)
+  finally:
+    sys.unraisablehook = old
+  assert stop.value.code == 130
 
 
 @pytest.mark.parametrize("number", StopOnSignal.SIGNALS)

@@ -191,6 +191,10 @@ class Checkpointer:
     """The checkpoints that a description stands for: the one to use, and those to use if it is damaged."""
     steps = sorted(self._manager.all_steps(), reverse=True)
     if not steps:
+      if renamed := [path.name for path in self._folder.iterdir() if (path / "default").is_dir()]:
+        raise UsageError(
+          f"{self._folder} holds {few(renamed)}, but the folder of a checkpoint is named by its step. Rename it back."
+        )
       raise UsageError(
         f"{self._folder} has no finished checkpoint. Train for longer, or to the end: the final step is always saved."
       )

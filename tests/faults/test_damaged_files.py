@@ -95,6 +95,10 @@ def test_a_renamed_checkpoint_is_refused(workdir):
   with pytest.raises(UsageError, match="checkpoints/9 holds step 6"):
     Translator.load(workdir, "latest")
   assert steps(workdir) == [4, 9]
+  for step in (4, 9):
+    (workdir / f"checkpoints/{step}").rename(workdir / f"checkpoints/best_{step}")
+  with pytest.raises(UsageError, match="holds best_[49], best_[49], but .* Rename it back"):
+    Translator.load(workdir)
 
 
 def test_a_changed_validation_does_not_choose_the_best(workdir, capsys):
