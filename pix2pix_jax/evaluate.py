@@ -56,12 +56,12 @@ def evaluate(
   Raises:
     UsageError: no such checkpoint, split or baseline, or data whose signals differ from the model's.
   """
-  _check_names(Path(workdir).expanduser(), split, step)
+  workdir = user_path("--workdir", workdir)
+  _check_names(workdir, split, step)
   from pix2pix_jax.data import pipeline, prepare  # imports TensorFlow: slow
   from pix2pix_jax.run import baselines, checkpoint, distances, evaluation, experiment
   from pix2pix_jax.run.recognizer import Recognizer
 
-  workdir = user_path("--workdir", workdir)
   trained = experiment.Experiment.read(workdir)
   chosen = baselines.choose(baseline, trained.spec)
   if inception and not has_distances(trained.spec.target):
