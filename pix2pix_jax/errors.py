@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 import re
 import sys
+import threading
 from typing import Any, NoReturn
 
 from absl import logging
@@ -106,7 +107,7 @@ def nearest(name: str, known: Iterable[str], more: str = "") -> str:
 def _interrupt_again(unraisable: Any) -> None:
   """Repeats a Ctrl-C that came while Python was in a callback, such as JAX's at a garbage collection, and was lost."""
   if issubclass(unraisable.exc_type, KeyboardInterrupt):
-    _thread.interrupt_main()
+    threading.Timer(0.05, _thread.interrupt_main).start()  # when this function, which may not raise, has returned
   else:
     sys.__unraisablehook__(unraisable)
 
