@@ -9,6 +9,7 @@ import operator
 import os
 from pathlib import Path
 import re
+import signal
 import sys
 import threading
 from typing import Any, NoReturn
@@ -107,9 +108,16 @@ def nearest(name: str, known: Iterable[str], more: str = "") -> str:
 def _interrupt_again(unraisable: Any) -> None:
   """Repeats a Ctrl-C that came while Python was in a callback, such as JAX's at a garbage collection, and was lost."""
   if issubclass(unraisable.exc_type, KeyboardInterrupt):
-    threading.Timer(0.05, _thread.interrupt_main).start()  # when this function, which may not raise, has returned
+    threading.Timer(0.05, _interrupt).start()  # when this function, which may not raise, has returned
   else:
     sys.__unraisablehook__(unraisable)
+
+
+def _interrupt() -> None:
+  if hasattr(signal, "pthread_kill"):
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # also wakes a sleeping system call
+  else:
+    _thread.interrupt_main()
 
 
 def few(names: Iterable[object], limit: int = 3) -> str:
