@@ -456,6 +456,13 @@ FIELDS: dict[str, dict[str, Field]] = {
       "float32.",
       _one_of("float32", "bfloat16"),
     ),
+    "ema_decay": Field(
+      0.0,
+      "Decay of an exponential moving average of the generator's weights, such as 0.999 (Yazıcı et al. 2019, arXiv "
+      "1806.04498); after n steps at most (1 + n) / (10 + n). Validation, translate and export use the average. 0: the "
+      "weights themselves.",
+      _DECAY_RATE,
+    ),
     "remat": Field(False, "Recompute the generator's activations in the backward pass: less memory, more time."),
     "compilation_cache": Field(
       "", "Folder in which compiled programs are cached. Empty: the user's cache directory; none: no cache."

@@ -190,9 +190,11 @@ def fit(
   with contextlib.nullcontext() if verbose else _silence():
     state = train_and_evaluate(settings, workdir, source=pipeline.ArraySource(splits, spec), observer=observer)
   observer.train_ended()
-  networks = (dataclasses.replace(network, opt_state=()) for network in (state.generator, state.discriminator))
-  state = TrainState(state.step, *networks)
-  translator = Translator(config_lib.read(workdir), state.generator.variables, step=int(state.step))
+  generator, discriminator = (
+    dataclasses.replace(network, opt_state=()) for network in (state.generator, state.discriminator)
+  )
+  state = dataclasses.replace(state, generator=generator, discriminator=discriminator)
+  translator = Translator(config_lib.read(workdir), state.variables["generator"], step=int(state.step))
   return FitResult(_history(workdir, steps_per_epoch), translator, workdir, state)
 
 

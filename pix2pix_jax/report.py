@@ -172,7 +172,8 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
     "Loss": f"{run.describe_loss()}{gan}",
     "Optimizer": f"Adam, learning rate {optimizer.learning_rate:g}{decay}, "
     f"β\u00a0{optimizer.beta1:g}\u00a0and\u00a0{optimizer.beta2:g}",
-    "Training": f"{train.num_steps:,} steps, batch size {train.batch_size}, seed {config.seed}, {train.dtype}",
+    "Training": f"{train.num_steps:,} steps, batch size {train.batch_size}, seed {config.seed}, {train.dtype}"
+    + (f"; evaluated with the moving average of the weights, decay {train.ema_decay:g}" if train.ema_decay else ""),
   }
   return {name: fact for name, fact in facts.items() if fact}
 

@@ -1,5 +1,6 @@
 """The state of a run at one moment: the step, and for each network its parameters, statistics and optimizer state."""
 
+import dataclasses
 from typing import Any
 
 from flax import struct
@@ -23,16 +24,42 @@ class NetworkState:
 
 @struct.dataclass
 class TrainState:
-  """Everything that changes between steps. Random keys and the data are functions of (seed, step)."""
+  """Everything that changes between steps. Random keys and the data are functions of (seed, step).
+
+  `average` is the `moving_average` of the generator's variables; None without `train.ema_decay`.
+  """
 
   step: jax.Array
   generator: NetworkState
   discriminator: NetworkState
+  average: Any = None
 
   @property
   def variables(self) -> dict[str, dict[str, Any]]:
-    """Parameters and statistics of both networks, which is all that evaluation needs."""
-    return {"generator": self.generator.variables, "discriminator": self.discriminator.variables}
+    """Parameters and statistics of both networks, which is all that evaluation needs: the averages if there are any."""
+    generator = self.generator.variables if self.average is None else self.average
+    return {"generator": generator, "discriminator": self.discriminator.variables}
+
+  def with_average(self, decay: float) -> "TrainState":
+    """The state with an average that begins at the generator's present variables, if `decay` is not 0."""
+    # Copies, because a step donates its state, and no buffer can be donated twice.
+    return dataclasses.replace(self, average=jax.tree.map(jnp.copy, self.generator.variables) if decay else None)
+
+
+def moving_average(average: Any, variables: Any, decay: float, step: jax.Array) -> Any:
+  """The exponential moving average of a network's variables after an update.
+
+  The averaged weights of a GAN's generator swing less than the weights themselves (Yazıcı et al. 2019, arXiv
+  1806.04498). As in tf.train.ExponentialMovingAverage, the decay starts low, so that the initial weights are forgotten.
+
+  Args:
+    average: the average before the update.
+    variables: `NetworkState.variables` after it.
+    decay: share of the old average that is kept, at most (1 + step) / (10 + step).
+    step: number of updates before this one.
+  """
+  kept = jnp.minimum(decay, (1 + step) / (10 + step))
+  return jax.tree.map(lambda old, new: new + kept * (old - new), average, variables)
 
 
 def make_optimizer(settings: Any) -> optax.GradientTransformation:

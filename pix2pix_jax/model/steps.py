@@ -15,7 +15,7 @@ import optax
 from pix2pix_jax import prng
 from pix2pix_jax.model import losses
 from pix2pix_jax.model import metrics as metrics_lib
-from pix2pix_jax.model.state import NetworkState, TrainState
+from pix2pix_jax.model.state import NetworkState, TrainState, moving_average
 from pix2pix_jax.signals import Signal
 
 Batch = dict[str, jax.Array]
@@ -41,6 +41,7 @@ def train_step(
   loss: Any,
   seed: int,
   target_signal: Signal,
+  ema_decay: float = 0.0,
 ) -> tuple[TrainState, Metrics]:
   """Updates the discriminator, then the generator through the *updated* discriminator (arXiv 1611.07004, section 3.3).
 
@@ -53,6 +54,7 @@ def train_step(
     loss: config section with `gan`, `pixel`, `l1_weight`, `halve_discriminator`, `validity_weight`.
     seed: seed of the dropout noise. Its key at step n is that of the "dropout" stream folded with n.
     target_signal: signal of the target, which determines what the discriminator sees of the generator's output.
+    ema_decay: decay of `state.average`, if there is one.
 
   Returns:
     The next state, and scalars: the losses, `l1` on [0, 1] if the pixel loss is L1, the fraction of patches that the
@@ -121,7 +123,10 @@ def train_step(
   batch_stats = generator_updates.get("batch_stats", {})
   next_generator = _apply_gradients(state.generator, grads, batch_stats, optimizer, rate)
   metrics |= {"generator_loss": value, **parts}
-  return TrainState(state.step + 1, next_generator, next_discriminator), metrics
+  average = state.average
+  if average is not None:
+    average = moving_average(average, next_generator.variables, ema_decay, state.step)
+  return TrainState(state.step + 1, next_generator, next_discriminator, average), metrics
 
 
 def eval_step(

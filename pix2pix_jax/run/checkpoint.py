@@ -11,6 +11,7 @@ that change on the disk are noticed. If the newest checkpoint is damaged, the on
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 import contextlib
+import dataclasses
 import errno
 import gc
 import glob
@@ -128,7 +129,7 @@ class Checkpointer:
     stored = None if metrics is None else {**metrics, _DATA: self._data or ""}
     checksums = {"arrays": _checksums(state), "metrics": _checksum_of_metrics(stored)}
     with _quiet():
-      self._manager.save(step, args=ocp.args.StandardSave(state), metrics=stored, custom_metadata=checksums)
+      self._manager.save(step, args=ocp.args.StandardSave(_saved(state)), metrics=stored, custom_metadata=checksums)
     if not self._read_back:  # a place where checkpoints cannot be read again has to be known now, not at the end
       self._manager.wait_until_finished()
       self._require_fit(step, state)
@@ -260,10 +261,14 @@ class Checkpointer:
     stored = self._require_fit(step, like)
     with self._explained(step), _quiet():
       if stored.keys() == _shapes(like).keys():
-        state = self._manager.restore(step, args=ocp.args.StandardRestore(like))
-      else:
-        with ocp.PyTreeCheckpointer() as checkpointer:  # of version 0.1, with a decaying learning rate
+        parts = self._manager.restore(step, args=ocp.args.StandardRestore(_saved(like)))
+        state = dataclasses.replace(like, **parts)
+      else:  # of version 0.1, with a decaying learning rate; or train.ema_decay was turned on or off
+        with ocp.PyTreeCheckpointer() as checkpointer:
           leaves = _by_path(checkpointer.restore(self._path / str(step) / "default"))
+        if not any(map(_is_average, stored)):  # it begins at the weights; copies, because buffers are donated
+          of_generator = {name: leaf for name, leaf in leaves.items() if name.startswith("generator/")}
+          leaves |= {name.replace("generator", "average", 1): np.array(leaf) for name, leaf in of_generator.items()}
         state = jax.tree_util.tree_map_with_path(
           lambda path, leaf: jax.device_put(leaves[_path_name(path)], leaf.sharding), like
         )
@@ -271,7 +276,8 @@ class Checkpointer:
     return state
 
   def restore_variables(self, step: int, networks: Sequence[str] = ("generator", "discriminator")) -> dict[str, Any]:
-    """Restores `params` and `batch_stats` of the networks as NumPy arrays. Optimizer states are not read.
+    """Restores `params` and `batch_stats` of the networks as NumPy arrays; the generator's are averages if the run
+    kept averages (`train.ema_decay`). Optimizer states are not read.
 
     Raises:
       UsageError: the checkpoint is that of another step, or damaged.
@@ -279,9 +285,12 @@ class Checkpointer:
     path = self._path / str(step) / "default"
     with self._explained(step), _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
       stored = _stored_tree(checkpointer, path)
+      places = {
+        network: "average" if network == "generator" and "average" in stored else network for network in networks
+      }
       like = {
-        network: {name: stored[network][name] for name in ("params", "batch_stats") if name in stored[network]}
-        for network in networks
+        place: {name: stored[place][name] for name in ("params", "batch_stats") if name in stored[place]}
+        for place in places.values()
       }
       like["step"] = stored["step"]
       restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
@@ -289,7 +298,7 @@ class Checkpointer:
       args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
       tree = checkpointer.restore(path, args=args)
     self._verify(step, tree)
-    return {network: {"batch_stats": {}, **tree[network]} for network in networks}
+    return {network: {"batch_stats": {}, **tree[place]} for network, place in places.items()}
 
   def _verify(self, step: int, tree: Any) -> None:
     """Compares restored arrays with the checksums of the saved ones, and their step with the name of their folder.
@@ -314,11 +323,14 @@ class Checkpointer:
     with self._explained(step), _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
       stored = _shapes(_stored_tree(checkpointer, self._path / str(step) / "default"))
     wanted = _shapes(like)
-    # Version 0.1 stored the position in a decaying learning rate, which now follows from the step.
+    # Version 0.1 stored the position in a decaying learning rate, which now follows from the step. Averages come and go
+    # with train.ema_decay.
     differing = [
       f"{name} ({_size(stored.get(name))} in the checkpoint, {_size(wanted.get(name))} configured)"
       for name in sorted(stored.keys() | wanted.keys())
-      if stored.get(name) != wanted.get(name) and not name.endswith("/opt_state/1/count")
+      if stored.get(name) != wanted.get(name)
+      and not name.endswith("/opt_state/1/count")
+      and not (_is_average(name) and None in (stored.get(name), wanted.get(name)))
     ]
     if differing:
       raise UsageError(
@@ -382,6 +394,16 @@ def _by_path(tree: Any) -> dict[str, Any]:
   """All arrays in a tree by their paths."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {_path_name(path): leaf for path, leaf in leaves if hasattr(leaf, "shape")}
+
+
+def _is_average(name: str) -> bool:
+  return name.startswith("average/")
+
+
+def _saved(state: TrainState) -> dict[str, Any]:
+  """The parts of a state that a checkpoint holds: without `average` if there is none, as in earlier versions."""
+  parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+  return {name: part for name, part in parts.items() if part is not None}
 
 
 def _stored_tree(checkpointer: ocp.PyTreeCheckpointer, path: Path) -> Any:

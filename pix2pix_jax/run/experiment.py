@@ -87,7 +87,7 @@ class Experiment:
       NetworkState(each["params"], each.get("batch_stats", {}), self.optimizer.init(each["params"]))
       for each in variables
     ]
-    return TrainState(jnp.zeros((), jnp.int32), *states)
+    return TrainState(jnp.zeros((), jnp.int32), *states).with_average(self.config.train.ema_decay)
 
   def init(self) -> TrainState:
     """A fresh state on every device: weights N(0, 0.02), norm scales N(1, 0.02)."""
@@ -165,6 +165,7 @@ class Experiment:
       loss=self.config.loss,
       seed=self.config.seed,
       target_signal=self.spec.target,
+      ema_decay=self.config.train.ema_decay,
     )
     return jax.jit(
       step,

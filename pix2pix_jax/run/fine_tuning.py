@@ -56,7 +56,7 @@ def initial_state(run: Experiment) -> TrainState:
   networks = {"generator": state.generator, "discriminator": state.discriminator}
   for name, stored in variables.items():
     networks[name] = _take(networks[name], stored, name, f"{workdir}, step {step}")
-  return TrainState(state.step, **networks)
+  return TrainState(state.step, **networks).with_average(train.ema_decay)
 
 
 def _take(network: NetworkState, variables: dict[str, Any], name: str, origin: str) -> NetworkState:
