@@ -353,6 +353,12 @@ FIELDS: dict[str, dict[str, Field]] = {
       "Blocks with 50 % dropout, the model's only noise: the up blocks of a U-Net, counted from the bottleneck, or the "
       "residual blocks of a ResNet. (): none.",
     ),
+    "upsample": Field(
+      "transpose",
+      "How the decoder doubles the resolution: transpose (transposed convolutions, as in the paper) or resize (nearest "
+      "neighbour, then a 3×3 convolution), against checkerboards (Odena et al. 2016, doi 10.23915/distill.00003).",
+      _one_of("transpose", "resize"),
+    ),
     "norm": Field("batch", "Normalisation: batch, instance or none.", _one_of("batch", "instance", "none")),
     "residual": Field(
       False, "For depth → depth only: interpolate the holes of the input, then learn a correction that is added to it."

@@ -156,6 +156,7 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
   decay = f", falling to 0 over the last {optimizer.decay_fraction:.0%} of the run" if optimizer.decay_fraction else ""
   names = {"procedural": f"built-in scenes, task {data.task}", "arrays": "arrays in memory"}
   gan = "" if loss.gan == "none" else f"; {loss.gan} GAN"
+  resized = ", resize-convolutions" if model.upsample == "resize" else ""
   facts = {
     "Data": names.get(data.name, data.name),
     "Source folder": Path(data.source_dir).name,
@@ -166,7 +167,7 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
     "Sizes": f"crops of {crop} from {_size_or_own(config_lib.load_shape(data))}, evaluated at "
     f"{_size_or_own(config_lib.eval_resize(data))} (width × height)",
     "Generator": f"{_generator(config)}, {model.decoder_widths} widths from {model.base_features}, {model.norm} norm, "
-    f"{model.levels} levels; {parameters['generator']:,} parameters",
+    f"{model.levels} levels{resized}; {parameters['generator']:,} parameters",
     "Discriminator": f"{model.patch}×{model.patch} PatchGAN{'' if model.conditional else ', not conditional'}"
     f"; {parameters['discriminator']:,} parameters",
     "Loss": f"{run.describe_loss()}{gan}",

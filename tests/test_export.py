@@ -106,6 +106,13 @@ def test_stablehlo_runs_with_jax_alone(workdir, tmp_path):
   assert np.abs(outputs["seed3"].astype(int) - outputs["seed4"]).max() > 10
 
 
+def test_resize_convolutions_are_exported(tmp_path):
+  workdir = make_workdir(tmp_path / "run", **{"model.upsample": "resize", "model.levels": 2})
+  export_lib.export(workdir, tmp_path / "g.stablehlo")
+  exported = jax.export.deserialize((tmp_path / "g.stablehlo").read_bytes())
+  assert_same(np.asarray(exported.call(images(1), np.uint32(3))), workdir, images(1), seed=3)
+
+
 def test_depth_stays_metres(depth_workdir, tmp_path):
   export_lib.export(depth_workdir, tmp_path / "new" / "g.stablehlo", height=32, width=32)
   x = np.random.default_rng(0).uniform(0, 12, (2, 32, 32, 1)).astype(np.float32)

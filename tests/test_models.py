@@ -51,6 +51,47 @@ def test_resnet_parameter_count(blocks, norm, count):
   assert resnet_parameter_count(64, blocks, norm) == count
 
 
+def test_resize_convolutions_have_nine_taps():
+  """A U-Net's 4×4 up convolutions become 3×3; a ResNet's are 3×3 in both forms."""
+  x, count = jnp.zeros((1, 256, 256, 3)), lambda network: parameter_count(network, x, dropout=False, norm_stats="batch")
+  widths = [512, 512, 512, 512, 256, 128, 64]  # of the paper's decoder; each block but the first also sees its skip
+  inputs = [512, *[1024] * 4, 512, 256, 128]
+  channels = sum(a * b for a, b in zip(inputs, [*widths, 3]))
+  assert count(models.Generator(upsample="resize")) == 54_413_955 - (16 - 9) * channels
+  assert count(ResNet(upsample="resize")) == 11_383_427
+  with pytest.raises(UsageError, match="model.upsample is 'bilinear'; it can be"):
+    count(models.Generator(upsample="bilinear"))
+
+
+@pytest.mark.parametrize("form", convolution.FORMS)
+def test_a_resize_convolution_by_its_two_steps(form):
+  """np.repeat along both axes, then a convolution by loops, in float64; and its gradients by JAX's of the two steps."""
+  rng = np.random.default_rng(0)
+  x, kernel, dy = (rng.standard_normal(shape) for shape in ((2, 3, 4, 2), (3, 3, 2, 5), (2, 6, 8, 5)))
+  big = np.pad(x.repeat(2, 1).repeat(2, 2), ((0, 0), (1, 1), (1, 1), (0, 0)))
+  expected = sum(big[:, i : i + 6, j : j + 8] @ kernel[i, j] for i, j in np.ndindex(3, 3))
+  conv = layers.up_conv(5, "resize", size=4)
+  with convolution.use_form(form):
+    y, gradients = jax.vjp(
+      lambda x, kernel: conv.apply({"params": {"kernel": kernel}}, x), *map(jnp.float32, (x, kernel))
+    )
+    dx, dkernel = gradients(jnp.float32(dy))
+  np.testing.assert_allclose(y, expected, atol=1e-5)
+  padded = np.pad(dy, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  of_big = sum(padded[:, 2 - i : 8 - i, 2 - j : 10 - j] @ kernel[i, j].T for i, j in np.ndindex(3, 3))
+  np.testing.assert_allclose(dx, of_big.reshape(2, 3, 2, 4, 2, 2).sum((2, 4)), atol=1e-4)
+  of_kernel = [[np.einsum("nhwi,nhwo->io", big[:, i : i + 6, j : j + 8], dy) for j in range(3)] for i in range(3)]
+  np.testing.assert_allclose(dkernel, of_kernel, atol=1e-4)
+
+
+@pytest.mark.parametrize("upsample, has_checkerboard", [("transpose", True), ("resize", False)])
+def test_resize_convolutions_of_a_constant_are_constant(upsample, has_checkerboard):
+  """Away from the border: every output pixel gets the same sum of taps; in a transposed convolution, one of four."""
+  conv = layers.up_conv(1, upsample, size=4)
+  y = conv.init_with_output(jax.random.key(0), jnp.ones((1, 8, 8, 3)))[0][0, 2:-2, 2:-2, 0]
+  assert (np.ptp(y) > 1e-3) == has_checkerboard and np.abs(y[2:, 2:] - y[:-2, :-2]).max() < 1e-6
+
+
 @pytest.mark.parametrize("name, blocks", [("resnet_6blocks", 6), ("resnet_9blocks", 9)])
 def test_make_networks_chooses_the_class(name, blocks):
   model = config_lib.default().model

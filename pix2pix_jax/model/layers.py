@@ -92,16 +92,19 @@ class Norm(nn.Module):
 
 
 class Conv(nn.Module):
-  """A square convolution with explicit zero padding, or its stride-2 transpose.
+  """A square convolution with explicit zero padding, its stride-2 transpose, or a resize-convolution.
 
-  Transposed convolutions double height and width. They have 4×4 kernels (torch.nn.ConvTranspose2d(4, 2, 1)) or 3×3
-  kernels (torch.nn.ConvTranspose2d(3, 2, 1, output_padding=1)).
+  The last two double height and width. Transposed convolutions have 4×4 kernels (torch.nn.ConvTranspose2d(4, 2, 1)) or
+  3×3 kernels (torch.nn.ConvTranspose2d(3, 2, 1, output_padding=1)). A resize-convolution doubles by nearest neighbour
+  and convolves with a 3×3 kernel, so that no pixel gets more taps than its neighbours, which makes checkerboards (Odena
+  et al. 2016, https://doi.org/10.23915/distill.00003).
 
   Attributes:
     features: output channels.
     size: side of the kernel.
-    stride, padding: of an ordinary convolution; ignored if `transpose`.
+    stride, padding: of an ordinary convolution; ignored if `transpose` or `resize`.
     transpose: whether the convolution is transposed.
+    resize: whether it is a resize-convolution; `size` has to be 3.
     use_bias: whether to add a bias.
     dtype: type of the computation; kernel and bias are float32.
   """
@@ -111,6 +114,7 @@ class Conv(nn.Module):
   stride: int = 2
   padding: int = 1
   transpose: bool = False
+  resize: bool = False
   use_bias: bool = False
   dtype: Any = jnp.float32
 
@@ -119,7 +123,9 @@ class Conv(nn.Module):
     """(N, H, W, C) → (N, H', W', features)."""
     kernel = self.param("kernel", _kernel_init, (self.size, self.size, x.shape[-1], self.features))
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-    if self.transpose:
+    if self.resize:
+      y = convolution.conv_transpose(x, _resizing_kernel(kernel))
+    elif self.transpose:
       if self.size == 3:  # equals a 4×4 kernel whose last row and column are zero
         kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
       y = convolution.conv_transpose(x, kernel)
@@ -128,6 +134,33 @@ class Conv(nn.Module):
     if self.use_bias:
       y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
     return y
+
+
+def up_conv(features: int, upsample: str, *, size: int, **settings: Any) -> Conv:
+  """The layer that doubles height and width: `upsample` is `"transpose"`, with kernels of `size`, or `"resize"`.
+
+  Raises:
+    UsageError: another `upsample`.
+  """
+  if upsample == "transpose":
+    return Conv(features, size=size, transpose=True, **settings)
+  if upsample == "resize":
+    return Conv(features, size=3, resize=True, **settings)
+  raise UsageError(f"model.upsample is {upsample!r}; it can be 'transpose' or 'resize'.")
+
+
+def _resizing_kernel(kernel: jax.Array) -> jax.Array:
+  """The 4×4 kernel (4, 4, I, O) with which a transposed convolution equals a resize-convolution with `kernel`.
+
+  Doubling by nearest neighbour is a transposed convolution with a 2×2 kernel of ones, so the two convolutions are one,
+  which reads the small image once and costs less than half.
+  """
+  kernel = kernel[::-1, ::-1]  # a transposed convolution spreads what a convolution gathers
+  for axis in (0, 1):
+    ends = [[(0, 0)] * kernel.ndim for _ in range(2)]
+    ends[0][axis], ends[1][axis] = (0, 1), (1, 0)
+    kernel = jnp.pad(kernel, ends[0]) + jnp.pad(kernel, ends[1])
+  return kernel
 
 
 def dropout_masks(key: jax.Array, noise_ids: jax.Array, shapes: Sequence[Sequence[int]]) -> list[jax.Array]:

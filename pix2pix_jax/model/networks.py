@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from pix2pix_jax.errors import UsageError
-from pix2pix_jax.model.layers import Conv, Norm, add_to_depth, drop, dropout_masks, interpolate_holes
+from pix2pix_jax.model.layers import Conv, Norm, add_to_depth, drop, dropout_masks, interpolate_holes, up_conv
 from pix2pix_jax.model.resnet import NUM_BLOCKS, ResNet
 
 
@@ -32,6 +32,7 @@ class Generator(nn.Module):
       correction.
     dtype: type of the computation; parameters, norm statistics and the output are float32.
     remat: whether to recompute activations in the backward pass.
+    upsample: how decoders double the resolution, as in `layers.up_conv`.
   """
 
   output_channels: int = 3
@@ -44,6 +45,7 @@ class Generator(nn.Module):
   residual: bool = False
   dtype: Any = jnp.float32
   remat: bool = False
+  upsample: str = "transpose"
 
   @property
   def multiple(self) -> int:
@@ -116,12 +118,14 @@ class Generator(nn.Module):
       kept = dict(zip(noisy, dropout_masks(self.make_rng("dropout"), noise_ids, shapes)))
     for block in blocks:
       skip = encoded[self.levels - 1 - block] if skips and block > 0 else None
-      x = up(self.decoder_width(block), name=f"up_{block}", **shared)(x, skip, kept.get(block), norm_stats, is_real)
+      x = up(self.decoder_width(block), upsample=self.upsample, name=f"up_{block}", **shared)(
+        x, skip, kept.get(block), norm_stats, is_real
+      )
     x = nn.relu(x if not skips or report else jnp.concatenate([x, encoded[0]], -1))
     if report:
       x = Conv(self.output_channels, size=3, stride=1, use_bias=True, dtype=self.dtype, name="output")(x)
     else:
-      x = Conv(self.output_channels, transpose=True, use_bias=True, dtype=self.dtype, name="output")(x)
+      x = up_conv(self.output_channels, self.upsample, size=4, use_bias=True, dtype=self.dtype, name="output")(x)
     x = jnp.tanh(x.astype(jnp.float32))
     return add_to_depth(base, x) if self.residual else x
 
@@ -147,11 +151,12 @@ class _DownBlock(nn.Module):
 
 
 class _UpBlock(nn.Module):
-  """Concatenation with the skip, ReLU, 4×4 stride-2 transposed convolution, norm, and dropout that keeps `kept`."""
+  """Concatenation with the skip, ReLU, `layers.up_conv`, norm, and dropout that keeps `kept`."""
 
   features: int
   norm: str
   dtype: Any
+  upsample: str = "transpose"
 
   @nn.compact
   def __call__(
@@ -163,7 +168,8 @@ class _UpBlock(nn.Module):
     is_real: jax.Array | None = None,
   ) -> jax.Array:
     x = nn.relu(x if skip is None else jnp.concatenate([x, skip], -1))
-    x = Conv(self.features, transpose=True, use_bias=self.norm == "instance", dtype=self.dtype, name="conv")(x)
+    bias = self.norm == "instance"
+    x = up_conv(self.features, self.upsample, size=4, use_bias=bias, dtype=self.dtype, name="conv")(x)
     return drop(Norm(self.norm, name="norm")(x, norm_stats, is_real), kept)
 
 
@@ -247,6 +253,7 @@ def make_networks(model: Any, *, dtype: str = "float32", remat: bool = False) ->
     "residual": model.residual,
     "dtype": jnp.dtype(dtype),
     "remat": remat,
+    "upsample": model.upsample,
   }
   generator: Generator | ResNet
   if model.generator in NUM_BLOCKS:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from pix2pix_jax.errors import UsageError
-from pix2pix_jax.model.layers import Conv, Norm, add_to_depth, drop, dropout_masks, interpolate_holes
+from pix2pix_jax.model.layers import Conv, Norm, add_to_depth, drop, dropout_masks, interpolate_holes, up_conv
 
 NUM_BLOCKS = {"resnet_6blocks": 6, "resnet_9blocks": 9}
 
@@ -27,7 +27,7 @@ class ResNet(nn.Module):
     num_blocks: number of residual blocks.
     dropout_blocks: indices, from 0, of the residual blocks with dropout between their two convolutions. Indices of
       blocks that do not exist are ignored.
-    norm, residual, dtype, remat: as in `networks.Generator`.
+    norm, residual, dtype, remat, upsample: as in `networks.Generator`.
   """
 
   output_channels: int = 3
@@ -38,6 +38,7 @@ class ResNet(nn.Module):
   residual: bool = False
   dtype: Any = jnp.float32
   remat: bool = False
+  upsample: str = "transpose"
 
   multiple: ClassVar[int] = 4  # heights and widths must be multiples of this
 
@@ -91,7 +92,7 @@ class ResNet(nn.Module):
 
     for i in range(2):
       features //= 2
-      x = Conv(features, size=3, transpose=True, use_bias=bias, dtype=self.dtype, name=f"up_{i}_conv")(x)
+      x = up_conv(features, self.upsample, size=3, use_bias=bias, dtype=self.dtype, name=f"up_{i}_conv")(x)
       x = normed(x, f"up_{i}_norm")
     conv = Conv(self.output_channels, size=7, stride=1, padding=0, use_bias=True, dtype=self.dtype, name="output")
     x = jnp.tanh(conv(_reflect(x, 3)).astype(jnp.float32))
