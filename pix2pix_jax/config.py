@@ -400,6 +400,12 @@ FIELDS: dict[str, dict[str, Field]] = {
     "validity_weight": Field(
       10.0, "Weight of the mean absolute difference of the validity channel on [-1, 1].", _NOT_NEGATIVE
     ),
+    "feature_matching": Field(
+      0.0,
+      "Weight of the difference between the discriminator's features of targets and of outputs, in all its layers but "
+      "the last (pix2pixHD, Wang et al. 2018, arXiv 1711.11585, where it is 10). 0: none.",
+      _NOT_NEGATIVE,
+    ),
     "halve_discriminator": Field(True, "Divide the discriminator's loss by two, as in the paper."),
   },
   "optimizer": {
@@ -790,6 +796,11 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
   loss.pixel = loss.pixel.replace("auto", "cross_entropy" if spec.target.kind == "classes" else "l1")
   if loss.pixel == "cross_entropy" and spec.target.kind != "classes":
     raise UsageError(f"loss.pixel=cross_entropy is for classes, but the target is: {spec.target.describe()}.")
+  for field in ("feature_matching",):
+    if loss[field] and loss.gan == "none":
+      raise UsageError(
+        f"loss.{field} is {loss[field]:g}, but loss.gan is 'none': there is no discriminator. Set one of them."
+      )
   if loss.l1_weight < 0:
     loss.l1_weight = 100.0 if loss.pixel == "cross_entropy" else 300.0 / spec.target.channels
   train.num_steps = train.num_steps or train.num_epochs * count // train.batch_size

@@ -4,6 +4,8 @@ Source: arXiv 1611.07004, equations 1–4 and section 3.3 (the discriminator's o
 are in [-1, 1]; discriminators return logits, so that the cross-entropy is exact at any confidence.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -49,6 +51,33 @@ def discriminator(real_logits: jax.Array, fake_logits: jax.Array, kind: str, hal
   """(N,) loss of real → 1 plus that of fake → 0; `halve` divides it by two to slow learning down (section 3.3)."""
   total = adversarial(real_logits, True, kind) + adversarial(fake_logits, False, kind)
   return total / 2 if halve else total
+
+
+def feature_matching(real: Any, fake: Any) -> jax.Array:
+  """(N,) differences between a discriminator's features of the targets and of the outputs.
+
+  The mean absolute difference of each layer, summed over the layers (pix2pixHD, Wang et al. 2018, arXiv 1711.11585,
+  equation 3).
+
+  Args:
+    real, fake: trees of features (N, h, w, c), which `PatchGAN` stores in the collection `intermediates`.
+  """
+  differences = jax.tree.map(lambda r, f: jnp.abs(r - f).astype(jnp.float32).mean((1, 2, 3)), real, fake)
+  return jnp.stack(jax.tree.leaves(differences)).sum(0)
+
+
+def weights(loss: Any) -> dict[str, float]:
+  """The weights of the terms of the generator's loss, by their names among the metrics.
+
+  Args:
+    loss: the config's section of that name.
+  """
+  return {
+    "gan_loss": 1.0,
+    PIXEL[loss.pixel]: loss.l1_weight,
+    "feature_loss": loss.feature_matching,
+    "validity_loss": loss.validity_weight,
+  }
 
 
 def l1(prediction: jax.Array, target: jax.Array, mask: jax.Array | None = None) -> jax.Array:

@@ -232,6 +232,7 @@ class PatchGAN(nn.Module):
         h = Norm(self.norm, name=f"norm_{i}")(h, norm_stats, is_real)
       if i < len(sizes) - 1:
         h = nn.leaky_relu(h, 0.2)
+        self.sow("intermediates", "features", h)  # for losses.feature_matching; stored on request only
     return h.astype(jnp.float32)
 
 

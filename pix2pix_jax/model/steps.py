@@ -5,8 +5,10 @@ A batch is a dict of float32 arrays: `input` (N, H, W, C) and `target` (N, H, W,
 and `is_real` (N,), False for rows that only fill the last batch.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+import functools
+import operator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,65 @@ def _apply_gradients(
   return NetworkState(params, batch_stats, opt_state)
 
 
+class _Judgement(NamedTuple):
+  """What the discriminator says about candidates: `logits`, the `features` of its layers if the loss compares them, and
+  its `batch_stats` after them if they are updated.
+  """
+
+  logits: jax.Array
+  features: Any
+  batch_stats: Any
+
+
+def _judge(
+  variables: Any,
+  candidate: jax.Array,
+  *,
+  discriminator: Any,
+  batch: Batch,
+  loss: Any,
+  updates: Sequence[str] = (),
+  **options: Any,
+) -> _Judgement:
+  """Shows the discriminator candidates beside the batch's inputs, with the target's holes.
+
+  Args:
+    variables: the discriminator's `params` and `batch_stats`.
+    candidate: (N, H, W, C), targets or outputs.
+    discriminator, batch, loss: as for `train_step`.
+    updates: the collections that the call may update.
+    options: arguments of the discriminator.
+  """
+  features = ["intermediates"] if loss.feature_matching else []
+  candidate = losses.apply_holes(candidate, batch.get("mask"))
+  logits, updated = discriminator.apply(variables, batch["input"], candidate, mutable=[*updates, *features], **options)
+  return _Judgement(logits, updated.get("intermediates", {}), updated.get("batch_stats", {}))
+
+
+def _discriminator_terms(real: _Judgement, fake: _Judgement, loss: Any) -> Metrics:
+  """The discriminator's loss and its accuracies, one value per image."""
+  value = losses.discriminator(real.logits, fake.logits, loss.gan, loss.halve_discriminator)
+  return {"discriminator_loss": value, **losses.accuracy(real.logits, fake.logits, loss.gan)}
+
+
+def _adversarial_terms(real: _Judgement | None, fake: _Judgement, loss: Any) -> Metrics:
+  """The terms of the generator's loss that come from the discriminator, one value per image.
+
+  `real` is the judgement of the targets, which only feature matching needs.
+  """
+  terms = {"gan_loss": losses.adversarial(fake.logits, True, loss.gan)}
+  if real is not None and loss.feature_matching:
+    terms["feature_loss"] = losses.feature_matching(real.features, fake.features)
+  return terms
+
+
+def _total(terms: Metrics, loss: Any) -> jax.Array:
+  """The generator's loss: its terms, each with its weight."""
+  weights = losses.weights(loss)
+  weighted = [value if weights[name] == 1 else weights[name] * value for name, value in terms.items()]
+  return functools.reduce(operator.add, weighted)
+
+
 def train_step(
   state: TrainState,
   batch: Batch,
@@ -51,7 +112,7 @@ def train_step(
     generator, discriminator: the modules whose parameters the state holds.
     optimizer: optimizer of both networks, without a learning rate.
     learning_rate: function from the number of updates made to the learning rate of the next one.
-    loss: config section with `gan`, `pixel`, `l1_weight`, `halve_discriminator`, `validity_weight`.
+    loss: the config's section of that name.
     seed: seed of the dropout noise. Its key at step n is that of the "dropout" stream folded with n.
     target_signal: signal of the target, which determines what the discriminator sees of the generator's output.
     ema_decay: decay of `state.average`, if there is one.
@@ -77,52 +138,43 @@ def train_step(
 
   # One forward pass serves both updates: only the generator's loss is differentiated through it.
   fake, generator_gradient, generator_updates = jax.vjp(generate, state.generator.params, has_aux=True)
-
-  def classify(params, batch_stats, candidate):
-    logits, updates = discriminator.apply(
-      {"params": params, "batch_stats": batch_stats},
-      x,
-      losses.apply_holes(candidate, mask),
-      norm_stats="batch",
-      mutable=["batch_stats"],
-    )
-    return logits, updates.get("batch_stats", {})
+  judge = functools.partial(
+    _judge, discriminator=discriminator, batch=batch, loss=loss, updates=["batch_stats"], norm_stats="batch"
+  )
 
   def discriminator_loss(params):
-    real_logits, batch_stats = classify(params, state.discriminator.batch_stats, target)
-    fake_logits, batch_stats = classify(params, batch_stats, target_signal.activate(fake[..., :channels]))
-    value = losses.discriminator(real_logits, fake_logits, loss.gan, loss.halve_discriminator).mean()
-    return value, (batch_stats, jax.tree.map(jnp.mean, losses.accuracy(real_logits, fake_logits, loss.gan)))
+    real = judge({"params": params, "batch_stats": state.discriminator.batch_stats}, target)
+    shown = target_signal.activate(fake[..., :channels])
+    judged = judge({"params": params, "batch_stats": real.batch_stats}, shown)
+    terms = jax.tree.map(jnp.mean, _discriminator_terms(real, judged, loss))
+    return terms["discriminator_loss"], (judged.batch_stats, terms)
 
   metrics = {"learning_rate": rate}
   next_discriminator = state.discriminator
   if loss.gan != "none":
-    (value, (batch_stats, accuracy)), grads = jax.value_and_grad(discriminator_loss, has_aux=True)(
-      state.discriminator.params
-    )
+    grads, (batch_stats, terms) = jax.grad(discriminator_loss, has_aux=True)(state.discriminator.params)
     next_discriminator = _apply_gradients(state.discriminator, grads, batch_stats, optimizer, rate)
-    metrics |= {"discriminator_loss": value, **accuracy}
+    metrics |= terms
 
   def generator_loss(output):
     candidate, validity = output[..., :channels], output[..., channels:]
-    pixel_loss = losses.pixel(candidate, target, mask, loss.pixel).mean()
-    total, parts = loss.l1_weight * pixel_loss, {losses.PIXEL[loss.pixel]: pixel_loss}
-    if loss.pixel == "l1":
-      parts["l1"] = pixel_loss / 2
+    terms = {losses.PIXEL[loss.pixel]: losses.pixel(candidate, target, mask, loss.pixel)}
     if loss.gan != "none":
-      logits, _ = classify(next_discriminator.params, next_discriminator.batch_stats, target_signal.activate(candidate))
-      parts["gan_loss"] = losses.adversarial(logits, True, loss.gan).mean()
-      total += parts["gan_loss"]
+      real = judge(next_discriminator.variables, target) if loss.feature_matching else None
+      judged = judge(next_discriminator.variables, target_signal.activate(candidate))
+      terms |= _adversarial_terms(real, judged, loss)
     if mask is not None and validity.shape[-1]:
-      parts["validity_loss"] = losses.l1(validity, 2 * mask - 1).mean()
-      total += loss.validity_weight * parts["validity_loss"]
-    return total, parts
+      terms["validity_loss"] = losses.l1(validity, 2 * mask - 1)
+    terms = {name: values.mean() for name, values in terms.items()}
+    return _total(terms, loss), terms
 
-  (value, parts), output_gradient = jax.value_and_grad(generator_loss, has_aux=True)(fake)
+  (value, terms), output_gradient = jax.value_and_grad(generator_loss, has_aux=True)(fake)
   (grads,) = generator_gradient(output_gradient)
   batch_stats = generator_updates.get("batch_stats", {})
   next_generator = _apply_gradients(state.generator, grads, batch_stats, optimizer, rate)
-  metrics |= {"generator_loss": value, **parts}
+  metrics |= {"generator_loss": value, **terms}
+  if loss.pixel == "l1":
+    metrics["l1"] = terms["l1_loss"] / 2
   average = state.average
   if average is not None:
     average = moving_average(average, next_generator.variables, ema_decay, state.step)
@@ -163,10 +215,6 @@ def eval_step(
   rows = batch["is_real"] if norm_stats == "batch" else None
   key = prng.key(seed, "evaluation")
 
-  def classify(candidate: jax.Array) -> jax.Array:
-    shown = losses.apply_holes(candidate, mask)
-    return discriminator.apply(variables["discriminator"], x, shown, norm_stats=norm_stats, is_real=rows)
-
   output: jax.Array = generator.apply(
     variables["generator"],
     x,
@@ -182,18 +230,17 @@ def eval_step(
   pixel_loss = losses.pixel(fake, target, counted, loss.pixel)
   if mask is not None:
     pixel_loss = jnp.where(mask.any((1, 2, 3)), pixel_loss, jnp.nan)
-  values[losses.PIXEL[loss.pixel]] = pixel_loss
-  values["generator_loss"] = loss.l1_weight * pixel_loss
+  terms = {losses.PIXEL[loss.pixel]: pixel_loss}
   if mask is not None and validity.shape[-1]:
-    values["validity_loss"] = losses.l1(validity, 2 * mask - 1, inside)
-    values["generator_loss"] += loss.validity_weight * values["validity_loss"]
+    terms["validity_loss"] = losses.l1(validity, 2 * mask - 1, inside)
     values["validity_accuracy"] = ((validity > 0) == (mask > 0)).mean(
       (1, 2, 3), where=None if inside is None else inside > 0
     )
   if loss.gan != "none":
-    real_logits, fake_logits = classify(target), classify(target_signal.activate(fake))
-    values["gan_loss"] = losses.adversarial(fake_logits, True, loss.gan)
-    values["generator_loss"] += values["gan_loss"]
-    values["discriminator_loss"] = losses.discriminator(real_logits, fake_logits, loss.gan, loss.halve_discriminator)
-    values |= losses.accuracy(real_logits, fake_logits, loss.gan)
-  return output, values
+    judge = functools.partial(
+      _judge, variables["discriminator"], discriminator=discriminator, batch=batch, loss=loss, norm_stats=norm_stats
+    )
+    real, judged = judge(target, is_real=rows), judge(target_signal.activate(fake), is_real=rows)
+    terms |= _adversarial_terms(real, judged, loss)
+    values |= _discriminator_terms(real, judged, loss)
+  return output, {**values, **terms, "generator_loss": _total(terms, loss)}

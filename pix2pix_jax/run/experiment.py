@@ -146,11 +146,14 @@ class Experiment:
   def loss_formula(self) -> str:
     """The terms of the generator's loss by their names in the log, for example "gan_loss + 100 · l1_loss"."""
     loss = self.config.loss
-    terms = [] if loss.gan == "none" else ["gan_loss"]
-    terms.append(f"{loss.l1_weight:g} · {losses.PIXEL[loss.pixel]}")
-    if self.config.data.validity_channel:
-      terms.append(f"{loss.validity_weight:g} · validity_loss")
-    return " + ".join(terms)
+    used = {
+      "gan_loss": loss.gan != "none",
+      losses.PIXEL[loss.pixel]: True,
+      "feature_loss": loss.feature_matching > 0,
+      "validity_loss": self.config.data.validity_channel,
+    }
+    weights = losses.weights(loss)
+    return " + ".join(name if name == "gan_loss" else f"{weights[name]:g} · {name}" for name in used if used[name])
 
   @functools.cached_property
   def train_step(self):

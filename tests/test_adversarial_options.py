@@ -1,0 +1,86 @@
+"""Options of the adversarial losses and of the discriminator, against plain NumPy in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_steps import GENERATOR, SIZE, differences, make_experiment, make_step
+
+from pix2pix_jax import prng
+from pix2pix_jax.errors import UsageError
+from pix2pix_jax.model import losses
+
+
+@pytest.fixture(scope="module")
+def batch():
+  x, y = jax.random.uniform(jax.random.key(5), (2, 2, SIZE, SIZE, 3), minval=-1)
+  return {"input": x, "target": y}
+
+
+@pytest.fixture(scope="module")
+def state():
+  """Of networks without norm, whose biases are not 0."""
+  state = make_experiment(model__norm="none").init()
+  biased = jax.tree.map(lambda leaf: leaf + 0.1 * (leaf.ndim == 1), state.discriminator.params)
+  return state.replace(discriminator=state.discriminator.replace(params=biased))
+
+
+@pytest.fixture(scope="module")
+def plain(state, batch):
+  """The state after a step without options."""
+  return make_step(model__norm="none")(state, batch)[0]
+
+
+def features(params, x, candidate):
+  """A 16×16 PatchGAN without norm: its inner layers, then the logits."""
+  h, layers = np.concatenate([x, candidate], -1).astype(np.float64), []
+  for i, stride in enumerate([2, 1, 1]):
+    kernel = np.asarray(params[f"conv_{i}"]["kernel"], np.float64)
+    padded = np.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows, columns = ((side - 4) // stride + 1 for side in padded.shape[1:3])
+    taps = [padded[:, a : a + stride * rows : stride, b : b + stride * columns : stride] for a, b in np.ndindex(4, 4)]
+    h = sum(tap @ k for tap, k in zip(taps, kernel.reshape(16, *kernel.shape[2:])))
+    h = h + np.asarray(params[f"conv_{i}"].get("bias", 0), np.float64)
+    h = np.where(h > 0, h, 0.2 * h) if i < 2 else h
+    layers.append(h)
+  return layers
+
+
+def translate(state, x):
+  key = jax.random.fold_in(prng.key(0, "dropout"), 0)
+  network = GENERATOR.clone(norm="none")
+  return network.apply(state.generator.variables, x, dropout=True, norm_stats="batch", rngs={"dropout": key})
+
+
+def test_feature_matching_by_hand():
+  real = [jnp.zeros((2, 1, 2, 1)), jnp.ones((2, 1, 1, 1))]
+  fake = [jnp.array([[[[1.0], [3.0]]], [[[0.0], [0.0]]]]), jnp.array([[[[0.0]]], [[[5.0]]]])]
+  np.testing.assert_allclose(losses.feature_matching(real, fake), [2 + 1, 0 + 4])
+
+
+def test_feature_matching_against_float64(state, batch, plain):
+  """Through the updated discriminator, and as a term of the generator's loss, in training and evaluation."""
+  settings = {"model__norm": "none", "loss__feature_matching": 10.0}
+  after, metrics = make_step(**settings)(state, batch)
+  real = features(after.discriminator.params, batch["input"], batch["target"])
+  fake = features(after.discriminator.params, batch["input"], translate(state, batch["input"]))
+  expected = sum(np.abs(r - f).mean() for r, f in zip(real[:2], fake[:2]))
+  np.testing.assert_allclose(metrics["feature_loss"], expected, rtol=1e-4)
+  total = metrics["gan_loss"] + 100 * metrics["l1_loss"] + 10 * expected
+  np.testing.assert_allclose(metrics["generator_loss"], total, rtol=1e-5)
+  assert differences(after.discriminator, plain.discriminator) == 0
+  assert differences(after.generator.params, plain.generator.params) > 0
+
+  run = make_experiment(**settings)
+  assert run.loss_formula() == "gan_loss + 100 · l1_loss + 10 · feature_loss"
+  rows = {"index": jnp.arange(2), "is_real": jnp.ones(2, bool)}
+  output, values = run.eval_step(after.variables, {**batch, **rows})
+  fake = features(after.discriminator.params, batch["input"], output)
+  expected = sum(np.abs(r - f).mean((1, 2, 3)) for r, f in zip(real[:2], fake[:2]))
+  np.testing.assert_allclose(values["feature_loss"], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("field", ["feature_matching"])
+def test_terms_that_need_a_discriminator_are_refused_without_one(field):
+  with pytest.raises(UsageError, match=f"loss.{field} is 10, but loss.gan is 'none'"):
+    make_experiment(**{f"loss__{field}": 10.0, "loss__gan": "none"})
