@@ -382,8 +382,8 @@ FIELDS: dict[str, dict[str, Field]] = {
   "loss": {
     "gan": Field(
       "vanilla",
-      "vanilla (cross-entropy), lsgan (least squares) or none (L1 alone).",
-      _one_of("vanilla", "lsgan", "none"),
+      "vanilla (cross-entropy), lsgan (least squares), hinge (Lim and Ye 2017, arXiv 1705.02894) or none (L1 alone).",
+      _one_of("vanilla", "lsgan", "hinge", "none"),
     ),
     "pixel": Field(
       "auto",
@@ -404,6 +404,12 @@ FIELDS: dict[str, dict[str, Field]] = {
       0.0,
       "Weight of the difference between the discriminator's features of targets and of outputs, in all its layers but "
       "the last (pix2pixHD, Wang et al. 2018, arXiv 1711.11585, where it is 10). 0: none.",
+      _NOT_NEGATIVE,
+    ),
+    "r1_weight": Field(
+      0.0,
+      "Weight γ of the R1 penalty γ/2 · |gradient|² on the discriminator's gradient at the targets (Mescheder et al. "
+      "2018, arXiv 1801.04406, where it is 10), per patch. discriminator_loss does not contain it. 0: none.",
       _NOT_NEGATIVE,
     ),
     "halve_discriminator": Field(True, "Divide the discriminator's loss by two, as in the paper."),
@@ -796,7 +802,7 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
   loss.pixel = loss.pixel.replace("auto", "cross_entropy" if spec.target.kind == "classes" else "l1")
   if loss.pixel == "cross_entropy" and spec.target.kind != "classes":
     raise UsageError(f"loss.pixel=cross_entropy is for classes, but the target is: {spec.target.describe()}.")
-  for field in ("feature_matching",):
+  for field in ("feature_matching", "r1_weight"):
     if loss[field] and loss.gan == "none":
       raise UsageError(
         f"loss.{field} is {loss[field]:g}, but loss.gan is 'none': there is no discriminator. Set one of them."

@@ -156,6 +156,7 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
   decay = f", falling to 0 over the last {optimizer.decay_fraction:.0%} of the run" if optimizer.decay_fraction else ""
   names = {"procedural": f"built-in scenes, task {data.task}", "arrays": "arrays in memory"}
   gan = "" if loss.gan == "none" else f"; {loss.gan} GAN"
+  gan += f"; R1 penalty on the discriminator, γ {loss.r1_weight:g}" if loss.r1_weight else ""
   resized = ", resize-convolutions" if model.upsample == "resize" else ""
   facts = {
     "Data": names.get(data.name, data.name),

@@ -8,7 +8,7 @@ from test_steps import GENERATOR, SIZE, differences, make_experiment, make_step
 
 from pix2pix_jax import prng
 from pix2pix_jax.errors import UsageError
-from pix2pix_jax.model import losses
+from pix2pix_jax.model import convolution, losses
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +19,10 @@ def batch():
 
 @pytest.fixture(scope="module")
 def state():
-  """Of networks without norm, whose biases are not 0."""
+  """Of networks without norm; the discriminator's kernels are large and its biases are not 0."""
   state = make_experiment(model__norm="none").init()
-  biased = jax.tree.map(lambda leaf: leaf + 0.1 * (leaf.ndim == 1), state.discriminator.params)
-  return state.replace(discriminator=state.discriminator.replace(params=biased))
+  params = jax.tree.map(lambda leaf: 10 * leaf if leaf.ndim > 1 else leaf + 0.1, state.discriminator.params)
+  return state.replace(discriminator=state.discriminator.replace(params=params))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,65 @@ def test_feature_matching_against_float64(state, batch, plain):
   np.testing.assert_allclose(values["feature_loss"], expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("field", ["feature_matching"])
+def sum_of_logits_gradient(params, x, y):
+  """∇_y Σ logits of one image (H, W, C) by central differences, exact but at the kinks of the activations."""
+  steps = 1e-7 * np.eye(y.size).reshape(-1, *y.shape)
+  tiled = np.broadcast_to(x, (len(steps), *x.shape))
+  up, down = (features(params, tiled, y + sign * steps)[-1].sum((1, 2, 3)) for sign in (1, -1))
+  return (up - down).reshape(y.shape) / 2e-7
+
+
+def test_r1_against_differences_in_float64(state, batch):
+  """The penalty by differences at every pixel; the gradient of loss and penalty, of which Adam's first moment is half,
+  by differences at some weights.
+  """
+  after, metrics = make_step(model__norm="none", loss__r1_weight=10.0)(state, batch)
+  params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.discriminator.params)
+  arrays = batch["input"], batch["target"], translate(state, batch["input"])
+  x, y, fake = (np.asarray(array, np.float64) for array in arrays)
+
+  def penalty(params):
+    squares = [np.square(sum_of_logits_gradient(params, *pair)).sum() for pair in zip(x, y)]
+    return np.mean(squares) / 6**2  # logits
+
+  def objective(params):
+    real_logits, fake_logits = features(params, x, y)[-1], features(params, x, fake)[-1]
+    loss = np.log1p(np.exp(-real_logits)).mean() + np.log1p(np.exp(fake_logits)).mean()
+    return loss / 2 + 10 / 2 * penalty(params)
+
+  np.testing.assert_allclose(metrics["r1_penalty"], penalty(params), rtol=1e-3)
+  kernel, gradient = params["conv_1"]["kernel"], 2 * after.discriminator.opt_state[0].mu["conv_1"]["kernel"]
+  for index in list(np.ndindex(*kernel.shape))[::9]:
+    values = []
+    for change in (1e-4, -1e-4):
+      moved = kernel.copy()
+      moved[index] += change
+      values.append(objective({**params, "conv_1": {**params["conv_1"], "kernel": moved}}))
+    slope = (values[0] - values[1]) / 2e-4
+    np.testing.assert_allclose(gradient[index], slope, atol=0.02 * np.abs(gradient).max())
+  assert metrics["r1_penalty"] > 0.1
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_second_derivatives_of_every_form_of_a_convolution(stride):
+  """R1 differentiates a gradient: the CPU's forms, whose gradients are written by hand, give those of XLA's own."""
+  rng = np.random.default_rng(0)
+  x, kernel = jnp.float32(rng.normal(size=(2, 8, 8, 3))), jnp.float32(rng.normal(0, 0.1, (4, 4, 3, 5)))
+
+  def penalty(x, kernel):
+    value = lambda x: jnp.tanh(convolution.conv(x, kernel, stride=stride)).sum()
+    return jnp.square(jax.grad(value)(x)).sum()
+
+  found = {}
+  for form in convolution.FORMS:
+    with convolution.use_form(form):
+      found[form] = jax.jit(jax.grad(lambda x, kernel: penalty(x, kernel), (0, 1)))(x, kernel)
+  for form in ("taps", "winograd"):
+    for ours, theirs in zip(found[form], found["lax"]):
+      np.testing.assert_allclose(ours, theirs, atol=1e-3 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("field", ["feature_matching", "r1_weight"])
 def test_terms_that_need_a_discriminator_are_refused_without_one(field):
   with pytest.raises(UsageError, match=f"loss.{field} is 10, but loss.gan is 'none'"):
     make_experiment(**{f"loss__{field}": 10.0, "loss__gan": "none"})

@@ -39,6 +39,18 @@ def test_least_squares_by_hand():
   np.testing.assert_allclose(losses.adversarial(fake, True, "lsgan"), (0 + 4) / 2)
 
 
+def test_hinge_by_hand():
+  """No gradient beyond the margins for the discriminator; always one for the generator."""
+  real, fake = jnp.array([[[[2.0], [0.5]]]]), jnp.array([[[[-3.0], [1.0]]]])
+  np.testing.assert_allclose(losses.discriminator(real, fake, "hinge", halve=False), (0 + 0.5) / 2 + (0 + 2) / 2)
+  np.testing.assert_allclose(losses.generator(fake, "hinge"), 1.0)
+  slope = jax.grad(lambda fake: losses.discriminator(real, fake, "hinge", halve=True).sum())(fake)
+  np.testing.assert_allclose(slope.ravel(), [0, 0.25])
+  np.testing.assert_allclose(jax.grad(lambda fake: losses.generator(fake, "hinge").sum())(fake).ravel(), -0.5)
+  accuracy = losses.accuracy(real, fake, "hinge")
+  assert (accuracy["discriminator_accuracy_real"], accuracy["discriminator_accuracy_fake"]) == (1.0, 0.5)
+
+
 def test_accuracy_threshold_lies_between_the_goals():
   values = jnp.array([0.25, 0.75]).reshape(1, 1, 2, 1)
   assert losses.accuracy(values, values, "vanilla") == {

@@ -4,6 +4,7 @@ Source: arXiv 1611.07004, equations 1–4 and section 3.3 (the discriminator's o
 are in [-1, 1]; discriminators return logits, so that the cross-entropy is exact at any confidence.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,7 +23,8 @@ def adversarial(logits: jax.Array, is_real: bool, kind: str) -> jax.Array:
     logits: (N, h, w, 1) patch logits.
     is_real: whether the desired class is "real".
     kind: `"vanilla"`, the cross-entropy −log D or −log(1 − D); `"lsgan"`, the squared distance to 1 or 0
-      (Mao et al. 2017, arXiv 1611.04076).
+      (Mao et al. 2017, arXiv 1611.04076); `"hinge"`, the distance to beyond 1 or −1 (Lim and Ye 2017, arXiv
+      1705.02894).
 
   Returns:
     (N,) means over the patches.
@@ -33,14 +35,37 @@ def adversarial(logits: jax.Array, is_real: bool, kind: str) -> jax.Array:
     values = jax.nn.softplus(-logits if is_real else logits)  # −log sigmoid(±logits)
   elif kind == "lsgan":
     values = jnp.square(logits - float(is_real))
+  elif kind == "hinge":
+    values = jax.nn.relu(1 - logits if is_real else 1 + logits)
   else:
-    raise UsageError(f"loss.gan is {kind!r}; it can be 'vanilla', 'lsgan' or 'none'.")
+    raise UsageError(f"loss.gan is {kind!r}; it can be 'vanilla', 'lsgan', 'hinge' or 'none'.")
   return values.mean((1, 2, 3))
+
+
+def generator(fake_logits: jax.Array, kind: str) -> jax.Array:
+  """(N,) the generator's loss: that its outputs are not taken for targets; with `"hinge"`, minus the mean logit."""
+  if kind == "hinge":
+    return -fake_logits.mean((1, 2, 3))
+  return adversarial(fake_logits, True, kind)
+
+
+def gradient_penalty(logits: jax.Array, pull: Callable[[jax.Array], jax.Array]) -> jax.Array:
+  """(N,) the squared gradient norm of a discriminator at real images, R1 without its weight γ/2.
+
+  Source: Mescheder, Geiger, Nowozin, "Which Training Methods for GANs do actually Converge?" (arXiv 1801.04406,
+  equation 9). A PatchGAN has many logits, so this is ‖∇ Σ logits‖² divided by their number: the mean over the patches,
+  if these did not overlap.
+
+  Args:
+    logits: (N, h, w, 1) logits of the real images.
+    pull: function from cotangents of the logits to those of the images (N, H, W, C), as `jax.vjp` returns it.
+  """
+  return jnp.square(pull(jnp.ones_like(logits))).sum((1, 2, 3)) / (logits.shape[1] * logits.shape[2])
 
 
 def accuracy(real_logits: jax.Array, fake_logits: jax.Array, kind: str) -> dict[str, jax.Array]:
   """(N,) fractions of real and of fake patches whose logit is on the correct side of the decision boundary."""
-  middle = {"vanilla": 0.0, "lsgan": 0.5}[kind]
+  middle = {"vanilla": 0.0, "lsgan": 0.5, "hinge": 0.0}[kind]
   return {
     "discriminator_accuracy_real": (real_logits > middle).mean((1, 2, 3)),
     "discriminator_accuracy_fake": (fake_logits <= middle).mean((1, 2, 3)),

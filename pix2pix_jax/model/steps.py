@@ -67,6 +67,17 @@ def _judge(
   return _Judgement(logits, updated.get("intermediates", {}), updated.get("batch_stats", {}))
 
 
+def _judge_with_penalty(judge: Callable[[jax.Array], _Judgement], target: jax.Array) -> tuple[_Judgement, Metrics]:
+  """The judgement of the targets, and the penalty on its gradient."""
+
+  def logits_of(candidate):
+    judged = judge(candidate)
+    return judged.logits, judged
+
+  logits, pull, judged = jax.vjp(logits_of, target, has_aux=True)
+  return judged, {"r1_penalty": losses.gradient_penalty(logits, lambda cotangents: pull(cotangents)[0])}
+
+
 def _discriminator_terms(real: _Judgement, fake: _Judgement, loss: Any) -> Metrics:
   """The discriminator's loss and its accuracies, one value per image."""
   value = losses.discriminator(real.logits, fake.logits, loss.gan, loss.halve_discriminator)
@@ -78,7 +89,7 @@ def _adversarial_terms(real: _Judgement | None, fake: _Judgement, loss: Any) -> 
 
   `real` is the judgement of the targets, which only feature matching needs.
   """
-  terms = {"gan_loss": losses.adversarial(fake.logits, True, loss.gan)}
+  terms = {"gan_loss": losses.generator(fake.logits, loss.gan)}
   if real is not None and loss.feature_matching:
     terms["feature_loss"] = losses.feature_matching(real.features, fake.features)
   return terms
@@ -143,11 +154,18 @@ def train_step(
   )
 
   def discriminator_loss(params):
-    real = judge({"params": params, "batch_stats": state.discriminator.batch_stats}, target)
+    before = {"params": params, "batch_stats": state.discriminator.batch_stats}
+    if loss.r1_weight:
+      real, penalty = _judge_with_penalty(functools.partial(judge, before), target)
+    else:
+      real, penalty = judge(before, target), {}
     shown = target_signal.activate(fake[..., :channels])
     judged = judge({"params": params, "batch_stats": real.batch_stats}, shown)
-    terms = jax.tree.map(jnp.mean, _discriminator_terms(real, judged, loss))
-    return terms["discriminator_loss"], (judged.batch_stats, terms)
+    terms = jax.tree.map(jnp.mean, _discriminator_terms(real, judged, loss) | penalty)
+    value = terms["discriminator_loss"]
+    if penalty:
+      value += loss.r1_weight / 2 * terms["r1_penalty"]
+    return value, (judged.batch_stats, terms)
 
   metrics = {"learning_rate": rate}
   next_discriminator = state.discriminator
