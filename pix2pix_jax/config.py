@@ -366,6 +366,11 @@ FIELDS: dict[str, dict[str, Field]] = {
     "patch": Field(
       70, "Receptive field of the discriminator in pixels: 1, 16, 34, 70, 142 or 286.", _one_of(1, 16, 34, 70, 142, 286)
     ),
+    "spectral_norm": Field(
+      False,
+      "Divide every kernel of the discriminator by its largest singular value (Miyato et al. 2018, arXiv 1802.05957), "
+      "in addition to norm.",
+    ),
     "conditional": Field(True, "Show the discriminator the input beside the real or generated image."),
     "input_channels": Field(
       0,

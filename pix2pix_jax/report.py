@@ -170,7 +170,7 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
     "Generator": f"{_generator(config)}, {model.decoder_widths} widths from {model.base_features}, {model.norm} norm, "
     f"{model.levels} levels{resized}; {parameters['generator']:,} parameters",
     "Discriminator": f"{model.patch}×{model.patch} PatchGAN{'' if model.conditional else ', not conditional'}"
-    f"; {parameters['discriminator']:,} parameters",
+    f"{', spectral norm' if model.spectral_norm else ''}; {parameters['discriminator']:,} parameters",
     "Loss": f"{run.describe_loss()}{gan}",
     "Optimizer": f"Adam, learning rate {optimizer.learning_rate:g}{decay}, "
     f"β\u00a0{optimizer.beta1:g}\u00a0and\u00a0{optimizer.beta2:g}",

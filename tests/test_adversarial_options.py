@@ -8,7 +8,7 @@ from test_steps import GENERATOR, SIZE, differences, make_experiment, make_step
 
 from pix2pix_jax import prng
 from pix2pix_jax.errors import UsageError
-from pix2pix_jax.model import convolution, losses
+from pix2pix_jax.model import convolution, layers, losses
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +136,81 @@ def test_second_derivatives_of_every_form_of_a_convolution(stride):
   for form in ("taps", "winograd"):
     for ours, theirs in zip(found[form], found["lax"]):
       np.testing.assert_allclose(ours, theirs, atol=1e-3 * np.abs(theirs).max())
+
+
+@pytest.fixture(scope="module")
+def spectral():
+  """A convolution with spectral norm, its variables, and an input."""
+  conv = layers.Conv(5, spectral_norm=True)
+  x = jax.random.normal(jax.random.key(1), (2, 6, 8, 3))
+  return conv, conv.init(jax.random.key(0), x), x
+
+
+def test_spectral_norm_against_singular_values(spectral):
+  """15 iterations at the start come near the largest singular value; more of them reach it, one a pass."""
+  conv, variables, x = spectral
+  kernel = np.asarray(variables["params"]["kernel"], np.float64)
+  expected = layers.Conv(5).apply({"params": {"kernel": kernel / np.linalg.svd(kernel.reshape(-1, 5))[1][0]}}, x)
+  np.testing.assert_allclose(conv.apply(variables, x), expected, rtol=0.05, atol=0.05)
+  for _ in range(60):
+    y, updated = conv.apply(variables, x, mutable=["batch_stats"])
+    variables = {**variables, **updated}
+  np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+def test_spectral_norm_is_pytorchs(spectral):
+  """Three training passes, their power iterations, the gradient of the kernel, and a pass of evaluation."""
+  torch = pytest.importorskip("torch")
+  conv, variables, x = spectral
+  vectors = {name: np.random.default_rng(0).normal(size=leaf.shape) for name, leaf in variables["batch_stats"].items()}
+  vectors = {name: np.float32(vector / np.linalg.norm(vector)) for name, vector in vectors.items()}
+  peer = torch.nn.utils.spectral_norm(torch.nn.Conv2d(3, 5, 4, 2, 1, bias=False))
+  with torch.no_grad():
+    peer.weight_orig.copy_(torch.tensor(np.array(variables["params"]["kernel"]).transpose(3, 2, 0, 1)))
+    peer.weight_u.copy_(torch.tensor(vectors["u"]))
+    peer.weight_v.copy_(torch.tensor(vectors["v"].reshape(4, 4, 3).transpose(2, 0, 1).ravel()))
+  images = torch.tensor(np.array(x).transpose(0, 3, 1, 2))
+
+  def loss(params, stats):
+    y, updated = conv.apply({"params": params, "batch_stats": stats}, x, mutable=["batch_stats"])
+    return jnp.square(y - 1).sum(), (y, updated["batch_stats"])
+
+  stats = vectors
+  for _ in range(3):
+    gradient, (y, stats) = jax.grad(loss, has_aux=True)(variables["params"], stats)
+    peer.zero_grad()
+    theirs = peer(images)
+    (theirs - 1).square().sum().backward()
+    np.testing.assert_allclose(y, theirs.detach().numpy().transpose(0, 2, 3, 1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stats["u"], peer.weight_u, atol=1e-5)
+    expected = peer.weight_orig.grad.numpy().transpose(2, 3, 1, 0)
+    np.testing.assert_allclose(gradient["kernel"], expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+  y = conv.apply({**variables, "batch_stats": stats}, x)
+  np.testing.assert_allclose(y, peer.eval()(images).detach().numpy().transpose(0, 2, 3, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_spectral_norm_in_a_step(batch):
+  """Two passes of the discriminator, two power iterations of every kernel; evaluation makes none."""
+  run = make_experiment(model__spectral_norm=True, model__norm="none")
+  state = run.init()
+  plain = make_experiment(model__norm="none")
+  assert run.parameters == plain.parameters
+  stats = state.discriminator.batch_stats
+  assert {name: (leaf["u"].shape, leaf["v"].shape) for name, leaf in stats.items()} == {
+    "conv_0": ((2,), (96,)),
+    "conv_1": ((4,), (32,)),
+    "conv_2": ((1,), (64,)),
+  }
+  before = jax.device_get(state.discriminator)
+  after, metrics = run.train_step(state, batch)
+  for name, leaf in after.discriminator.batch_stats.items():
+    matrix, u = before.params[name]["kernel"].reshape(-1, leaf["u"].size), before.batch_stats[name]["u"]
+    for _ in range(2):
+      v = matrix @ u / np.linalg.norm(matrix @ u)
+      u = v @ matrix / np.linalg.norm(v @ matrix)
+    np.testing.assert_allclose(leaf["u"], u, atol=1e-5)
+    np.testing.assert_allclose(leaf["v"], v, atol=1e-5)
+  assert np.isfinite(metrics["generator_loss"]) and "spectral norm" in run.describe()[1]
 
 
 @pytest.mark.parametrize("field", ["feature_matching", "r1_weight"])

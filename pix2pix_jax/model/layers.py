@@ -106,6 +106,7 @@ class Conv(nn.Module):
     transpose: whether the convolution is transposed.
     resize: whether it is a resize-convolution; `size` has to be 3.
     use_bias: whether to add a bias.
+    spectral_norm: whether the kernel is divided by its largest singular value (`_spectrally_normed`).
     dtype: type of the computation; kernel and bias are float32.
   """
 
@@ -116,12 +117,15 @@ class Conv(nn.Module):
   transpose: bool = False
   resize: bool = False
   use_bias: bool = False
+  spectral_norm: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """(N, H, W, C) → (N, H', W', features)."""
     kernel = self.param("kernel", _kernel_init, (self.size, self.size, x.shape[-1], self.features))
+    if self.spectral_norm:
+      kernel = self._spectrally_normed(kernel)
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
     if self.resize:
       y = convolution.conv_transpose(x, _resizing_kernel(kernel))
@@ -134,6 +138,30 @@ class Conv(nn.Module):
     if self.use_bias:
       y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
     return y
+
+  def _spectrally_normed(self, kernel: jax.Array) -> jax.Array:
+    """The kernel divided by its spectral norm as a matrix (k k I, O) (Miyato et al. 2018, arXiv 1802.05957).
+
+    As in torch.nn.utils.spectral_norm, each training pass improves the vectors `u` (O,) and `v` (k k I,) of the
+    `batch_stats` collection by one power iteration, and the gradient takes them for constants. They begin with 15.
+    """
+    matrix = kernel.reshape(-1, self.features)
+    fixed = jax.lax.stop_gradient(matrix)
+
+    def first_u() -> jax.Array:
+      u = jax.random.normal(self.make_rng("params"), (self.features,))
+      return jax.lax.fori_loop(0, 15, lambda _, u: _unit(_unit(fixed @ u) @ fixed), _unit(u))
+
+    u = self.variable("batch_stats", "u", first_u)
+    v = self.variable("batch_stats", "v", lambda: _unit(fixed @ u.value))
+    if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+      v.value = _unit(fixed @ u.value)
+      u.value = _unit(v.value @ fixed)
+    return kernel / (v.value @ matrix @ u.value)
+
+
+def _unit(vector: jax.Array) -> jax.Array:
+  return vector / jnp.maximum(jnp.linalg.norm(vector), 1e-12)
 
 
 def up_conv(features: int, upsample: str, *, size: int, **settings: Any) -> Conv:

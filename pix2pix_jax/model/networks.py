@@ -185,12 +185,14 @@ class PatchGAN(nn.Module):
     base_features: features of the first convolution.
     conditional: whether the network also sees the input.
     norm, dtype: as in `Generator`.
+    spectral_norm: whether the kernels of all convolutions are spectrally normalised, as in `layers.Conv`.
   """
 
   patch: int = 70
   base_features: int = 64
   conditional: bool = True
   norm: str = "batch"
+  spectral_norm: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -226,6 +228,7 @@ class PatchGAN(nn.Module):
         padding=int(size == 4),
         dtype=self.dtype,
         use_bias=not inner or self.norm == "instance",
+        spectral_norm=self.spectral_norm,
         name=f"conv_{i}",
       )(h)
       if inner:
@@ -266,6 +269,7 @@ def make_networks(model: Any, *, dtype: str = "float32", remat: bool = False) ->
     base_features=model.discriminator_features or model.base_features,
     conditional=model.conditional,
     norm=model.norm,
+    spectral_norm=model.spectral_norm,
     dtype=jnp.dtype(dtype),
   )
   return generator, discriminator

@@ -129,10 +129,11 @@ class Experiment:
     model, train, counts = self.config.model, self.config.train, self.count_parameters()
     height, width = config_lib.crop_shape(self.config.data)
     devices = output.counted(self.mesh.size, f"{jax.devices()[0].platform.upper()} device")
+    spectral = ", spectral norm" if model.spectral_norm else ""
     return [
       f"Generator: {model.generator}, {model.levels} levels, {model.base_features} features, "
       f"{counts['generator']:,} parameters.",
-      f"Discriminator: PatchGAN {model.patch}, {counts['discriminator']:,} parameters.",
+      f"Discriminator: PatchGAN {model.patch}{spectral}, {counts['discriminator']:,} parameters.",
       f"Loss: {self.describe_loss()}.",
       f"Run: {train.num_steps} steps, batch size {train.batch_size}, crops of {width}×{height} (width × height), "
       f"{devices}.",
