@@ -366,6 +366,12 @@ FIELDS: dict[str, dict[str, Field]] = {
     "patch": Field(
       70, "Receptive field of the discriminator in pixels: 1, 16, 34, 70, 142 or 286.", _one_of(1, 16, 34, 70, 142, 286)
     ),
+    "discriminators": Field(
+      1,
+      "Number of discriminators, which see the images at full, half and quarter size (pix2pixHD, Wang et al. 2018, "
+      "arXiv 1711.11585, where it is 3). Their losses are averaged.",
+      _between(1, 3),
+    ),
     "spectral_norm": Field(
       False,
       "Divide every kernel of the discriminator by its largest singular value (Miyato et al. 2018, arXiv 1802.05957), "

@@ -157,6 +157,7 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
   names = {"procedural": f"built-in scenes, task {data.task}", "arrays": "arrays in memory"}
   gan = "" if loss.gan == "none" else f"; {loss.gan} GAN"
   gan += f"; R1 penalty on the discriminator, γ {loss.r1_weight:g}" if loss.r1_weight else ""
+  several = f"{model.discriminators} scales of a " if model.discriminators > 1 else ""
   resized = ", resize-convolutions" if model.upsample == "resize" else ""
   facts = {
     "Data": names.get(data.name, data.name),
@@ -169,7 +170,7 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
     f"{_size_or_own(config_lib.eval_resize(data))} (width × height)",
     "Generator": f"{_generator(config)}, {model.decoder_widths} widths from {model.base_features}, {model.norm} norm, "
     f"{model.levels} levels{resized}; {parameters['generator']:,} parameters",
-    "Discriminator": f"{model.patch}×{model.patch} PatchGAN{'' if model.conditional else ', not conditional'}"
+    "Discriminator": f"{several}{model.patch}×{model.patch} PatchGAN{'' if model.conditional else ', not conditional'}"
     f"{', spectral norm' if model.spectral_norm else ''}; {parameters['discriminator']:,} parameters",
     "Loss": f"{run.describe_loss()}{gan}",
     "Optimizer": f"Adam, learning rate {optimizer.learning_rate:g}{decay}, "

@@ -213,6 +213,62 @@ def test_spectral_norm_in_a_step(batch):
   assert np.isfinite(metrics["generator_loss"]) and "spectral norm" in run.describe()[1]
 
 
+def halve(images):
+  """The mean over the pixels that exist of 3×3 around every second one."""
+  images = np.asarray(images, np.float64)
+  height, width = images.shape[1:3]
+  rows = [slice(max(row - 1, 0), row + 2) for row in range(0, height, 2)]
+  columns = [slice(max(column - 1, 0), column + 2) for column in range(0, width, 2)]
+  return np.stack([np.stack([images[:, r, c].mean((1, 2)) for c in columns], 1) for r in rows], 1)
+
+
+def test_discriminators_at_two_scales_against_float64(batch):
+  """Losses, accuracies and features are means over the discriminators, and R1 penalises each by itself."""
+  settings = {"model__norm": "none", "model__discriminators": 2, "loss__feature_matching": 10.0, "loss__r1_weight": 1.0}
+  run = make_experiment(**settings)
+  state = run.init()
+  params = jax.device_get(state.discriminator.params)
+  single = make_experiment(model__norm="none").parameters["discriminator"]
+  assert run.parameters["discriminator"] == {
+    f"scale_{scale}/{name}": shape for scale in (0, 1) for name, shape in single.items()
+  }
+  x, y = (np.asarray(batch[name], np.float64) for name in ("input", "target"))
+  output, values = run.eval_step(state.variables, {**batch, "index": jnp.arange(2), "is_real": jnp.ones(2, bool)})
+  pairs = (x, y, np.asarray(output)), tuple(map(halve, (x, y, output)))
+  real = [features(params[f"scale_{i}"], pair[0], pair[1]) for i, pair in enumerate(pairs)]
+  fake = [features(params[f"scale_{i}"], pair[0], pair[2]) for i, pair in enumerate(pairs)]
+  assert [layers[-1].shape for layers in real] == [(2, 6, 6, 1), (2, 2, 2, 1)]
+
+  def mean(function):
+    return np.mean([function(r, f) for r, f in zip(real, fake)], axis=0)
+
+  expected = {
+    "gan_loss": mean(lambda _, f: np.log1p(np.exp(-f[-1])).mean((1, 2, 3))),
+    "discriminator_loss": mean(lambda r, f: (np.log1p(np.exp(-r[-1])) + np.log1p(np.exp(f[-1]))).mean((1, 2, 3)) / 2),
+    "discriminator_accuracy_real": mean(lambda r, _: (r[-1] > 0).mean((1, 2, 3))),
+    "feature_loss": mean(lambda r, f: sum(np.abs(a - b).mean((1, 2, 3)) for a, b in zip(r[:2], f[:2]))),
+  }
+  for name, value in expected.items():
+    np.testing.assert_allclose(values[name], value, rtol=1e-3, atol=1e-7, err_msg=name)
+
+  penalties = []
+  for scale, shrink, patches in ((0, lambda images: images, 36), (1, halve, 4)):
+    for i in range(2):
+      steps = 1e-7 * np.eye(y[i].size).reshape(-1, *y[i].shape)
+      shown = shrink(np.broadcast_to(x[i], steps.shape))
+      up, down = (features(params[f"scale_{scale}"], shown, shrink(y[i] + s * steps))[-1] for s in (1, -1))
+      penalties.append(np.square((up - down).sum((1, 2, 3)) / 2e-7).sum() / patches)
+  after, metrics = run.train_step(state, batch)
+  np.testing.assert_allclose(metrics["r1_penalty"], np.mean(penalties), rtol=0.01)
+  assert "Discriminator: 2 × PatchGAN 16" in run.describe()[1]
+
+
+def test_scales_that_are_too_small_are_refused(batch):
+  run = make_experiment(model__discriminators=3)
+  with pytest.raises(UsageError, match="at least 6 pixels per side; these are 4×4. .*fewer model.discriminators"):
+    run.train_step.lower(run.abstract(), batch)
+
+
 @pytest.mark.parametrize("field", ["feature_matching", "r1_weight"])
 def test_terms_that_need_a_discriminator_are_refused_without_one(field):
   with pytest.raises(UsageError, match=f"loss.{field} is 10, but loss.gan is 'none'"):

@@ -1,10 +1,12 @@
 """The losses of pix2pix. Every function returns one value per image; the caller averages.
 
 Source: arXiv 1611.07004, equations 1–4 and section 3.3 (the discriminator's objective is divided by two). Images
-are in [-1, 1]; discriminators return logits, so that the cross-entropy is exact at any confidence.
+are in [-1, 1]; discriminators return logits, so that the cross-entropy is exact at any confidence. Where there are
+several discriminators, logits are tuples with the logits of each, and results are means over the discriminators.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -13,10 +15,18 @@ import jax.numpy as jnp
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.signals import SHARPNESS
 
+Logits = jax.Array | tuple[jax.Array, ...]
+
 PIXEL = {"l1": "l1_loss", "cross_entropy": "cross_entropy"}  # kinds of pixel losses, and their names among the metrics
 
 
-def adversarial(logits: jax.Array, is_real: bool, kind: str) -> jax.Array:
+def _mean(function: Callable[..., jax.Array], *logits: Logits) -> jax.Array:
+  """The mean over the discriminators of a function of each one's logits."""
+  values = [function(*each) for each in zip(*map(jax.tree.leaves, logits), strict=True)]
+  return values[0] if len(values) == 1 else jnp.stack(values).mean(0)
+
+
+def adversarial(logits: Logits, is_real: bool, kind: str) -> jax.Array:
   """The loss of patch logits that should all classify their patches as real, or all as fake.
 
   Args:
@@ -29,6 +39,10 @@ def adversarial(logits: jax.Array, is_real: bool, kind: str) -> jax.Array:
   Returns:
     (N,) means over the patches.
   """
+  return _mean(functools.partial(_adversarial, is_real=is_real, kind=kind), logits)
+
+
+def _adversarial(logits: jax.Array, *, is_real: bool, kind: str) -> jax.Array:
   if logits.ndim != 4 or logits.shape[-1] != 1:
     raise ValueError(f"Expected patch logits (N, h, w, 1), got {logits.shape}.")
   if kind == "vanilla":
@@ -42,14 +56,14 @@ def adversarial(logits: jax.Array, is_real: bool, kind: str) -> jax.Array:
   return values.mean((1, 2, 3))
 
 
-def generator(fake_logits: jax.Array, kind: str) -> jax.Array:
+def generator(fake_logits: Logits, kind: str) -> jax.Array:
   """(N,) the generator's loss: that its outputs are not taken for targets; with `"hinge"`, minus the mean logit."""
   if kind == "hinge":
-    return -fake_logits.mean((1, 2, 3))
+    return _mean(lambda logits: -logits.mean((1, 2, 3)), fake_logits)
   return adversarial(fake_logits, True, kind)
 
 
-def gradient_penalty(logits: jax.Array, pull: Callable[[jax.Array], jax.Array]) -> jax.Array:
+def gradient_penalty(logits: Logits, pull: Callable[[Logits], jax.Array]) -> jax.Array:
   """(N,) the squared gradient norm of a discriminator at real images, R1 without its weight γ/2.
 
   Source: Mescheder, Geiger, Nowozin, "Which Training Methods for GANs do actually Converge?" (arXiv 1801.04406,
@@ -60,25 +74,30 @@ def gradient_penalty(logits: jax.Array, pull: Callable[[jax.Array], jax.Array]) 
     logits: (N, h, w, 1) logits of the real images.
     pull: function from cotangents of the logits to those of the images (N, H, W, C), as `jax.vjp` returns it.
   """
-  return jnp.square(pull(jnp.ones_like(logits))).sum((1, 2, 3)) / (logits.shape[1] * logits.shape[2])
+
+  def squared_norm(chosen: jax.Array) -> jax.Array:
+    gradient = pull(jax.tree.map(lambda each: jnp.full_like(each, each is chosen), logits))
+    return jnp.square(gradient).sum((1, 2, 3)) / (chosen.shape[1] * chosen.shape[2])
+
+  return _mean(squared_norm, logits)
 
 
-def accuracy(real_logits: jax.Array, fake_logits: jax.Array, kind: str) -> dict[str, jax.Array]:
+def accuracy(real_logits: Logits, fake_logits: Logits, kind: str) -> dict[str, jax.Array]:
   """(N,) fractions of real and of fake patches whose logit is on the correct side of the decision boundary."""
   middle = {"vanilla": 0.0, "lsgan": 0.5, "hinge": 0.0}[kind]
   return {
-    "discriminator_accuracy_real": (real_logits > middle).mean((1, 2, 3)),
-    "discriminator_accuracy_fake": (fake_logits <= middle).mean((1, 2, 3)),
+    "discriminator_accuracy_real": _mean(lambda logits: (logits > middle).mean((1, 2, 3)), real_logits),
+    "discriminator_accuracy_fake": _mean(lambda logits: (logits <= middle).mean((1, 2, 3)), fake_logits),
   }
 
 
-def discriminator(real_logits: jax.Array, fake_logits: jax.Array, kind: str, halve: bool) -> jax.Array:
+def discriminator(real_logits: Logits, fake_logits: Logits, kind: str, halve: bool) -> jax.Array:
   """(N,) loss of real → 1 plus that of fake → 0; `halve` divides it by two to slow learning down (section 3.3)."""
   total = adversarial(real_logits, True, kind) + adversarial(fake_logits, False, kind)
   return total / 2 if halve else total
 
 
-def feature_matching(real: Any, fake: Any) -> jax.Array:
+def feature_matching(real: Any, fake: Any, discriminators: int = 1) -> jax.Array:
   """(N,) differences between a discriminator's features of the targets and of the outputs.
 
   The mean absolute difference of each layer, summed over the layers (pix2pixHD, Wang et al. 2018, arXiv 1711.11585,
@@ -86,9 +105,10 @@ def feature_matching(real: Any, fake: Any) -> jax.Array:
 
   Args:
     real, fake: trees of features (N, h, w, c), which `PatchGAN` stores in the collection `intermediates`.
+    discriminators: their number, by which the sum over all layers of all of them is divided.
   """
   differences = jax.tree.map(lambda r, f: jnp.abs(r - f).astype(jnp.float32).mean((1, 2, 3)), real, fake)
-  return jnp.stack(jax.tree.leaves(differences)).sum(0)
+  return jnp.stack(jax.tree.leaves(differences)).sum(0) / discriminators
 
 
 def weights(loss: Any) -> dict[str, float]:

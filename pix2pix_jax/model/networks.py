@@ -4,7 +4,7 @@ Source: Isola, Zhu, Zhou, Efros, "Image-to-Image Translation with Conditional Ad
 section 6.1, and its Torch code. All images are NHWC in [-1, 1]. `layers` explains `dropout` and `norm_stats`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flax import linen as nn
@@ -217,7 +217,8 @@ class PatchGAN(nn.Module):
     if self.patch > 1 and min(h.shape[1], h.shape[2]) < 2 ** PATCH_DEPTH[self.patch] * 3:
       raise UsageError(
         f"A {self.patch}×{self.patch} PatchGAN needs images of at least {2 ** PATCH_DEPTH[self.patch] * 3} pixels per "
-        f"side; these are {h.shape[1]}×{h.shape[2]}. Use larger crops (data.crop_size) or a smaller model.patch."
+        f"side; these are {h.shape[1]}×{h.shape[2]}. Use larger crops (data.crop_size) or a smaller model.patch"
+        f"{', or fewer model.discriminators' if self.name else ''}."
       )
     for i, (features, size, stride) in enumerate(sizes):
       inner = 0 < i < len(sizes) - 1
@@ -239,7 +240,39 @@ class PatchGAN(nn.Module):
     return h.astype(jnp.float32)
 
 
-def make_networks(model: Any, *, dtype: str = "float32", remat: bool = False) -> tuple[Generator | ResNet, PatchGAN]:
+class MultiScale(nn.Module):
+  """Several PatchGANs that see the images at full, half and quarter size, and so judge patches of 1, 2 and 4 times the
+  size (pix2pixHD, Wang et al. 2018, arXiv 1711.11585, section 3.2).
+
+  As in its code, images are halved by the mean over 3×3 pixels.
+
+  Attributes:
+    count: number of discriminators.
+    settings: attributes of each `PatchGAN`.
+  """
+
+  count: int
+  settings: Mapping[str, Any]
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, candidate: jax.Array, *, norm_stats: str, is_real: jax.Array | None = None
+  ) -> tuple[jax.Array, ...]:
+    """The logits of each discriminator, finest first; the arguments are those of `PatchGAN`."""
+    logits = []
+    for scale in range(self.count):
+      if scale:
+        x, candidate = (
+          nn.avg_pool(image, (3, 3), (2, 2), ((1, 1), (1, 1)), count_include_pad=False) for image in (x, candidate)
+        )
+      network = PatchGAN(**self.settings, name=f"scale_{scale}")
+      logits.append(network(x, candidate, norm_stats=norm_stats, is_real=is_real))
+    return tuple(logits)
+
+
+def make_networks(
+  model: Any, *, dtype: str = "float32", remat: bool = False
+) -> tuple[Generator | ResNet, PatchGAN | MultiScale]:
   """The generator and the discriminator of a resolved config's `model` section.
 
   Args:
@@ -264,12 +297,14 @@ def make_networks(model: Any, *, dtype: str = "float32", remat: bool = False) ->
     generator = ResNet(num_blocks=NUM_BLOCKS[model.generator], **shared)
   else:
     generator = Generator(levels=model.levels, generator=model.generator, decoder_widths=model.decoder_widths, **shared)
-  discriminator = PatchGAN(
-    patch=model.patch,
-    base_features=model.discriminator_features or model.base_features,
-    conditional=model.conditional,
-    norm=model.norm,
-    spectral_norm=model.spectral_norm,
-    dtype=jnp.dtype(dtype),
-  )
-  return generator, discriminator
+  settings = {
+    "patch": model.patch,
+    "base_features": model.discriminator_features or model.base_features,
+    "conditional": model.conditional,
+    "norm": model.norm,
+    "spectral_norm": model.spectral_norm,
+    "dtype": jnp.dtype(dtype),
+  }
+  if model.discriminators > 1:
+    return generator, MultiScale(model.discriminators, settings)
+  return generator, PatchGAN(**settings)

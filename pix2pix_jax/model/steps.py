@@ -37,7 +37,7 @@ class _Judgement(NamedTuple):
   its `batch_stats` after them if they are updated.
   """
 
-  logits: jax.Array
+  logits: losses.Logits
   features: Any
   batch_stats: Any
 
@@ -91,7 +91,7 @@ def _adversarial_terms(real: _Judgement | None, fake: _Judgement, loss: Any) -> 
   """
   terms = {"gan_loss": losses.generator(fake.logits, loss.gan)}
   if real is not None and loss.feature_matching:
-    terms["feature_loss"] = losses.feature_matching(real.features, fake.features)
+    terms["feature_loss"] = losses.feature_matching(real.features, fake.features, len(jax.tree.leaves(fake.logits)))
   return terms
 
 

@@ -75,7 +75,9 @@ class Experiment:
     return state_lib.learning_rate(self.config.optimizer, self.config.train.num_steps, step)
 
   def _init(self) -> TrainState:
-    side = 2 ** max(self.config.model.levels, 7)  # any size that suits both networks: no parameter depends on it
+    side = 2 ** max(
+      self.config.model.levels, 6 + self.config.model.discriminators
+    )  # any size that suits both networks: no parameter depends on it
     x = jnp.zeros((1, side, side, self.spec.input.channels))
     y = jnp.zeros((1, side, side, self.spec.target.channels))  # the discriminator does not see the validity channel
     keys = jax.random.split(prng.key(self.config.seed, "init"))
@@ -129,11 +131,12 @@ class Experiment:
     model, train, counts = self.config.model, self.config.train, self.count_parameters()
     height, width = config_lib.crop_shape(self.config.data)
     devices = output.counted(self.mesh.size, f"{jax.devices()[0].platform.upper()} device")
+    several = f"{model.discriminators} × " if model.discriminators > 1 else ""
     spectral = ", spectral norm" if model.spectral_norm else ""
     return [
       f"Generator: {model.generator}, {model.levels} levels, {model.base_features} features, "
       f"{counts['generator']:,} parameters.",
-      f"Discriminator: PatchGAN {model.patch}{spectral}, {counts['discriminator']:,} parameters.",
+      f"Discriminator: {several}PatchGAN {model.patch}{spectral}, {counts['discriminator']:,} parameters.",
       f"Loss: {self.describe_loss()}.",
       f"Run: {train.num_steps} steps, batch size {train.batch_size}, crops of {width}×{height} (width × height), "
       f"{devices}.",
