@@ -1,0 +1,86 @@
+"""All options that are off by default, together in one run: resume, evaluation, export, report, fine-tuning."""
+
+import jax
+import numpy as np
+import pytest
+from tiny_runs import assert_same_bits, saved_arrays, tiny_config
+
+from pix2pix_jax import Translator, evaluate, report
+from pix2pix_jax import config as config_lib
+from pix2pix_jax import export as export_lib
+from pix2pix_jax.errors import UsageError
+from pix2pix_jax.run import fine_tuning, history
+from pix2pix_jax.run.experiment import Experiment
+from pix2pix_jax.train import train_and_evaluate
+
+MODEL = {"model__upsample": "resize", "model__discriminators": 2, "model__spectral_norm": True}
+LOSS = {"loss__gan": "hinge", "loss__feature_matching": 10.0, "loss__r1_weight": 10.0, "train__ema_decay": 0.9}
+OPTIONS = {**MODEL, **LOSS, "data__num_val": 2, "train__log_every_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("options") / "run"
+  train_and_evaluate(tiny_config(**OPTIONS, train__num_steps=4), workdir)
+  return workdir
+
+
+def test_a_resumed_run_has_the_same_bits(trained, tmp_path):
+  train_and_evaluate(tiny_config(**OPTIONS, train__num_steps=2), tmp_path / "run")
+  train_and_evaluate(tiny_config(**OPTIONS, train__num_steps=4), tmp_path / "run")
+  arrays = saved_arrays(trained, 4)
+  assert_same_bits(arrays, saved_arrays(tmp_path / "run", 4))
+  assert "['discriminator']['batch_stats']['scale_1']['conv_2']['v']" in arrays
+
+
+def test_every_term_is_logged_and_reported(trained, capsys):
+  (row,) = [row for row in history.read(trained) if row["step"] == 4 and "train/r1_penalty" in row]
+  total = row["train/gan_loss"] + 100 * row["train/l1_loss"] + 10 * row["train/feature_loss"]
+  np.testing.assert_allclose(row["train/generator_loss"], total, rtol=1e-5)
+  facts = report.gather(trained)["facts"]
+  assert "3 levels, resize-convolutions;" in facts["Generator"]
+  assert facts["Discriminator"].startswith("2 scales of a 16×16 PatchGAN, spectral norm; ")
+  assert facts["Loss"].startswith("generator_loss = gan_loss + 100 · l1_loss + 10 · feature_loss; ")
+  assert facts["Loss"].endswith("; hinge GAN; R1 penalty on the discriminator, γ 10")
+  assert facts["Training"].endswith("moving average of the weights, decay 0.9")
+  means = evaluate.evaluate(trained, split="test", baseline=["none"]).means
+  assert np.isfinite(means["feature_loss"]) and "r1_penalty" not in means
+  assert "feature_loss" in capsys.readouterr().out
+
+
+def test_the_exported_program_is_the_translators(trained, tmp_path):
+  export_lib.export(trained, tmp_path / "g.stablehlo")
+  images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+  exported = jax.export.deserialize((tmp_path / "g.stablehlo").read_bytes())
+  difference = np.asarray(exported.call(images, np.uint32(0))).astype(int) - Translator.load(trained)(images)
+  assert np.abs(difference).max() <= 1
+
+
+def test_options_of_the_architecture_are_fixed_and_those_of_the_loss_are_not(trained):
+  old = config_lib.read(trained)
+  for name, value in {"upsample": "transpose", "discriminators": 1, "spectral_norm": False}.items():
+    new = old.copy_and_resolve_references()
+    with new.unlocked():
+      new.model[name] = value
+    with pytest.raises(UsageError, match=f"another architecture .model.{name}"):
+      config_lib.require_same_model(trained, config_lib.differences(old, new))
+  new = old.copy_and_resolve_references()
+  with new.unlocked():
+    new.loss.update(gan="vanilla", feature_matching=0.0, r1_weight=0.0)
+    new.train.ema_decay = 0.0
+  changes = config_lib.differences(old, new)
+  assert len(changes) == 4
+  config_lib.require_same_model(trained, changes)
+
+
+def test_a_generator_can_get_new_discriminators(trained):
+  """By fine-tuning, as for an imported generator; the discriminators start afresh."""
+  run = Experiment.read(trained)
+  config = run.config.copy_and_resolve_references()
+  with config.unlocked():
+    config.model.discriminators = 1
+    config.train.update(init_from=str(trained), init_networks=("generator",))
+  state = fine_tuning.initial_state(Experiment(config, run.spec))
+  translator = Translator.load(trained)
+  jax.tree.map(np.testing.assert_array_equal, state.generator.variables, translator._variables)
+  assert "scale_0" not in state.discriminator.params
