@@ -41,6 +41,7 @@ COMMANDS = {
   "export": "Write a trained generator to a single file: StableHLO, SavedModel, TFLite or ONNX.",
   "import-torch": "Turn PyTorch weights of pytorch-CycleGAN-and-pix2pix into a workdir.",
   "report": "Write one self-contained HTML page about a run.",
+  "demo": "Serve a page to try a trained model in a browser, and an HTTP interface for programs.",
   "inspect": "Summarize a data set and draw training batches, without training.",
   "fields": "List the configuration fields with their defaults, meanings and limits.",
 }
@@ -48,7 +49,7 @@ TRAIN_FLAGS = (
   *("--config", "--workdir", "--distributed", "--coordinator", "--num_processes", "--process_id", "--init_from"),
   "--verbose",
 )
-_KEEP_MEMORY = ("train", "translate")  # the commands that compute the most
+_KEEP_MEMORY = ("train", "translate", "demo")  # the commands that compute the most
 _DESCRIBED_IN = {  # reader of raw files → the named configuration whose docstring describes them
   "facades": "facades",
   "folder": "folder",

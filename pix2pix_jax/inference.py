@@ -195,6 +195,10 @@ class Translator:
       batch_size=require_integer("batch_size", batch_size, 1),
     )
 
+  def forget_programs(self) -> None:
+    """Frees the memory of the compiled programs, for servers whose clients send images of many sizes."""
+    self._generate.clear_cache()  # type: ignore[attr-defined]  # the stubs of jit lack it
+
   @property
   def multiple(self) -> int:
     """Heights and widths that are multiples of this are not padded."""

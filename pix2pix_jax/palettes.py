@@ -1,5 +1,6 @@
 """Palettes: the colours in which label maps are stored and shown, and the way from colours back to class indices."""
 
+from collections.abc import Sequence
 import colorsys
 import re
 
@@ -9,21 +10,28 @@ from pix2pix_jax.errors import UsageError
 
 Color = tuple[int, int, int]
 
-# The twelve classes of the CMP façade database in its own order, in the colours of the pix2pix archive: background,
-# façade, window, door, cornice, sill, balcony, blind, decoration, molding, pillar, shop.
+# The twelve classes of the CMP façade database in its own order (`NAMES`), in the colours of the pix2pix archive.
 CMP = (
   *((0, 0, 222), (0, 48, 255), (0, 128, 255), (0, 207, 255), (32, 255, 223), (112, 255, 143)),
   *((192, 255, 63), (255, 239, 0), (255, 159, 0), (255, 80, 0), (255, 0, 0), (175, 0, 0)),
 )
-# The 19 classes on which Cityscapes is evaluated: road, sidewalk, building, wall, fence, pole, traffic light, traffic
-# sign, vegetation, terrain, sky, person, rider, car, truck, bus, train, motorcycle, bicycle (Cordts et al. 2016,
-# cityscapesScripts, labels.py).
+# The 19 classes on which Cityscapes is evaluated (Cordts et al. 2016, cityscapesScripts, labels.py).
 CITYSCAPES = (
   *((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30)),
   *((220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142)),
   *((0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32)),
 )
 NAMED: dict[str, tuple[Color, ...]] = {"cmp": CMP, "cityscapes": CITYSCAPES}
+NAMES: dict[str, tuple[str, ...]] = {  # of their classes
+  "cmp": (
+    *("background", "façade", "window", "door", "cornice", "sill", "balcony", "blind", "decoration", "molding"),
+    *("pillar", "shop"),
+  ),
+  "cityscapes": (
+    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),
+    *("terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+  ),
+}
 
 TOLERANCE = 40.0  # distance in RGB within which a flat colour counts as a palette's; JPEG moves flat colours by less
 MAX_UNKNOWN = 0.05  # share of the flat pixels that may be farther away; 1.3 % at most in 200 of the JPEG façades
@@ -58,6 +66,14 @@ def parse(text: str, field: str = "palette", *, shown_only: bool = False) -> tup
 def write(colors: tuple[Color, ...]) -> str:
   """The list that `parse` reads, such as "#0000aa,#ff5500"."""
   return ",".join(f"#{bytes(color).hex()}" for color in colors)
+
+
+def names_of(colors: Sequence[Color]) -> tuple[str, ...]:
+  """The names of the classes of a named palette, if these are its colours; else their numbers."""
+  for name, palette in NAMED.items():
+    if tuple(colors) == palette:
+      return NAMES[name]
+  return tuple(map(str, range(len(colors))))
 
 
 def distinct(count: int) -> tuple[Color, ...]:

@@ -24,8 +24,8 @@ FREE_OF_TENSORFLOW = [
   name
   for name in TREES
   if name.removeprefix("pix2pix_jax.")
-  in ("config", "signals", "inference", "torch_weights", "cli", "launch", "data.files", "model")
-  or name.startswith("pix2pix_jax.model.")
+  in ("config", "signals", "inference", "torch_weights", "cli", "launch", "demo", "data.files", "model")
+  or name.startswith(("pix2pix_jax.model.", "pix2pix_jax.serving."))
 ]
 
 

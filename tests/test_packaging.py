@@ -25,7 +25,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 FILES = {
   path.relative_to(ROOT).as_posix()
   for path in (ROOT / "pix2pix_jax").rglob("*")
-  if path.suffix in (".py", ".html") and "__pycache__" not in path.parts
+  if path.suffix in (".py", ".html", ".css", ".js", ".svg") and "__pycache__" not in path.parts
 }
 TINY = {  # a network of 3 levels and 2 features on four 16×16 façades
   "data.load_size": 18,
@@ -67,7 +67,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(archives):
   assert f"{information}/licenses/LICENSE" in names
   assert entry_points.split() == ["[console_scripts]", "pix2pix_jax", "=", "pix2pix_jax.__main__:main"]
   assert described["Version"] == re.search(r'__version__ = "(.+)"', (ROOT / "pix2pix_jax/__init__.py").read_text())[1]
-  assert set(described.get_all("Provides-Extra")) == {"beam", "cuda", "geo", "medical", "onnx", "tiff", "test"}
+  assert set(described.get_all("Provides-Extra")) == {"beam", "cuda", "demo", "geo", "medical", "onnx", "tiff", "test"}
 
 
 def test_the_sdist_holds_everything_that_builds_the_wheel(archives):

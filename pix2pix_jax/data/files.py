@@ -177,6 +177,18 @@ def read_nodata(path: Path) -> float | None:
   return None if geometry is None else geometry.nodata
 
 
+def claimed_size(path: Path) -> tuple[int, int, int, int]:
+  """(number of images, height, width, channels) that the header of a file claims; nothing is decoded, nor allocated.
+
+  Height, width and channels are those of the first image, before the orientation that cameras store is applied.
+
+  Raises:
+    UsageError: as `read`, or a format other than those of Pillow, TIFF and npy.
+  """
+  with _opened(Path(path)) as source:
+    return source.claimed_size()
+
+
 def lazy_shape(path: Path) -> tuple[int, int, int] | None:
   """(H, W, C) of a TIFF of which `read_window` decodes only what it returns; None if it reads the whole file.
 
@@ -259,6 +271,19 @@ class _Source:
       shape = npy.shape(self.path, self.size)
       return shape[0] if len(shape) == 4 else None
     return tiff.count(self.path) if self.format == "tiff" else None
+
+  def claimed_size(self) -> tuple[int, int, int, int]:
+    if self.format == "npy":
+      shape = npy.shape(self.path, self.size)
+      if not 2 <= len(shape) <= 4:
+        raise ValueError(f"its array has the shape {shape}")
+      count, height, width, channels = shape if len(shape) == 4 else (1, *shape, 1)[:4]
+      return count, height, width, channels
+    if self.format == "tiff":
+      return tiff.claimed_size(self.path)
+    if self.format == "pillow":
+      return (1, *pillow.claimed_size(self.path))
+    raise UsageError(f"{self.path} is not a PNG, TIFF, npy or JPEG.")
 
   def geometry(self) -> Geometry | None:
     if self.volume:

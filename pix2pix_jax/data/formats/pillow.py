@@ -58,6 +58,12 @@ def read(path: Path, head: bytes, colors: bool) -> np.ndarray:
     return upright(array, _orientation(image))
 
 
+def claimed_size(path: Path) -> tuple[int, int, int]:
+  """(height, width, channels) by the header."""
+  with Image.open(path, formats=["TGA"] if path.suffix.lower() == ".tga" else _formats()) as image:
+    return image.height, image.width, len(image.getbands())
+
+
 def _orientation(image: Image.Image) -> int:
   try:
     return image.getexif().get(ORIENTATION_TAG, 1)

@@ -117,6 +117,14 @@ def holds_colors(path: Path, channels: int) -> bool:
   return len(planes) == 1 and is_grey == (channels < 3) and has_alpha == (channels in (2, 4))
 
 
+def claimed_size(path: Path) -> tuple[int, int, int, int]:
+  """(number of images; height, width and channels of the first) by the headers."""
+  with tifffile.TiffFile(path) as file:
+    planes = slices(file)
+    first = planes[0]
+    return len(planes), first[0].imagelength, first[0].imagewidth, len(first) * first[0].samplesperpixel
+
+
 def lazy_shape(path: Path) -> tuple[int, int, int] | None:
   """(H, W, C) of a single image of which rasterio can read windows as they are; otherwise None."""
   with tifffile.TiffFile(path) as file:
