@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import io
 from pathlib import Path
 import re
 import time
@@ -284,9 +283,7 @@ async def _left(request: Request) -> None:
 
 
 def _npy(array: np.ndarray) -> Response:
-  buffer = io.BytesIO()
-  np.save(buffer, array)
-  return Response(buffer.getvalue(), media_type=payload.FORMATS["npy"].media_type)
+  return Response(payload.to_npy(array), media_type=payload.FORMATS["npy"].media_type)
 
 
 def _integer(request: Request, name: str, default: int, low: int, high: int) -> int:

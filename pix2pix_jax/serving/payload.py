@@ -155,12 +155,17 @@ def check_format(signal: Signal, name: str, samples: int) -> None:
     raise Refused(400, f"A PNG holds one image, but samples is {samples}. Choose format={others}, or samples=1.")
 
 
+def to_npy(array: np.ndarray) -> bytes:
+  """An npy in C order, which every reader of the format expects."""
+  buffer = io.BytesIO()
+  np.save(buffer, np.ascontiguousarray(array))
+  return buffer.getvalue()
+
+
 def write(signal: Signal, results: np.ndarray, name: str, folder: Path | None = None) -> bytes:
   """Translations (samples, H, W, C) in a format that `check_format` has accepted."""
   if name == "npy":
-    buffer = io.BytesIO()
-    np.save(buffer, results[0] if len(results) == 1 else results)
-    return buffer.getvalue()
+    return to_npy(results[0] if len(results) == 1 else results)
   with tempfile.TemporaryDirectory(prefix="pix2pix_jax_", dir=folder) as place:
     path = Path(place) / f"image{FORMATS[name].suffix}"
     first = results[0]
