@@ -1,7 +1,6 @@
 """The demo's server: the same bits as `Translator`, batches, limits, and what clients are told."""
 
 import concurrent.futures
-import contextlib
 import http.client
 import io
 import json
@@ -27,8 +26,8 @@ from pix2pix_jax.signals import Depth
 
 for name in ("starlette", "uvicorn", "httpx"):
   pytest.importorskip(name)
-import httpx  # noqa: E402  (after the checks)
-import uvicorn  # noqa: E402
+from demo_server import listening  # noqa: E402  (after the checks)
+import httpx  # noqa: E402
 
 from pix2pix_jax.serving import batching, examples, payload  # noqa: E402
 from pix2pix_jax.serving.app import Limits, Service, working  # noqa: E402
@@ -38,23 +37,6 @@ SMALL = Limits(bytes=30_000, pixels=5_000, samples=3, queue=8)
 
 def draw(shape=(16, 24, 3), dtype=np.uint8, seed=0):
   return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
-
-
-@contextlib.contextmanager
-def listening(service, **options):
-  """A client of a service, through HTTP."""
-  server = uvicorn.Server(uvicorn.Config(service.app(**options), log_level="critical", lifespan="off"))
-  place = demo._listen("127.0.0.1", 0)
-  thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
-  thread.start()
-  try:
-    with httpx.Client(base_url=f"http://127.0.0.1:{place.getsockname()[1]}", timeout=30) as client:
-      client.service = service
-      yield client
-  finally:
-    server.should_exit = True
-    thread.join(20)
-    place.close()
 
 
 def encode(array, suffix=".png"):

@@ -1,0 +1,381 @@
+"""The demo's page in a browser. Skipped without Playwright or without Chromium.
+
+pip install playwright; apt-get install chromium
+"""
+
+import contextlib
+import io
+from pathlib import Path
+import re
+import shutil
+
+import numpy as np
+from PIL import Image
+import pytest
+from tiny_runs import make_translator
+
+for name in ("starlette", "uvicorn", "httpx", "playwright"):
+  pytest.importorskip(name)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if not CHROMIUM:
+  pytest.skip("no Chromium to show the page in", allow_module_level=True)
+from demo_server import listening  # noqa: E402  (after the checks)
+from playwright.sync_api import expect, sync_playwright  # noqa: E402
+
+from pix2pix_jax import palettes  # noqa: E402
+from pix2pix_jax.serving.app import Service, working  # noqa: E402
+from pix2pix_jax.serving.examples import Examples  # noqa: E402
+
+FLAGS = (
+  *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+  *("--disable-background-networking", "--disable-component-update"),
+  *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+)
+SIZE = (16, 24)
+WINDOW = (0, 128, 255)
+KINDS = {
+  "image": {},
+  "photo": {},
+  "depth": {
+    "data__input_kind": "depth",
+    "data__input_dtype": "float32",
+    "data__target_kind": "depth",
+    "data__target_dtype": "float32",
+    "data__target_scale": 1000.0,
+    "data__depth_range": (0.0, 10.0),
+    "model__input_channels": 1,
+    "model__output_channels": 1,
+  },
+  "classes": {
+    "data__input_kind": "classes",
+    "data__input_palette": "cmp",
+    "data__input_classes": 12,
+    "data__target_kind": "classes",
+    "data__target_palette": "cmp",
+    "data__target_classes": 12,
+    "model__input_channels": 12,
+    "model__output_channels": 12,
+  },
+  "quantity": {
+    "data__target_kind": "quantity",
+    "data__target_dtype": "int16",
+    "data__target_unit": "HU",
+    "data__target_range": (-1000.0, 1800.0),
+    "model__input_channels": 1,
+    "model__output_channels": 1,
+  },
+}
+CONTRAST = """() => {
+  const luminance = (text) => {
+    const linear = (v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+    const [r, g, b] = text.match(/[\\d.]+/g).map((v) => linear(v / 255));
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const background = (element) => {
+    for (let each = element; each; each = each.parentElement) {
+      const color = getComputedStyle(each).backgroundColor;
+      if (!/, 0\\)|transparent/.test(color)) return color;
+    }
+  };
+  const isShown = (e) => e.checkVisibility() && e.textContent.trim() && !e.closest(':disabled, .skip');
+  const texts = 'h1, h2, p, span, button, label, a, kbd, code, summary, output';
+  return [...document.querySelectorAll(texts)].filter(isShown).map((e) => {
+    const lights = [luminance(getComputedStyle(e).color), luminance(background(e))].sort((x, y) => y - x);
+    return [(lights[0] + .05) / (lights[1] + .05), e.outerHTML.slice(0, 80)];
+  });
+}"""
+NAMELESS = """() => {
+  const named = (e) => e.getAttribute('aria-label') || e.textContent.trim() || e.closest('label') || e.title;
+  const controls = [...document.querySelectorAll('button, input, select, canvas, summary')];
+  const inside = '[aria-hidden=true], button, #target';  // pictures within something that has a name
+  return controls.filter((e) => e.checkVisibility() && !named(e) && !e.closest(inside)).map((e) => e.outerHTML);
+}"""
+GIVE = """([kind, name, bytes]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([Uint8Array.from(bytes)], name));
+  const event = kind === 'drop' ? new DragEvent('drop', {dataTransfer: data, cancelable: true})
+                                : new ClipboardEvent('paste', {clipboardData: data, cancelable: true});
+  dispatchEvent(event);
+}"""
+
+
+def random(shape, seed=0):
+  return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def example_inputs(kind):
+  """Two inputs; those of "image" are label maps in colours."""
+  indices = random((2, *SIZE, 1)) % 12
+  if kind == "depth":
+    return 1 + 8 * np.random.default_rng(0).random((2, *SIZE, 1), np.float32)
+  if kind == "quantity":
+    return random((2, *SIZE, 1))
+  if kind == "photo":
+    return random((2, *SIZE, 3))
+  return indices if kind == "classes" else np.array(palettes.CMP, np.uint8)[indices[..., 0]]
+
+
+@pytest.fixture(scope="module")
+def browser():
+  with sync_playwright() as playwright:
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def services():
+  """A function: kind → (address, translator, inputs of the examples); a server is started when it is asked for."""
+  with contextlib.ExitStack() as stack:
+    started = {}
+
+    def get(kind):
+      if kind not in started:
+        translator = make_translator(**KINDS[kind])
+        inputs = example_inputs(kind)
+        pairs = [{"input": image, "target": translator(image)} for image in inputs]
+        examples = Examples("ready", "", ["one", "two"], pairs)
+        service = stack.enter_context(working(Service(translator, kind, examples=examples)))
+        started[kind] = stack.enter_context(listening(service)).base_url, translator, inputs
+      return started[kind]
+
+    yield get
+
+
+@pytest.fixture
+def opened(browser, services):
+  """A function that opens the page of a model; at the end, the console must have no error."""
+  pages = []
+
+  def open_page(kind="image", **options):
+    address, translator, inputs = services(kind)
+    context = browser.new_context(**{"viewport": {"width": 1300, "height": 900}} | options)
+    page = context.new_page()
+    page.faults = []
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.on("console", lambda message: page.faults.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: page.faults.append(request.url) if not is_own(request.url, address) else None)
+    page.goto(str(address))
+    expect(page.locator("#thumbnails button[aria-pressed=true]")).to_have_count(1, timeout=20_000)
+    pages.append((context, page))
+    page.translator, page.inputs = translator, inputs
+    settle(page)
+    return page
+
+  yield open_page
+  for context, page in pages:
+    assert page.faults == []
+    context.close()
+
+
+def is_own(url, address):
+  return url.startswith((str(address), "blob:", "data:"))
+
+
+def settle(page):
+  """Waits until the output is that of the input."""
+  expect(page.locator("#outputs")).to_have_attribute("data-version", re.compile(r"\d+"), timeout=20_000)
+
+
+def pixels(page, selector):
+  """What a canvas shows, uint8 (H, W, 3)."""
+  code = """canvas => { const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+                        return [canvas.height, canvas.width, Array.from(data)]; }"""
+  height, width, data = page.locator(selector).first.evaluate(code)
+  return np.array(data, np.uint8).reshape(height, width, 4)[..., :3]
+
+
+def drag(page, start, end):
+  """Draws from one pixel of the canvas to another, (x, y)."""
+  box = page.locator("#canvas").bounding_box()
+  at = [
+    (box["x"] + (x + 0.5) * box["width"] / SIZE[1], box["y"] + (y + 0.5) * box["height"] / SIZE[0])
+    for x, y in (start, end)
+  ]
+  page.mouse.move(*at[0])
+  page.mouse.down()
+  page.mouse.move(*at[1], steps=4)
+  page.mouse.up()
+  settle(page)
+
+
+def test_a_rectangle_changes_the_output_and_undo_takes_it_back(opened):
+  page = opened()
+  before, shown = pixels(page, "#canvas"), pixels(page, "#outputs canvas")
+  np.testing.assert_array_equal(before, page.inputs[0])
+  np.testing.assert_array_equal(shown, page.translator(page.inputs[0]))
+  page.get_by_role("button", name="Rectangle").click()
+  page.get_by_role("radio", name="window").click()
+  drag(page, (4, 3), (10, 8))
+  expected = before.copy()
+  expected[3:9, 4:11] = WINDOW
+  np.testing.assert_array_equal(pixels(page, "#canvas"), expected)
+  np.testing.assert_array_equal(pixels(page, "#outputs canvas"), page.translator(expected))
+  assert (page.translator(expected) != shown).any()
+  page.get_by_role("button", name="Undo").click()
+  settle(page)
+  np.testing.assert_array_equal(pixels(page, "#outputs canvas"), shown)
+  page.keyboard.press("Control+y")
+  settle(page)
+  np.testing.assert_array_equal(pixels(page, "#canvas"), expected)
+  page.keyboard.press("Control+z")
+  page.get_by_role("button", name="Clear").click()
+  settle(page)
+  assert (pixels(page, "#canvas") == palettes.CMP[0]).all()
+
+
+def test_the_same_seed_shows_the_same_image(opened):
+  page = opened()
+  first = pixels(page, "#outputs canvas")
+  page.get_by_role("button", name="Another").click()
+  settle(page)
+  np.testing.assert_array_equal(pixels(page, "#outputs canvas"), page.translator(page.inputs[0], seed=1))
+  assert (pixels(page, "#outputs canvas") != first).any()
+  page.get_by_label("Seed").fill("0")
+  page.get_by_label("Seed").press("Enter")
+  settle(page)
+  np.testing.assert_array_equal(pixels(page, "#outputs canvas"), first)
+  page.get_by_label("Seed").fill("-3")
+  page.get_by_label("Seed").press("Enter")
+  expect(page.get_by_role("alert")).to_contain_text("The seed has to be an integer")
+  page.get_by_label("Seed").fill("0")
+  page.get_by_label("Samples").select_option("4")
+  settle(page)
+  expect(page.locator("#outputs canvas")).to_have_count(4)
+  np.testing.assert_array_equal(
+    pixels(page, "#outputs canvas:nth-child(3)"), page.translator(page.inputs[0], num_samples=4)[2]
+  )
+  expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_brush_and_fill(opened):
+  page = opened("classes")
+  page.get_by_role("button", name="Clear").click()
+  page.get_by_role("radio", name="door").click()
+  page.locator("#size").fill("1")
+  drag(page, (0, 5), (23, 5))
+  page.get_by_role("button", name="Fill").click()
+  page.get_by_role("radio", name="shop").click()
+  drag(page, (3, 12), (3, 12))
+  expected = np.zeros((*SIZE, 1), np.uint8)
+  expected[5], expected[6:] = 3, 11
+  np.testing.assert_array_equal(pixels(page, "#canvas"), np.array(palettes.CMP, np.uint8)[expected[..., 0]])
+  answer = page.translator(expected)[..., 0]
+  np.testing.assert_array_equal(pixels(page, "#outputs canvas"), np.array(palettes.CMP, np.uint8)[answer])
+  expect(page.locator("#legend li")).to_have_count(12)
+  page.locator("#outputs canvas").hover(position={"x": 5, "y": 5})
+  expect(page.locator("#output-readout")).to_have_text(
+    f"x 0, y 0: {palettes.NAMES['cmp'][answer[0, 0]]} (class {answer[0, 0]})"
+  )
+
+
+def test_the_keyboard_alone_draws(opened):
+  page = opened()
+  page.keyboard.press("r")
+  page.locator("#canvas").focus()
+  for key in (*["ArrowRight"] * 2, "ArrowDown", "Space", "Shift+ArrowRight", *["ArrowDown"] * 3, "Space"):
+    page.keyboard.press(key)
+  settle(page)
+  expected = page.inputs[0].copy()
+  expected[1:5, 2:11] = WINDOW  # the colour that is chosen at the start
+  np.testing.assert_array_equal(pixels(page, "#canvas"), expected)
+  page.locator("#palette [aria-checked=true]").focus()
+  page.keyboard.press("ArrowDown")
+  expect(page.get_by_role("radio", name="door")).to_have_attribute("aria-checked", "true")
+  focused = set()
+  page.locator(".skip").focus()
+  for _ in range(40):
+    page.keyboard.press("Tab")
+    focused.add(page.evaluate("document.activeElement.id || document.activeElement.className"))
+  assert {"tool", "swatch", "canvas", "undo", "clear", "open", "seed", "another", "samples"} - {"undo"} <= focused
+
+
+def test_while_drawing_the_newest_state_wins(opened):
+  page = opened()
+  page.get_by_role("radio", name="shop").click()
+  for row in range(0, 16, 2):
+    drag(page, (1, row), (22, 15 - row))
+  np.testing.assert_array_equal(pixels(page, "#outputs canvas"), page.translator(pixels(page, "#canvas")))
+
+
+def test_files_are_opened_dropped_and_pasted_and_others_are_refused(opened, tmp_path):
+  page = opened()
+  page.locator("#file").set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image"})
+  expect(page.get_by_role("alert")).to_contain_text("notes.txt: The image is in none of the formats")
+  page.faults.clear()  # browsers log the status of a refused request
+  np.testing.assert_array_equal(pixels(page, "#canvas"), page.inputs[0])
+  image = random((*SIZE, 3), seed=5)
+  content = io.BytesIO()
+  Image.fromarray(image).save(content, "PNG")
+  page.locator("#file").set_input_files({"name": "mine.png", "mimeType": "image/png", "buffer": content.getvalue()})
+  expect(page.locator("#undo")).to_be_enabled()
+  settle(page)
+  np.testing.assert_array_equal(pixels(page, "#canvas"), image)
+  np.testing.assert_array_equal(pixels(page, "#outputs canvas"), page.translator(image))
+  expect(page.get_by_role("alert")).to_be_hidden()
+  for kind, name, seed in (("drop", "a.npy", 6), ("paste", "b.npy", 7)):
+    other = io.BytesIO()
+    np.save(other, random((*SIZE, 3), seed=seed))
+    page.evaluate(GIVE, [kind, name, list(other.getvalue())])
+    page.wait_for_timeout(50)
+    settle(page)
+    np.testing.assert_array_equal(pixels(page, "#canvas"), random((*SIZE, 3), seed=seed))
+
+
+def test_depth_shows_metres_under_the_pointer_and_is_saved_without_loss(opened, tmp_path):
+  page = opened("depth")
+  expected = page.translator(page.inputs[0])
+  page.locator("#outputs canvas").hover(position={"x": 3, "y": 3})
+  expect(page.locator("#output-readout")).to_contain_text(f"{expected[0, 0, 0]:.3g}"[:3])
+  expect(page.locator("#output-readout")).to_contain_text(" m")
+  expect(page.locator("#legend")).to_contain_text("10 m")
+  saved = {}
+  for format_name in ("npy", "png16", "display"):
+    page.locator("#download summary").click()
+    with page.expect_download() as download:
+      page.locator(f"[data-format={format_name}]").click()
+    saved[format_name] = Path(download.value.path()).read_bytes()
+  np.testing.assert_array_equal(np.load(io.BytesIO(saved["npy"])), expected)
+  wide = np.asarray(Image.open(io.BytesIO(saved["png16"])))
+  np.testing.assert_array_equal(wide, np.round(expected[..., 0].astype(float) * 1000))
+  assert np.asarray(Image.open(io.BytesIO(saved["display"]))).shape[:2] == SIZE
+  page.locator("#value").fill("2.5")
+  page.locator("#value").dispatch_event("input")
+  drag(page, (2, 2), (2, 2))
+  page.locator("#canvas").hover(position={"x": 60, "y": 60})
+  expect(page.locator("#input-readout")).to_contain_text(": 2.50 m")
+
+
+def test_quantities_have_their_unit(opened):
+  page = opened("quantity")
+  value = page.translator(page.inputs[0])[0, 0, 0]
+  page.locator("#outputs canvas").hover(position={"x": 3, "y": 3})
+  expect(page.locator("#output-readout")).to_have_text(f"x 0, y 0: {value} HU")
+  expect(page.locator("#legend")).to_contain_text("1800 HU")
+
+
+def test_the_camera_is_an_input_of_photographs(opened):
+  page = opened("photo")
+  before = pixels(page, "#canvas")
+  page.get_by_role("button", name="Camera").click()
+  page.get_by_role("button", name="Take the photograph").click()
+  expect(page.locator("#undo")).to_be_enabled()
+  settle(page)
+  after = pixels(page, "#canvas")
+  assert (after != before).any() and after.std() > 5
+  np.testing.assert_array_equal(pixels(page, "#outputs canvas"), page.translator(after))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 800, 1300])
+def test_the_page_fits_and_its_text_has_contrast(opened, scheme, width):
+  page = opened(viewport={"width": width, "height": 800}, color_scheme=scheme)
+  assert page.evaluate("document.documentElement.scrollWidth") <= width
+  ratios = page.evaluate(CONTRAST)
+  assert len(ratios) > 20
+  assert [each for each in ratios if each[0] < 4.5] == []
+
+
+def test_every_control_has_a_name(opened):
+  page = opened()
+  assert page.evaluate(NAMELESS) == []
