@@ -44,7 +44,7 @@ sys.path.insert(0, str(ROOT))
 from pix2pix_jax import launch  # noqa: E402
 
 if Path(sys.argv[0]).resolve() in [
-  ROOT / "benchmarks" / name for name in ("train_step.py", "translate.py", "input_pipeline.py")
+  ROOT / "benchmarks" / name for name in ("train_step.py", "translate.py", "input_pipeline.py", "demo_server.py")
 ]:
   launch.keep_memory()  # not startup.py: it runs main.py, which does this itself
 

@@ -298,6 +298,22 @@ def test_while_drawing_the_newest_state_wins(opened):
   np.testing.assert_array_equal(pixels(page, "#outputs canvas"), page.translator(pixels(page, "#canvas")))
 
 
+def test_the_output_follows_a_stroke_that_goes_on(opened):
+  page = opened()
+  page.get_by_role("radio", name="shop").click()
+  box = page.locator("#canvas").bounding_box()
+  page.mouse.move(box["x"] + 5, box["y"] + 5)
+  page.mouse.down()
+  for step in range(1, 20):
+    page.mouse.move(box["x"] + 5 + step * 10, box["y"] + 5 + step * 6)
+    page.wait_for_timeout(5)
+  settle(page)
+  shown = pixels(page, "#canvas")
+  assert (shown != page.inputs[0]).any()
+  np.testing.assert_array_equal(pixels(page, "#outputs canvas"), page.translator(shown))
+  page.mouse.up()
+
+
 def test_files_are_opened_dropped_and_pasted_and_others_are_refused(opened, tmp_path):
   page = opened()
   page.locator("#file").set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no image"})
