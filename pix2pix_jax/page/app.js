@@ -6,7 +6,10 @@ import { Raster, colorizer, describe, encode, paint, readNpy, writeNpy } from '.
 
 const $ = (id) => document.getElementById(id);
 const DEBOUNCE = 40; // milliseconds
-const PHOTO_COLORS = ['#000000', '#ffffff', '#808080', '#c0392b', '#e0a030', '#3a8f4d', '#5fa8d3', '#2c4a8a', '#7a5230', '#d9b99b'];
+const PHOTO_COLORS = {
+  black: '#000000', white: '#ffffff', grey: '#808080', red: '#c0392b', amber: '#e0a030', green: '#3a8f4d', sky: '#5fa8d3',
+  navy: '#2c4a8a', brown: '#7a5230', sand: '#d9b99b',
+};
 const SAVE_NAMES = { png: 'PNG', png16: '16-bit PNG', npy: 'npy (NumPy array)', display: 'PNG as shown' };
 
 let model, outputs = [], selected = 0, tool = 'brush', value = [0], chosenExample = -1, palette = [];
@@ -282,7 +285,7 @@ function makePalette() {
   const before = row.querySelector('[aria-checked=true]')?.dataset.key;
   const colors = palette.length
     ? palette.map((each) => ({ ...each, color: each.value }))
-    : PHOTO_COLORS.map((hex) => ({ value: valuesOf(fromHex(hex)), color: fromHex(hex), name: hex }));
+    : Object.entries(PHOTO_COLORS).map(([name, hex]) => ({ value: valuesOf(fromHex(hex)), color: fromHex(hex), name }));
   const entries = classes ?? (kind === 'image' ? colors : []);
   row.replaceChildren(...entries.map(({ value: values, color, name }) => {
     const button = document.createElement('button'), box = document.createElement('i');
