@@ -1,9 +1,13 @@
 """Serves a page to try a trained model: draw an input, or drop a file, and see the translation while you draw.
 
     python -m pix2pix_jax.demo --workdir=DIR [--port=8000] [--host=127.0.0.1]
+    python -m pix2pix_jax.demo --workdir=DIR --static=FOLDER
 
 The same server translates for other programs: POST the bytes of a file to /translate. /openapi.json describes the
 interface. It is reachable from this machine alone, unless --host says otherwise.
+
+--static serves nothing, but writes the page and the model to a folder for any web host; the model then runs in the
+browser. Values are rounded slightly differently there, and the noise of a seed is another one.
 """
 
 import argparse
@@ -107,6 +111,21 @@ def serve(workdir: Path, *, host: str = "127.0.0.1", port: int = 8000, step: str
   output.say("Stopped.")
 
 
+def write_static(workdir: Path, folder: Path, *, step: str = "best") -> None:
+  """Writes the page and a model of a workdir to a folder for any web host.
+
+  Raises:
+    UsageError: as `serving.static.write`.
+  """
+  from pix2pix_jax.inference import Translator
+  from pix2pix_jax.serving import static
+  from pix2pix_jax.serving.examples import Examples
+
+  output.say("Loading the model and examples …")
+  translator = Translator.load(workdir, step=step)
+  static.write(translator, workdir.resolve().name, folder, Examples.load(workdir))
+
+
 def main(argv: list[str] | None = None) -> None:
   """Runs the command; see the top of this file."""
   parser = CommandParser(
@@ -120,8 +139,12 @@ def main(argv: list[str] | None = None) -> None:
     default="127.0.0.1",
     help="address to listen on; 0.0.0.0: reachable from the network (default: 127.0.0.1, this machine)",
   )
+  parser.add_argument("--static", type=Path, metavar="FOLDER", help="write the page as a folder for any web host")
   options = parser.parse_args(argv)
   require_integer("--port", options.port, 0, 65535)
+  if options.static:
+    write_static(options.workdir.expanduser(), options.static.expanduser(), step=options.step)
+    return
   serve(options.workdir.expanduser(), host=options.host, port=options.port, step=options.step)
 
 

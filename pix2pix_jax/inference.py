@@ -195,6 +195,11 @@ class Translator:
       batch_size=require_integer("batch_size", batch_size, 1),
     )
 
+  @property
+  def variables(self) -> dict[str, Any]:
+    """The generator's `params` and `batch_stats`."""
+    return self._variables
+
   def forget_programs(self) -> None:
     """Frees the memory of the compiled programs, for servers whose clients send images of many sizes."""
     self._generate.clear_cache()  # type: ignore[attr-defined]  # the stubs of jit lack it

@@ -2,7 +2,7 @@
 
 import * as backend from './backend.js';
 import { Drawing } from './paint.js';
-import { Raster, colorizer, describe, encode, paint, readNpy, writeNpy } from './values.js';
+import { Raster, colorizer, describe, encode, paint } from './values.js';
 
 const $ = (id) => document.getElementById(id);
 const DEBOUNCE = 40; // milliseconds
@@ -57,9 +57,9 @@ async function translateNow() {
   setStatus('Translating …', true);
   const slow = setTimeout(() => $('outputs').classList.add('stale'), 400);
   try {
-    const answer = await backend.translate(writeNpy(drawing.raster), { seed, samples, signal: mine.signal });
+    const answer = await backend.translate(drawing.raster, { seed, samples, signal: mine.signal });
     if (inFlight !== mine) return; // a newer request is on its way
-    showOutputs(readNpy(answer));
+    showOutputs(answer);
     setStatus(`${Math.round(performance.now() - begin)} ms`, false);
     if (failedTranslation) clearError();
     if (asked === version) $('outputs').dataset.version = String(version); // for tests: nothing newer is to come
@@ -362,7 +362,7 @@ const useFile = guarded(async (file) => {
   clearError();
   setStatus(`Reading ${file.name || 'the image'} …`, true);
   try {
-    const [raster] = readNpy(await backend.read(file, $('keep').checked ? null : model.size, model));
+    const raster = await backend.read(file, $('keep').checked ? null : model.size, model);
     noteChange();
     $('target').hidden = true;
     drawing.replace(raster);
@@ -402,7 +402,7 @@ async function shoot() {
 // --- Examples
 
 const useExample = guarded(async (index) => {
-  const [raster] = readNpy(await backend.example(index, 'input')), [target] = readNpy(await backend.example(index, 'target'));
+  const raster = await backend.example(index, 'input'), target = await backend.example(index, 'target');
   noteChange();
   chosenExample = index;
   [...$('thumbnails').children].forEach((button, i) => button.setAttribute('aria-pressed', i === index));
@@ -433,7 +433,7 @@ async function loadExamples() {
   }));
   const [signal, offset] = shownPart();
   for (let index = 0; index < found.ids.length; index++) {
-    const [raster] = readNpy(await backend.example(index, 'input'));
+    const raster = await backend.example(index, 'input');
     paint($('thumbnails').children[index].firstChild, raster, signal, model.colormap, offset);
     if (index === 0 && !drawing.touched) await useExample(0);
   }

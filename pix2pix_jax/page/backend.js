@@ -1,4 +1,6 @@
-// Where the model is: on the server that sent this page. The folder of --static has another file of this name.
+// Where the model is: on the server that sent this page. The folder of --static has backend_static.js under this name.
+
+import { readNpy, writeNpy } from './values.js';
 
 async function answer(response) {
   if (response.ok) return response;
@@ -25,21 +27,21 @@ export const model = async () => (await request('model.json')).json();
 /** {status: 'loading' | 'ready' | 'absent', reason, ids, palette} */
 export const examples = async () => (await request('examples.json')).json();
 
-/** The npy of an example's `input` or `target`. */
-export const example = async (index, side) => (await request(`examples/${index}_${side}.npy`)).arrayBuffer();
+/** The raster of an example's `input` or `target`. */
+export const example = async (index, side) => readNpy(await (await request(`examples/${index}_${side}.npy`)).arrayBuffer())[0];
 
-/** The npy of a file of any format, as the model's input; `size` [height, width] crops and resizes it. */
+/** A file of any format as the model's input, a raster; `size` [height, width] crops and resizes it. */
 export async function read(file, size) {
   const query = size ? `?size=${size[0]}x${size[1]}` : '';
-  return (await request(`read${query}`, { method: 'POST', body: file })).arrayBuffer();
+  return readNpy(await (await request(`read${query}`, { method: 'POST', body: file })).arrayBuffer())[0];
 }
 
-/** The npy of the translations of an npy. */
-export async function translate(npy, { seed, samples, signal }) {
+/** The translations of a raster, a list of `samples`. */
+export async function translate(raster, { seed, samples, signal }) {
   for (let attempt = 0; ; attempt++) {
     try {
       const path = `translate?format=npy&seed=${seed}&samples=${samples}`;
-      return await (await request(path, { method: 'POST', body: npy, signal })).arrayBuffer();
+      return readNpy(await (await request(path, { method: 'POST', body: writeNpy(raster), signal })).arrayBuffer());
     } catch (error) {
       if (error.status !== 503 || attempt === 5) throw error;
       await new Promise((resolve) => setTimeout(resolve, 300 * (attempt + 1)));

@@ -82,22 +82,13 @@ class Service:
     self.batcher = batching.Batcher(translator, max_waiting=self.limits.queue)
     self.examples = examples or Examples("absent", "No examples were asked for.")
     about = describe(translator, name)
-    self.about = about | {"limits": dataclasses.asdict(self.limits), "formats": self._formats()}
+    self.about = about | {
+      "limits": dataclasses.asdict(self.limits),
+      "formats": payload.possible_formats(translator.target_signal),
+    }
     self._begin = time.monotonic()
     self._active = self._received = 0
     self._threads = concurrent.futures.ThreadPoolExecutor(DECODERS, "files")
-
-  def _formats(self) -> list[str]:
-    """The formats that can hold the model's output."""
-
-    def holds(name: str) -> bool:
-      try:
-        payload.check_format(self.translator.target_signal, name, 1)
-      except UsageError:
-        return False
-      return True
-
-    return [name for name in payload.FORMATS if holds(name)]
 
   def app(self, *, any_host: bool = False) -> Starlette:
     """The ASGI application.
@@ -336,7 +327,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:
-  """What the client is told; uvicorn logs the traceback."""
+  """The answer to the client; uvicorn logs the traceback."""
   del request, error
   return _error(500, "The server failed at this request; its log says why.")
 

@@ -44,7 +44,7 @@ def describe_signal(signal: Signal) -> dict[str, Any]:
     about |= {"range": ranges[0], "ranges": ranges, "shown": list(signal.shown_channels or (0,)), "reversed": True}
   elif isinstance(signal, Classes):
     colors = [(int(red), int(green), int(blue)) for red, green, blue in signal.color_table[: signal.count]]
-    about["ignore"] = signal.ignore
+    about |= {"ignore": signal.ignore, "count": signal.count}
     about["classes"] = [
       {"value": [index], "color": list(color), "name": label}
       for index, (color, label) in enumerate(zip(colors, palettes.names_of(colors)))

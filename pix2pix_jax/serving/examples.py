@@ -50,6 +50,13 @@ class Examples:
     threading.Thread(target=examples._load, args=(workdir,), name="examples", daemon=True).start()
     return examples
 
+  @classmethod
+  def load(cls, workdir: Path) -> "Examples":
+    """Reads the examples of a workdir in another process, and waits for it."""
+    examples = cls()
+    examples._load(workdir)
+    return examples
+
   def _load(self, workdir: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="pix2pix_jax_") as folder:
       path = Path(folder) / "examples.npz"

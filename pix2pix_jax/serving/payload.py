@@ -155,6 +155,19 @@ def check_format(signal: Signal, name: str, samples: int) -> None:
     raise Refused(400, f"A PNG holds one image, but samples is {samples}. Choose format={others}, or samples=1.")
 
 
+def possible_formats(signal: Signal) -> list[str]:
+  """The formats that can hold the model's output."""
+
+  def holds(name: str) -> bool:
+    try:
+      check_format(signal, name, 1)
+    except Refused:
+      return False
+    return True
+
+  return [name for name in FORMATS if holds(name)]
+
+
 def to_npy(array: np.ndarray) -> bytes:
   """An npy in C order, which every reader of the format expects."""
   buffer = io.BytesIO()
