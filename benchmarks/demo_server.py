@@ -120,7 +120,7 @@ def measure_phases(service: Service, port: int, options) -> dict[str, object]:
   run = lambda clients, requests, has_bad=False: in_another_process(
     port, clients, requests, options.image_size, has_bad
   )
-  run(options.clients, 4 * options.clients)  # compiles the programs
+  run(options.clients, 4 * options.clients)
   alone = run(1, options.requests)
   before = service.batcher.translated, service.batcher.batches
   loaded = run(options.clients, 2 * options.requests)
@@ -155,6 +155,8 @@ def main() -> None:
   x = jnp.zeros((1, options.image_size, options.image_size, 3))
   variables = jax.jit(lambda: generator.init(jax.random.key(0), x, dropout=False, norm_stats="batch"))()
   service = Service(Translator(experiment.config, variables), "benchmark")
+  for count in (1, 2, 4, 8):
+    service.batcher.warm_up((options.image_size, options.image_size), count)
   listening = demo._listen("127.0.0.1", 0)
   server = uvicorn.Server(uvicorn.Config(service.app(), log_level="critical", lifespan="off"))
   threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True).start()

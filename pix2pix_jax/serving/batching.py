@@ -116,11 +116,11 @@ class Batcher:
       self._waiting.clear()
       self._changed.notify_all()
 
-  def warm_up(self, shape: tuple[int, int]) -> float:
-    """Compiles the program for single images of (height, width); returns the seconds that it took."""
+  def warm_up(self, shape: tuple[int, int], count: int = 1) -> float:
+    """Compiles the program for `count` images of (height, width) at once; returns the seconds that it took."""
     signal = self._translator.input_signal
     begin = time.perf_counter()
-    self._compute([np.zeros((*shape, signal.raw_channels), signal.dtype)], Options())
+    self._compute([np.zeros((*shape, signal.raw_channels), signal.dtype)] * count, Options())
     return time.perf_counter() - begin
 
   def _next(self) -> list[_Job]:
