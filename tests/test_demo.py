@@ -19,10 +19,11 @@ from PIL import Image
 import pytest
 from tiny_runs import ROOT, make_translator, run
 
-from pix2pix_jax import demo, palettes
+from pix2pix_jax import demo, inputs, palettes
 from pix2pix_jax.data import files
 from pix2pix_jax.errors import UsageError
-from pix2pix_jax.signals import Depth
+from pix2pix_jax.signals import Depth, Stack
+from pix2pix_jax.signals import Image as SignalImage
 
 for name in ("starlette", "uvicorn", "httpx"):
   pytest.importorskip(name)
@@ -168,6 +169,19 @@ def test_classes_come_back_as_indices_with_their_palette():
     assert "png16" not in about["formats"]
   assert about["input"]["classes"][2] == {"value": [2], "color": [0, 128, 255], "name": "window"}
   assert [each["name"] for each in about["target"]["classes"]] == ["0", "1", "2", "3"]
+
+
+def test_several_inputs_are_one_npy_with_their_channels():
+  stack = Stack((SignalImage(), Depth(range=(0.0, 50.0))), ("rgb", "lidar"))
+  translator = make_translator(data__inputs=inputs.write(stack), data__input_kind="auto", model__input_channels=4)
+  rgb, lidar = draw(), draw((16, 24, 1), seed=1).astype(np.float32) / 10
+  joined = translator.input_signal.join({"rgb": rgb, "lidar": lidar})
+  with working(Service(translator, "several")) as service, listening(service) as client:
+    response = client.post("/translate?format=npy", content=encode(joined, ".npy"))
+    np.testing.assert_array_equal(decode(response), translator({"rgb": rgb, "lidar": lidar}))
+    refused = client.post("/translate", content=encode(rgb))
+    assert refused.status_code == 415 and "an npy with the channels of all inputs" in refused.json()["error"]
+    assert [part["name"] for part in client.get("/model.json").json()["input"]["parts"]] == ["rgb", "lidar"]
 
 
 def test_the_page_reads_files_at_its_own_size(client, translator):

@@ -22,9 +22,11 @@ if not CHROMIUM:
 from demo_server import listening  # noqa: E402  (after the checks)
 from playwright.sync_api import expect, sync_playwright  # noqa: E402
 
-from pix2pix_jax import palettes  # noqa: E402
+from pix2pix_jax import inputs, palettes  # noqa: E402
 from pix2pix_jax.serving.app import Service, working  # noqa: E402
 from pix2pix_jax.serving.examples import Examples  # noqa: E402
+from pix2pix_jax.signals import Depth, Stack  # noqa: E402
+from pix2pix_jax.signals import Image as SignalImage  # noqa: E402
 
 FLAGS = (
   *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -55,6 +57,11 @@ KINDS = {
     "data__target_classes": 12,
     "model__input_channels": 12,
     "model__output_channels": 12,
+  },
+  "several": {
+    "data__inputs": inputs.write(Stack((SignalImage(), Depth(range=(0.0, 10.0))), ("rgb", "lidar"))),
+    "data__input_kind": "auto",
+    "model__input_channels": 4,
   },
   "quantity": {
     "data__target_kind": "quantity",
@@ -110,6 +117,8 @@ def example_inputs(kind):
     return 1 + 8 * np.random.default_rng(0).random((2, *SIZE, 1), np.float32)
   if kind == "quantity":
     return random((2, *SIZE, 1))
+  if kind == "several":
+    return random((2, *SIZE, 4)).astype(np.float32)
   if kind == "photo":
     return random((2, *SIZE, 3))
   return indices if kind == "classes" else np.array(palettes.CMP, np.uint8)[indices[..., 0]]
@@ -132,11 +141,11 @@ def services():
     def get(kind):
       if kind not in started:
         translator = make_translator(**KINDS[kind])
-        inputs = example_inputs(kind)
-        pairs = [{"input": image, "target": translator(image)} for image in inputs]
+        images = example_inputs(kind)
+        pairs = [{"input": image, "target": translator(image)} for image in images]
         examples = Examples("ready", "", ["one", "two"], pairs)
         service = stack.enter_context(working(Service(translator, kind, examples=examples)))
-        started[kind] = stack.enter_context(listening(service)).base_url, translator, inputs
+        started[kind] = stack.enter_context(listening(service)).base_url, translator, images
       return started[kind]
 
     yield get
@@ -148,7 +157,7 @@ def opened(browser, services):
   pages = []
 
   def open_page(kind="image", **options):
-    address, translator, inputs = services(kind)
+    address, translator, images = services(kind)
     context = browser.new_context(**{"viewport": {"width": 1300, "height": 900}} | options)
     page = context.new_page()
     page.faults = []
@@ -158,7 +167,7 @@ def opened(browser, services):
     page.goto(str(address))
     expect(page.locator("#thumbnails button[aria-pressed=true]")).to_have_count(1, timeout=20_000)
     pages.append((context, page))
-    page.translator, page.inputs = translator, inputs
+    page.translator, page.inputs = translator, images
     settle(page)
     return page
 
@@ -368,6 +377,17 @@ def test_quantities_have_their_unit(opened):
   page.locator("#outputs canvas").hover(position={"x": 3, "y": 3})
   expect(page.locator("#output-readout")).to_have_text(f"x 0, y 0: {value} HU")
   expect(page.locator("#legend")).to_contain_text("1800 HU")
+
+
+def test_several_inputs_are_shown_one_at_a_time(opened):
+  page = opened("several")
+  np.testing.assert_array_equal(pixels(page, "#canvas"), page.inputs[0][..., :3])
+  np.testing.assert_array_equal(pixels(page, "#outputs canvas"), page.translator(page.inputs[0]))
+  page.get_by_label("Show").select_option("lidar")
+  assert (pixels(page, "#canvas") != page.inputs[0][..., :3]).any()
+  expect(page.get_by_role("button", name="Brush")).to_be_hidden()
+  page.locator("#canvas").hover(position={"x": 3, "y": 3})
+  expect(page.locator("#input-readout")).to_contain_text(" m")
 
 
 def test_the_camera_is_an_input_of_photographs(opened):

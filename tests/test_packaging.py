@@ -68,6 +68,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(archives):
   assert entry_points.split() == ["[console_scripts]", "pix2pix_jax", "=", "pix2pix_jax.__main__:main"]
   assert described["Version"] == re.search(r'__version__ = "(.+)"', (ROOT / "pix2pix_jax/__init__.py").read_text())[1]
   assert set(described.get_all("Provides-Extra")) == {
+    "beam",
     "cuda",
     "demo",
     "geo",

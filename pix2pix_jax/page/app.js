@@ -106,7 +106,7 @@ function select(index) {
 
 /** The signal of the part that is shown, and its first channel. */
 function shownPart() {
-  if (model.input.kind !== 'stack') return [model.input, 0];
+  if (model.input.kind !== 'stack') return [model.input, null];
   const number = Number($('part').value || 0), parts = model.input.parts;
   return [parts[number], parts.slice(0, number).reduce((sum, part) => sum + part.channels, 0)];
 }

@@ -74,13 +74,14 @@ export function colorizer(signal, colormap) {
   };
 }
 
-/** Draws a raster, or the channels of one part of it from `offset` on, into a canvas of its size. */
-export function paint(canvas, raster, signal, colormap, offset = 0) {
+/** Draws a raster, or one part of several inputs, whose channels begin at `offset`, into a canvas of its size. */
+export function paint(canvas, raster, signal, colormap, offset = null) {
   const { height, width, data, channels } = raster, color = colorizer(signal, colormap);
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   const context = canvas.getContext('2d'), image = context.createImageData(width, height), pixels = image.data;
-  for (let i = 0, from = offset, to = 0; i < height * width; i++, from += channels, to += 4) {
-    const [red, green, blue] = color(data.subarray(from, from + signal.channels), raster.dtype);
+  const dtype = offset === null ? raster.dtype : signal.dtype; // several inputs are one float32 array of their raw values
+  for (let i = 0, from = offset ?? 0, to = 0; i < height * width; i++, from += channels, to += 4) {
+    const [red, green, blue] = color(data.subarray(from, from + signal.channels), dtype);
     pixels[to] = red; pixels[to + 1] = green; pixels[to + 2] = blue; pixels[to + 3] = 255;
   }
   context.putImageData(image, 0, 0);
