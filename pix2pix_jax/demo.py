@@ -19,7 +19,7 @@ import sys
 import threading
 
 from pix2pix_jax import launch, output
-from pix2pix_jax.errors import CommandParser, UsageError, reason, require_integer, run_command
+from pix2pix_jax.errors import CommandParser, UsageError, reason, require_integer, run_command, user_path
 
 EXTRA = ("starlette", "uvicorn")  # the packages of the extra `demo`
 
@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
   parser = CommandParser(
     prog="pix2pix_jax demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--workdir", type=Path, required=True, help="workdir of a trained model")
+  parser.add_argument("--workdir", required=True, help="workdir of a trained model")
   parser.add_argument("--step", default="best", help="checkpoint: best, latest or a step number (default: best)")
   parser.add_argument("--port", type=int, default=8000, help="port of the page; 0: any free one (default: 8000)")
   parser.add_argument(
@@ -139,13 +139,14 @@ def main(argv: list[str] | None = None) -> None:
     default="127.0.0.1",
     help="address to listen on; 0.0.0.0: reachable from the network (default: 127.0.0.1, this machine)",
   )
-  parser.add_argument("--static", type=Path, metavar="FOLDER", help="write the page as a folder for any web host")
+  parser.add_argument("--static", metavar="FOLDER", help="write the page as a folder for any web host")
   options = parser.parse_args(argv)
   require_integer("--port", options.port, 0, 65535)
+  workdir = user_path("--workdir", options.workdir)
   if options.static:
-    write_static(options.workdir.expanduser(), options.static.expanduser(), step=options.step)
+    write_static(workdir, user_path("--static", options.static), step=options.step)
     return
-  serve(options.workdir.expanduser(), host=options.host, port=options.port, step=options.step)
+  serve(workdir, host=options.host, port=options.port, step=options.step)
 
 
 if __name__ == "__main__":

@@ -391,6 +391,8 @@ def test_train_restarts_once_with_kept_memory_whatever_the_paths(start, tmp_path
     ["translate", "--workdir=gs://bucket/run", "--input=a.png", "--output=x.png"],
     ["translate", "--workdir=w", "--input=gs://bucket/run", "--output=x.png"],
     ["translate", "--workdir=w", "--input=a.png", "--output=gs://bucket/run"],
+    ["demo", "--workdir=gs://bucket/run"],
+    ["demo", "--workdir=w", "--static=gs://bucket/run"],
     ["import-torch", "--workdir=gs://bucket/run", "--generator=g.pth"],
   ],
   ids=lambda arguments: " ".join(arguments[:1] + [each for each in arguments if "gs://" in each]),
