@@ -192,7 +192,8 @@ def test_splits_and_sides_in_every_arrangement_and_case(tmp_path, layout, names)
       place = layout.format(side=side, split=split, lower=side.lower())
       put(tmp_path / place, [f"{name}.png", f"deep/{name}.webp"])
   assert ids(tmp_path) == {split: [f"{name}", f"deep/{name}"] for split, name in zip(("train", "val", "test"), "abc")}
-  assert not pairs.find_splits(tmp_path)[1], "nothing is left out"
+  notes = [note for note in pairs.find_splits(tmp_path)[1] if not note.startswith("Read as side-by-side images")]
+  assert not notes, "nothing is left out"
 
 
 def test_nested_folders_give_their_path_as_id(tmp_path):
@@ -286,7 +287,7 @@ def test_names_match_across_unicode_forms_case_and_side_suffixes(tmp_path):
     "same": "same.png",
     "Same": "SAME.png",
   }
-  assert not notes
+  assert len(notes) == 1 and notes[0].startswith("No split folders")
 
 
 def test_case_is_ignored_only_where_one_partner_is_left(tmp_path):
@@ -305,7 +306,7 @@ def test_names_that_differ_in_their_suffix_alone_are_told_apart(tmp_path):
   splits, notes = pairs.find_splits(tmp_path / "apart")
   partners = {pair.files[0].name: pair.files[1].name for members in splits.values() for pair in members}
   assert partners == {name: name for name in ("1.png", "2.png", "2.bmp")}
-  assert len(notes) == 1 and "1 of 4 files" in notes[0] and notes[0].endswith(": 1.jpg.")
+  assert len(notes) == 2 and "1 of 4 files" in notes[0] and notes[0].endswith(": 1.jpg.")
 
 
 def test_files_of_any_format_pair_up(tmp_path):
@@ -374,6 +375,43 @@ def test_names_that_differ_by_a_constant_ending_are_partners(tmp_path, inputs, t
   for pair in found:
     one, other = (path.stem.removesuffix(ending) for path, ending in zip(pair.paths, endings))
     assert one == other and pair.paths[0].parent.name.replace("A", "B") == pair.paths[1].parent.name
+
+
+@pytest.mark.parametrize(
+  "names, found",
+  [
+    (["1_day.png", "1_night.png", "2_day.png", "2_night.png"], r"\*_day files to A/ and the \*_night files to B/"),
+    (["train/1.color.png", "train/1.depth.png", "train/x_2.color.png", "train/x_2.depth.png"], r"\*.color files"),
+    (["cat_1.jpg", "cat_1_mask.png", "cat_2.jpg", "cat_2_mask.png"], r"\*_mask"),
+    (["a_dog.jpg", "a_dog_mask.png", "a_cat.jpg", "a_cat_mask.png"], r"other.*\*_mask"),
+    (["1.jpg", "1.png", "2.jpg", "2.png"], r"\*_jpg.*\*_png"),
+    ([f"{n}_{what}.png" for n in range(3) for what in ("rgb", "depth", "seg")], r"\*_depth, \*_rgb, \*_seg"),
+    (["cam_1.png", "cam_2.png", "rear_1.png", "rear_2.png"], None),
+    (["red_day.png", "blue_day.png", "red_night.png", "green_noon.png"], None),
+    (["one_day.png", "two_day.png", "three_day.png"], None),
+    ([f"{n}.png" for n in range(20)], None),
+  ],
+)
+def test_separate_files_in_one_folder_are_not_cut_in_halves(tmp_path, names, found):
+  put(tmp_path, names)
+  if found:
+    with pytest.raises(UsageError, match=f"separate files of pairs, not side-by-side images.*{found}"):
+      pairs.find_splits(tmp_path)
+    order, halves = pairs.Reading(side_by_side="target_input"), "left half = target, right half = input"
+  else:
+    order, halves = pairs.PLAIN, "left half = input, right half = target"
+  notes = pairs.find_splits(tmp_path, reading=order)[1]  # which is read as asked for
+  assert any(halves in note for note in notes), notes
+
+
+@pytest.mark.parametrize("name", ["train.txt", "val_list.txt", "split.json", "pairs.csv", "README.txt", "info.json"])
+def test_lists_of_splits_are_said_not_to_be_read(tmp_path, name):
+  put(tmp_path, ["A/1.png", "B/1.png", "A/2.png", "B/2.png"])
+  (tmp_path / name).write_text("1\n")
+  notes = pairs.find_splits(tmp_path)[1]
+  assert any(note.startswith(f"Not read: {name}. Lists") for note in notes) == (name not in ("README.txt", "info.json"))
+  assert sum("No split folders" in note for note in notes) == 1
+  assert not any("No split folders" in note for note in pairs.find_splits(tmp_path, whole=True)[1])
 
 
 def test_files_without_a_partner_are_reported_once(tmp_path, capsys):
@@ -729,7 +767,7 @@ def test_files_beside_the_pairs_do_not_matter_but_new_pairs_do(tmp_path):
 
 def test_real_facades_as_ones_own_folder(real_data):
   splits, notes = pairs.find_splits(real_data / "facades")
-  assert not notes and {split: len(members) for split, members in splits.items()} == {"train": 400, "val": 100}
+  assert len(notes) == 1 and {split: len(members) for split, members in splits.items()} == {"train": 400, "val": 100}
   labels, photo = pairs.read_pair(splits["train"][0], pairs.Reading("target_input"))
   whole = np.asarray(Image.open(real_data / "facades/train/1.jpg"))
   np.testing.assert_array_equal(np.concatenate([photo, labels], axis=1), whole)

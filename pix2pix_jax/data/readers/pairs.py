@@ -142,7 +142,12 @@ def find_splits(
   splits: dict[str, list[Pair]] = {}
   for split, folders in layout.folders.items():
     splits[split] = match(folders, notes, recursive=layout.recursive)
+    if len(folders) == 1:
+      _check_side_by_side(folders[0], splits[split], reading)
+  notes += _about_halves(list(itertools.chain.from_iterable(splits.values())), reading)
   if "" in splits:
+    if len(splits[""]) > 1 and not whole:
+      notes.append("No split folders: a random tenth of the pairs (by name) is for validation.")
     splits = {WHOLE: splits[""]} if whole else _cut(splits[""], seed)
   splits = {split: splits[split] for split in (*SPLITS, WHOLE) if splits.get(split)}
   if not splits:
@@ -156,12 +161,19 @@ def find_splits(
         f"data.target_folder={unused[1]}."
       )
     raise UsageError(
-      " ".join([f"data.source_dir {str(source)!r} holds no pairs.{hint}", *notes, f"It should hold {WANTED}."])
+      " ".join(
+        [
+          f"data.source_dir {str(source)!r} holds no pairs.{hint}",
+          *notes,
+          *_unread_lists(source),
+          f"It should hold {WANTED}.",
+        ]
+      )
     )
   slices = {split: _slices(members, reading) for split, members in splits.items()}
   if (files_of := sum(map(len, splits.values()))) != (count := sum(map(len, slices.values()))):
     notes.append(f"Volumes and stacks are cut into slices: {output.counted(files_of, 'pair')} of files give {count:,}.")
-  return slices, notes + _unread(source, layout)
+  return slices, [*notes, *_unread(source, layout), *_unread_lists(source)]
 
 
 def raw_folders(source: Path, reading: Reading = PLAIN) -> list[Path]:
@@ -276,6 +288,98 @@ def _entries(folder: Path) -> list[Path]:
   """The subfolders of a folder, and the images directly in it."""
   direct = (path for path in folder.iterdir() if path.is_file() and files.is_known(path))
   return [*_subfolders(folder), *files.natural_order(path for path in direct if not files.is_junk(path.name))]
+
+
+def _unread_lists(source: Path) -> list[str]:
+  """A line about files beside the folders that look like lists of the pairs of splits."""
+  found = [path.name for path in files.natural_order(source.iterdir()) if path.is_file() and _is_list(path)]
+  if not found:
+    return []
+  return [
+    f"Not read: {few(found, 10)}. Lists of pairs or splits have no effect; if they matter, put the files into "
+    "A/train and B/train, A/val and B/val, A/test and B/test."
+  ]
+
+
+def _is_list(path: Path) -> bool:
+  """Whether a name is that of a list of the pairs of a split, such as train.txt, val_list.json or pairs.csv."""
+  words = re.split(r"[ _.-]", path.stem.lower())
+  listed = path.suffix.lower() in (".txt", ".json", ".lst", ".yaml", ".yml") and (
+    {*_SPLIT_NAMES, "split", "splits", "pairs"} & set(words)
+  )
+  return bool(listed) or path.suffix.lower() in (".csv", ".tsv")
+
+
+# --- Side-by-side files
+
+
+def _about_halves(members: list[Pair], reading: Reading) -> list[str]:
+  """A line that says how files of input and target are cut."""
+  if not any(_is_cut(pair, reading) for pair in members):
+    return []
+  left, right = reading.side_by_side.split("_") if reading.side_by_side in ORDERS else ORDERS[0].split("_")
+  return [f"Read as side-by-side images: left half = {left}, right half = {right}."]
+
+
+def _is_cut(pair: Pair, reading: Reading) -> bool:
+  """Whether the halves of a file are the input and the target, and not arrays of an archive."""
+  return len(pair.paths) == 1 and not _is_archive(pair, reading)
+
+
+def _is_archive(pair: Pair, reading: Reading) -> bool:
+  return files.suffix(pair.paths[0]) in files.ARCHIVES and len(set(reading.keys)) == 2
+
+
+def _check_side_by_side(folder: Path, members: list[Pair], reading: Reading) -> None:
+  """Refuses a folder in which inputs and targets seem to be files of their own, such as 1_day.png and 1_night.png.
+
+  Raises:
+    UsageError: the names come in groups that differ by a constant ending alone, and `data.side_by_side` is not set.
+  """
+  if reading.side_by_side != PLAIN.side_by_side:
+    return
+  endings = _groups([pair.id for pair in members if _is_cut(pair, reading)])
+  if len(endings) > 1:
+    patterns = [_pattern(ending) for ending in endings]
+    more = f"; all are {', '.join(patterns)}" if len(patterns) > 2 else ""
+    raise UsageError(
+      f"{folder} looks like it holds separate files of pairs, not side-by-side images: names differ only by their "
+      f"endings. Move the {patterns[0]} files to A/ and the {patterns[1]} files to B/ (inputs go to A and targets to B"
+      f"{more}). If each file does hold both sides, give the files of each ending a folder of their own."
+    )
+
+
+def _pattern(ending: str) -> str:
+  return f"*{ending}" if ending else "other"
+
+
+def _groups(names: list[str]) -> list[str]:
+  """The endings of words by which alone the names of a folder differ, as in 1_day, 1_night, 2_day, 2_night; else none.
+
+  Numbers are no such endings, because they count images.
+  """
+  by_word: dict[str, list[str]] = {}
+  for name in names:
+    word = re.split(r"[ _.-]", name.rpartition("/")[2])[-1]
+    by_word.setdefault(word if re.search(r"[^\W\d]", word) else "", []).append(name)
+  common = max(by_word, key=lambda word: len(by_word[word]), default="")
+  rest = [name for word, members in by_word.items() if word != common for name in members]
+  for groups in (list(by_word.values()), [rest, by_word[common]] if rest else []):
+    if 2 <= len(groups) <= 5 and (endings := _endings_of(groups)):
+      return endings
+  return []
+
+
+def _endings_of(groups: list[list[str]]) -> list[str]:
+  """The ending of each group of names, if nearly all names of the others have a partner in the first; else none."""
+  first, *others = groups
+  endings: list[str] = []
+  for other in others:
+    partner, (one, theirs) = _by_endings(first, other)
+    if len(partner) < 0.9 * max(len(first), len(other)) or (endings and endings[0] != one):
+      return []
+    endings = [*(endings or [one]), theirs]
+  return endings
 
 
 class Found(NamedTuple):
@@ -487,8 +591,7 @@ def read_pair(pair: Pair, reading: Reading = PLAIN) -> tuple[np.ndarray, ...]:
   if reading.side_by_side not in ORDERS:
     raise UsageError(f"data.side_by_side is {reading.side_by_side!r}; it is {' or '.join(ORDERS)}.")
   path = pair.paths[0]
-  is_archive = files.suffix(path) in files.ARCHIVES and len(set(reading.keys)) == 2
-  if len(pair.paths) > 1 or is_archive:
+  if not _is_cut(pair, reading):
     arrays = _read_all(pair, reading)
     _check_sizes(pair, [array.shape[:2] for array in arrays])
     return arrays
