@@ -94,6 +94,7 @@ class Translator:
     norm_stats: str | None = None,
     tile: int | None = None,
     batch_size: int = 8,
+    check_range: bool = True,
   ) -> np.ndarray:
     """Translates one image or a batch.
 
@@ -109,6 +110,8 @@ class Translator:
       tile: side in pixels of overlapping tiles, for images too large for memory; None: the whole image at once. All
         tiles share the same noise. Each has its own norm statistics, unless they are `"running"`.
       batch_size: number of images (or tiles) computed at once.
+      check_range: whether depth and quantities are refused if none of them is a value, or most lie outside the range of
+        the model and so have probably another unit.
 
     Returns:
       The translations, in the shape of `images` but with the target's channels; `num_samples` adds a leading axis.
@@ -126,6 +129,8 @@ class Translator:
     batch = images[..., None] if images.ndim == 2 else images
     batch = batch[None] if single else batch
     raw = self._accept(batch)
+    if check_range:
+      self.input_signal.check_range(raw, "The input")
     encoded = self.input_signal.encode(raw)
     as_float = self.input_signal.kind == "image" and raw.dtype.kind == "f"
     tile = None if tile is None else require_integer("tile", tile, 1)

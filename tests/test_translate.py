@@ -650,3 +650,30 @@ def test_help_imports_neither_tensorflow_nor_jax():
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
   assert done.returncode == 0 and "set()" in done.stderr
   assert "--side_by_side" in done.stdout and "--side-by-side" not in done.stdout
+
+
+@pytest.mark.parametrize(
+  "values, message",
+  [
+    (
+      np.full((8, 8), 0.2),
+      "lies between 0.2 and 0.2, but the range is 5 to 6000 DN: 100% of the values would be clipped",
+    ),
+    (np.full((2, 8, 8, 1), np.nan), "holds no value at all"),
+    (np.linspace(0, 7000, 64).reshape(8, 8), None),
+    (np.concatenate([np.full((1, 8, 8, 1), np.nan), np.full((1, 8, 8, 1), 100.0)]), None),
+  ],
+)
+def test_arrays_in_another_unit_are_refused_as_files_are(values, message):
+  using = make_translator(
+    model__input_channels=1,
+    data__input_kind="quantity",
+    data__input_dtype="float32",
+    data__input_range=(5.0, 6000.0),
+    data__input_unit="DN",
+  )
+  using._run = lambda batch, **_: batch.repeat(3, -1)
+  if message:
+    with pytest.raises(UsageError, match=f"The input {message}"):
+      using(values.astype(np.float32))
+  using(values.astype(np.float32), check_range=message is None)

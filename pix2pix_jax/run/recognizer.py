@@ -71,7 +71,7 @@ class Recognizer:
     return palettes.nearest(_as_uint8(raw), self._labels.palette)[0]
 
   def _recognize(self, images: np.ndarray) -> np.ndarray:
-    return self._translator(self._spec.target.decode(images), dropout=False)
+    return self._translator(self._spec.target.decode(images), dropout=False, check_range=False)
 
   def scores(self) -> dict[str, dict[str, float]]:
     """Name → `recognizer_mean_iou`, `recognizer_pixel_accuracy` and `recognizer_class_accuracy`."""

@@ -319,6 +319,7 @@ class FileTranslator:
       tile=options.tile,
       dropout=options.dropout,
       norm_stats=options.norm_stats,
+      check_range=False,  # `read` checks whole files: a slice may well be empty
       **more,
     )
 
