@@ -112,11 +112,12 @@ def test_what_is_missing_is_named_before_any_work(arguments, message, monkeypatc
   assert message in str(error.value)
 
 
-def test_images_that_use_little_of_16_bits_are_shown_over_what_they_use(tmp_path, monkeypatch):
+@pytest.mark.parametrize("low", [0, 28010])
+def test_images_that_use_little_of_16_bits_are_shown_over_what_they_use(tmp_path, monkeypatch, low):
   generator = np.random.default_rng(0)
   for number in range(12):
     for side, channels in (("A", 2), ("B", 3)):
-      values = generator.integers(0, 4096, (64, 64, channels), np.uint16)
+      values = generator.integers(low, low + 4096, (64, 64, channels), np.uint16)
       files.write(tmp_path / f"raw/{side}/train/{number}.png", values)
   drawn = []
   monkeypatch.setattr(viz, "save_png", lambda path, sheet: drawn.append(sheet))
@@ -127,6 +128,9 @@ def test_images_that_use_little_of_16_bits_are_shown_over_what_they_use(tmp_path
     f"--config.data.{name}={tmp_path / folder}" for name, folder in (("source_dir", "raw"), ("prepared_dir", "p"))
   ]
   inspect.main(["--config=folder", *SIZES, *data, f"--output={tmp_path / 'sheets'}"])
-  assert len(drawn) == 2 and list(titled[0]) == ["input, channel 1 of 2, 0 to 4095", "target, 0 to 4095"]
+  assert len(drawn) == 2 and list(titled[0]) == [
+    f"input, channel 1 of 2, {low} to {low + 4095}",
+    f"target, {low} to {low + 4095}",
+  ]
   for images in titled[0].values():
     assert 100 < np.mean(images) < 155 and np.max(images) > 240

@@ -160,6 +160,11 @@ MILLIMETRES = np.where(BLOCKS > 4, 400 + 25 * BLOCKS + np.arange(128)[:, None], 
       {},
       "input uses 0 to 4095 of the 16-bit range, 6.2%.*data.input_kind=quantity",
     ),
+    (
+      noise(12, 64, 64, 1, np.uint16, 28010, 30918),
+      {},
+      "uses 28010 to 30918 of the 16-bit .*If these are measurements, set data.input_kind=quantity, [^;]*data.$",
+    ),
     (noise(12, 64, 64, 1, np.uint16, 700, 9990), {}, "uses 700 to 9990 of the 16-bit .*data.input_kind=depth"),
   ],
 )

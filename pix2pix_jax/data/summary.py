@@ -411,7 +411,7 @@ def _shown(signal: Signal, side: Side) -> Any:
 
 
 def _uses_little(signal: Image, side: Side) -> bool:
-  return signal.dtype == "uint16" and side.high < np.iinfo(signal.dtype).max / 4
+  return signal.dtype == "uint16" and side.high - side.low < np.iinfo(signal.dtype).max / 4
 
 
 def check(summary: Summary, spec: DataSpec) -> None:
@@ -778,11 +778,11 @@ def _about_image(name: str, side: Side, signal: Image, spec: DataSpec) -> Iterat
     )
   elif _uses_little(signal, side):
     scaled = _declaration(name, spec, "depth", scale=1000)
-    depth = f"; for depth in millimetres, {scaled}" if signal.channels == 1 else ""
+    depth = f"; for depth in millimetres, {scaled}" if signal.channels == 1 and side.high < largest / 4 else ""
     yield (
       f"The {name} uses {side.low:g} to {side.high:g} of the 16-bit range, {(side.high - side.low) / largest:.1%} of "
-      f"it, so the networks see nearly uniform images. For a range that is taken from the data, "
-      f"{_declaration(name, spec, 'quantity')}{depth}."
+      f"it, so the networks see nearly uniform images. If these are measurements, "
+      f"{_declaration(name, spec, 'quantity')}, whose range is taken from the data{depth}."
     )
 
 
