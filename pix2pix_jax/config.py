@@ -11,6 +11,7 @@ import datetime
 import difflib
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import ml_collections
 import numpy as np
 
 from pix2pix_jax import inputs, palettes, signals
-from pix2pix_jax.errors import UsageError, nearest, nearest_path, reason
+from pix2pix_jax.errors import URL, UsageError, nearest, nearest_path, reason, user_path
 from pix2pix_jax.output import counted
 from pix2pix_jax.signals import DataSpec, Signal
 
@@ -186,7 +187,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     "input_palette": Field(
       "",
       "Colours of the classes of an input label map, in order: cmp, cityscapes, or a list such as #0000aa,#ff5500. "
-      "Needed if the files hold colours; files of class indices may leave it empty.",
+      "Needed if the files hold colours; files of class indices may leave it empty. #000000,#ffffff reads grey masks "
+      "of 0 and 255.",
       _PALETTE,
     ),
     "target_palette": Field("", "The same for a target label map.", _PALETTE),
@@ -933,9 +935,10 @@ def keep_recorded(
   """The configuration of a start, and of the workdir's previous start if something was trained there.
 
   Ranges, numbers of classes and colours that are left to the data keep their earlier values: other data must not change
-  the meaning of the networks' numbers.
+  the meaning of the networks' numbers. `data.source_dir` becomes absolute, for later commands in other folders.
   """
   config, old = config.copy_and_resolve_references(), previous(workdir)
+  config.data.source_dir = absolute_source(config.data.source_dir)
   if old is None:
     return config, None
   for side in ("input", "target"):
@@ -1025,6 +1028,17 @@ def _migrate(fields: Any) -> Any:
   return fields
 
 
+def absolute_source(place: str) -> str:
+  """`data.source_dir` as an absolute path; URLs and the empty one stay."""
+  return place if not place or URL.match(place) else os.path.abspath(user_path("data.source_dir", place))
+
+
+def same_source(one: str, other: str) -> bool:
+  """Whether two values of `data.source_dir` are the same place."""
+  places = [absolute_source(place) for place in (one, other)]
+  return places[0] == places[1] or (all(map(os.path.isabs, places)) and len(set(map(os.path.realpath, places))) == 1)
+
+
 Changes = dict[str, tuple[Any, Any]]  # dotted name → (old, new)
 
 
@@ -1033,6 +1047,8 @@ def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) 
   pairs = {name: (get(old, name), get(new, name)) for name, _ in each_field()}
   if signals.same_data(*pairs["data.fingerprint"]):
     del pairs["data.fingerprint"]
+  if same_source(*pairs["data.source_dir"]):
+    del pairs["data.source_dir"]
   return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 

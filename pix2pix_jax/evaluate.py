@@ -9,6 +9,7 @@ separate folder, such as `eval/test@step800,dropout=off`.
 """
 
 from collections.abc import Sequence
+import os
 from pathlib import Path
 import re
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
-from pix2pix_jax.errors import CommandParser, UsageError, run_command, user_path
+from pix2pix_jax.errors import URL, CommandParser, UsageError, nearest_path, run_command, user_path
 from pix2pix_jax.signals import Signal
 
 SPLITS = ("train", "val", "test", "whole")
@@ -153,11 +154,19 @@ def _configure(
   """
   config = trained.copy_and_resolve_references()
   with config.unlocked():
-    config.data.source_dir = str(source_dir) or config.data.source_dir
+    config.data.source_dir = config_lib.absolute_source(str(source_dir) or config.data.source_dir)
     config.data.name = reader or config.data.name
     config.evaluation.dropout = config.evaluation.dropout if dropout is None else dropout
     config.evaluation.norm_stats = norm_stats or config.evaluation.norm_stats
   config_lib.check(config)
+  place = config.data.source_dir
+  if place and config.data.name not in ("arrays", "procedural") and not URL.match(place) and not os.path.exists(place):
+    if source_dir:
+      raise UsageError(f"--source_dir {place!r} does not exist{nearest_path(Path(place)) or '.'}")
+    raise UsageError(
+      f"The data of the run, {place!r}, does not exist any more{nearest_path(Path(place)) or '.'} Give the folder "
+      "where its files are now: --source_dir=DIR."
+    )
   if config.data.name == "arrays":
     raise UsageError(
       f"{workdir} was trained on arrays in memory, which are not stored. Use `result.evaluate(x, y)`, or pass files "
@@ -217,7 +226,9 @@ def _results_folder(
   stored = evaluation.read_summary(workdir / "eval" / split).get("step", step)
   if stored != step and (step_was_given or split == "val"):
     parts.append(f"step{step}")
-  if (config.data.name, config.data.source_dir) != (trained.data.name, trained.data.source_dir):
+  if config.data.name != trained.data.name or not config_lib.same_source(
+    config.data.source_dir, trained.data.source_dir
+  ):
     name = Path(config.data.source_dir).name or config.data.name
     parts.append("data=" + re.sub(r"[^\w.-]+", "_", name))
   if config.evaluation.dropout != trained.evaluation.dropout:

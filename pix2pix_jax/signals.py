@@ -452,7 +452,7 @@ class Classes(_Shared):
 
   def accept(self, array: np.ndarray, name: str) -> np.ndarray:
     """Checks raw values and returns class indices, uint8 (..., H, W, 1). Colours (..., H, W, 3) of a palette become
-    indices (`palettes.match`).
+    indices (`palettes.match`), as do grey values beyond the classes if all colours of the palette are grey.
 
     Raises:
       UsageError: indices beyond the classes, other than integers, or colours that are not in the palette.
@@ -466,6 +466,9 @@ class Classes(_Shared):
         f"{name} holds {array.dtype} of {_channels(array.shape[-1])}; label maps hold class indices in one channel of "
         "integers, or 8-bit colours of a palette."
       )
+    is_grey = bool(self.palette) and all(red == green == blue for red, green, blue in self.palette)
+    if is_grey and array.dtype == np.uint8 and array.size and array.max() >= len(self.palette):
+      return palettes.match(np.repeat(array, 3, -1), self.palette, name)[0]
     limit = self.count or 256
     wrong = np.unique(array[(array != self.ignore) & ((array < 0) | (array >= limit))])
     if wrong.size:

@@ -4,6 +4,7 @@ import pytest
 from tiny_runs import ROOT, run, tiny_config
 
 from pix2pix_jax import config as config_lib
+from pix2pix_jax import evaluate
 from pix2pix_jax.configs import facades as facades_config
 from pix2pix_jax.data import prepare
 from pix2pix_jax.errors import UsageError
@@ -156,3 +157,30 @@ def test_a_workdir_that_does_not_exist_and_one_without_a_run_differ(tmp_path):
     config_lib.read(tmp_path / "facade")
   with pytest.raises(UsageError, match=r"facades holds no run: it has no config\.json\. Give the workdir"):
     config_lib.read(tmp_path / "facades")
+
+
+def test_the_folder_of_the_data_is_recorded_as_an_absolute_path(tmp_path, monkeypatch):
+  (tmp_path / "raw").mkdir()
+  (tmp_path / "link").symlink_to("raw")
+  monkeypatch.chdir(tmp_path)
+  config = config_lib.default()
+  config.data.source_dir = "raw"
+  kept, _ = config_lib.keep_recorded(config, tmp_path / "run")
+  assert kept.data.source_dir == str(tmp_path / "raw") and config.data.source_dir == "raw"
+  for place, same in {"raw": True, "./raw/": True, str(tmp_path / "raw"): True, "link": True, "other": False}.items():
+    config.data.source_dir = place
+    assert ("data.source_dir" not in config_lib.differences(kept, config)) == same, place
+  for place in ("", "gs://bucket/raw"):
+    assert config_lib.absolute_source(place) == place and not config_lib.same_source(place, "raw")
+
+
+def test_evaluation_says_how_to_name_data_that_was_moved(tmp_path, monkeypatch):
+  config = config_lib.default()
+  config.data.update({"name": "folder", "source_dir": str(tmp_path / "gone")})
+  with pytest.raises(UsageError, match=r"The data of the run, '.*gone', does not exist any more.*--source_dir=DIR"):
+    evaluate._configure(tmp_path, config, "", "", None, "")
+  with pytest.raises(UsageError, match=r"--source_dir '.*never' does not exist"):
+    evaluate._configure(tmp_path, config, "never", "", None, "")
+  (tmp_path / "now").mkdir()
+  monkeypatch.chdir(tmp_path)
+  assert evaluate._configure(tmp_path, config, "now", "", None, "").data.source_dir == str(tmp_path / "now")

@@ -261,6 +261,22 @@ def test_a_class_far_above_the_others_may_mark_pixels_without_a_label():
   assert not any("255" in line for line in summary.warnings(summary.make(source), resolved(source), source.spec))
 
 
+def test_masks_of_black_and_white_become_two_classes_as_advised(tmp_path):
+  for number in range(3):
+    files.write(tmp_path / f"raw/A/train/{number}.png", noise(1, 16, 16)[0])
+    mask = np.full((16, 16, 1), 255 * (number > 0), np.uint8)  # one of black alone, one of white alone
+    mask[: 8 * (number > 1)] = 0
+    files.write(tmp_path / f"raw/B/train/{number}.png", mask)
+  data = folder_data(tmp_path, target_kind="classes")
+  (line,) = [line for line in warn(prepare.prepare(data)) if "classes" in line]
+  assert "values 0 and 255 alone" in line and "data.target_palette=#000000,#ffffff." in line
+  data.target_palette = "#000000,#ffffff"
+  source = prepare.prepare(data)
+  assert source.spec.target.count == 2 and not [line for line in warn(source) if "classes" in line]
+  assert [np.unique(y).tolist() for _, _, y in source.pairs("train")] == [[0], [1], [0, 1]]
+  assert source.spec.target.accept(np.eye(2, dtype=np.uint8)[..., None], "x")[..., 0].tolist() == [[1, 0], [0, 1]]
+
+
 @pytest.mark.parametrize(
   "values, marker",
   [

@@ -125,6 +125,7 @@ def test_results_of_another_protocol_step_or_data_get_their_own_folder(trained):
   assert (summary["protocol"]["dropout"], summary["protocol"]["norm_stats"]) == (False, "running")
   name = lambda **changes: evaluate._results_folder(workdir, "val", 6, False, changed(config, **changes), config).name
   assert name() == "val" and name(data__source_dir="/elsewhere/my data") == "val@data=my_data"
+  assert name(data__source_dir="") == "val"
   assert evaluate._results_folder(workdir, "val", 3, False, config, config).name == "val@step3"
   assert evaluate._results_folder(workdir, "train", 3, True, config, config).name == "train"
 

@@ -556,7 +556,7 @@ def _declaration(name: str, spec: DataSpec, kind: str = "", **fields: Any) -> st
   if isinstance(spec.input, Stack) and name in spec.input.names:
     declared = ",".join(
       [f"{name}:{kind or spec.input.parts[spec.input.names.index(name)].kind}"]
-      + [f"{field}={value}" for field, value in fields.items()]
+      + [f"{field}={str(value).replace(',', '/')}" for field, value in fields.items()]
     )
     return f"declare '{declared}' in data.inputs"
   kinds = [f"data.{name}_kind={kind}"] if kind else []
@@ -566,10 +566,16 @@ def _declaration(name: str, spec: DataSpec, kind: str = "", **fields: Any) -> st
 def _about_classes(name: str, side: Side, signal: Classes, spec: DataSpec) -> Iterator[str]:
   """A class index far above all others, which often marks pixels without a label."""
   *most, last = side.values or [0]
-  if signal.ignore < 0 and last >= 250 and len(most) >= 1 and most[-1] < 200:
+  if signal.ignore < 0 and side.values == [0, 255] and signal.count == 256:
     yield (
-      f"The {name} holds the classes {most[0]} to {most[-1]} and {last}, so {signal.count} classes are trained. If "
-      f"{last} marks pixels without a label, {_declaration(name, spec, ignore=last)}."
+      f"The {name} holds the values 0 and 255 alone, so 256 classes are trained, of which two occur. For masks of two "
+      f"classes, black and white, {_declaration(name, spec, palette='#000000,#ffffff')}."
+    )
+  elif signal.ignore < 0 and last >= 250 and len(most) >= 1 and most[-1] < 200:
+    others = f"classes {most[0]} to {most[-1]}" if len(most) > 1 else f"class {most[0]}"
+    yield (
+      f"The {name} holds the {others} and {last}, so {signal.count} classes are trained. If {last} marks pixels "
+      f"without a label, {_declaration(name, spec, ignore=last)}."
     )
 
 
