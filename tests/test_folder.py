@@ -12,6 +12,7 @@ from tensorflow_datasets.core import shuffle
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.data import files, pipeline, prepare
+from pix2pix_jax.data.formats import volumes
 from pix2pix_jax.data.readers import examples, folder, pairs, progress
 from pix2pix_jax.errors import UsageError
 
@@ -463,6 +464,40 @@ def test_sizes_that_cannot_show_the_same_view_are_named(tmp_path):
     prepare.prepare(make_data(tmp_path, source_dir=str(tmp_path / "odd")))
 
 
+@pytest.mark.parametrize("sides", ["AB", "BA"])
+def test_channels_first_are_named(tmp_path, sides):
+  write(tmp_path / f"raw/{sides[0]}/1.png", draw(0, size=(8, 8)))
+  write(tmp_path / f"raw/{sides[1]}/1.npy", draw(0, 8, size=(5, 8)))
+  with pytest.raises(UsageError, match=rf"{sides[1]}/1.npy has the shape \(5, 8, 8\). Are the channels first"):
+    prepare.prepare(make_data(tmp_path))
+
+
+@pytest.mark.parametrize(
+  "name, message", [("x.zip", "archive. Extract it"), ("x.csv", "Lists of pairs are not read"), ("x.png", "the folder")]
+)
+def test_a_file_in_place_of_the_folder_is_named(tmp_path, name, message):
+  (tmp_path / name).write_bytes(b"x")
+  with pytest.raises(UsageError, match=f"{name}' is .*{message}"):
+    pairs.find_splits(tmp_path / name)
+
+
+def test_a_stack_in_an_archive_is_named(tmp_path):
+  (tmp_path / "raw").mkdir()
+  np.savez(tmp_path / "raw/1.npz", x=draw(0, 3)[None].repeat(2, 0), y=draw(0, 1)[None].repeat(2, 0))
+  with pytest.raises(UsageError, match=r"array 'x' of .*1.npz has the shape \(2, 6, 8, 3\): a stack of 2 images"):
+    prepare.prepare(make_data(tmp_path, input_key="x", target_key="y"))
+
+
+def test_a_series_beside_single_images_is_named(tmp_path, monkeypatch):
+  series = tmp_path / "A/p1"
+  monkeypatch.setattr(volumes, "is_series", lambda path: path == series)
+  put(tmp_path, ["B/p1/1.png", "B/p1/2.png"])
+  series.mkdir(parents=True)
+  (series / "1.dcm").write_bytes(b"x")
+  with pytest.raises(UsageError, match="A/p1 is a DICOM series, one volume, but .*B/p1 holds 2 single images"):
+    pairs.find_splits(tmp_path)
+
+
 # --- Splits without folders
 
 
@@ -781,6 +816,13 @@ def test_channels_to_show_are_checked_before_the_files_are_prepared(tmp_path):
   assert not (tmp_path / "prepared").exists()
   source = prepare.prepare(make_data(tmp_path, input_display=(4, 3, 2), target_display=(2,)))
   assert (source.spec.input.shown_channels, source.spec.target.shown_channels) == ((4, 3, 2), (2,))
+
+
+def test_folders_without_common_names_are_not_proposed_as_sides(tmp_path):
+  put(tmp_path, ["sub-00/t1.png", "sub-01/t2.png"])
+  with pytest.raises(UsageError, match="sub-00, sub-01 lack a partner") as error:
+    pairs.find_splits(tmp_path)
+  assert "data.inputs" not in str(error.value)
 
 
 def test_folders_of_other_names_are_proposed_as_sides(tmp_path):

@@ -100,7 +100,7 @@ def read(
   with _opened(path, key, axis, slice) as source:
     if slice is None and (source.is_volume or source.format == "npy") and (count := source.count(axis) or 1) > 1:
       raise UsageError(f"{path} is a volume of {count} slices; choose one by slice=0 to {count - 1}, or read them all.")
-    return _checked(source.read(colors, slice, axis), path)
+    return _checked(source.read(colors, slice, axis), path, key)
 
 
 def count_slices(path: Path, *, axis: int | None = None, key: str | None = None) -> int | None:
@@ -393,9 +393,15 @@ def _errors_named(path: Path) -> Iterator[None]:
     ) from error
 
 
-def _checked(array: np.ndarray, path: Path) -> np.ndarray:
+def _checked(array: np.ndarray, path: Path, key: str | None = None) -> np.ndarray:
   """(H, W, C) in native byte order, or an error that names the file."""
   array = array[..., None] if array.ndim == 2 else array
+  if array.ndim == 4 and array.size and suffix(path) in ARCHIVES:
+    name = f"The array {key!r} of {path}" if key else f"The array in {path}"
+    raise UsageError(
+      f"{name} has the shape {array.shape}: a stack of {len(array)} images? Stacks in archives are not read: save each "
+      "side's as .npy (images, height, width, channels) in A/ and B/, or every image as a file of its own."
+    )
   if array.ndim != 3 or not array.size:
     raise UsageError(
       f"{path} has the shape {array.shape}; an image is (height, width) or (height, width, channels) and not empty."

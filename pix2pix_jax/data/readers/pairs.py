@@ -155,7 +155,7 @@ def find_splits(
     hint = ""
     if unused:
       hint = f" Its folders {few(unused, 10)} lack a partner, or are named neither like splits nor A and B."
-    if len(unused) > 1:
+    if len(unused) > 1 and match([source / name for name in unused[:2]], []):
       hint += (
         f" If {unused[0]} holds the inputs and {unused[1]} the targets, set data.inputs={unused[0]} and "
         f"data.target_folder={unused[1]}."
@@ -234,6 +234,8 @@ def _within(split: Path, reading: Reading) -> tuple[Path, ...]:
 
 
 def _layout(source: Path, reading: Reading) -> Layout:
+  if source.is_file():
+    raise UsageError(f"data.source_dir {str(source)!r} {_about_file(source)}")
   if sides := _sides(source, reading):
     named = [_named(side, _SPLIT_NAMES) for side in sides]
     common = [split for split in SPLITS if all(split in each for each in named)]
@@ -259,6 +261,15 @@ def _layout(source: Path, reading: Reading) -> Layout:
   if reading.folders != PLAIN.folders:
     raise _missing_folder(source, reading)
   return Layout({"": (source,)}, recursive=False)
+
+
+def _about_file(path: Path) -> str:
+  """What a file is that was given in place of the folder of pairs, and what to do."""
+  if path.suffix.lower() in (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"):
+    return "is an archive. Extract it and give the folder."
+  if path.suffix.lower() in (".txt", ".csv", ".tsv", ".json", ".lst", ".yaml", ".yml", ".xlsx"):
+    return "is a file. Lists of pairs are not read: put the files of each pair into A/ and B/ and give their folder."
+  return "is a file. Give the folder that holds it."
 
 
 def _missing_folder(place: Path, reading: Reading) -> UsageError:
@@ -470,6 +481,14 @@ def _match(inputs: Found, targets: Found, notes: list[str]) -> dict[str, Path]:
         f"{len(unreadable)} of {len(mine.images)} files in {mine.folder} have a partner in {theirs.folder} that "
         f"cannot be read: {few(unreadable, 10)}."
       )
+    for name, path in unmatched.items():
+      if files.is_series(path) and (single := [each for each in theirs.images if each.startswith(f"{name}/")]):
+        notes.append(
+          f"{path} is a DICOM series, one volume, but {theirs.folder / name} holds {len(single)} single "
+          "images. Store them as one volume or stack of as many slices, such as "
+          f"{theirs.folder / name}.nii.gz or .tif."
+        )
+        break
     alone = [mine.relative(path) for name, path in unmatched.items() if name not in theirs.left_out]
     if alone:
       notes.append(
@@ -593,7 +612,7 @@ def read_pair(pair: Pair, reading: Reading = PLAIN) -> tuple[np.ndarray, ...]:
   path = pair.paths[0]
   if not _is_cut(pair, reading):
     arrays = _read_all(pair, reading)
-    _check_sizes(pair, [array.shape[:2] for array in arrays])
+    _check_sizes(pair, [array.shape for array in arrays])
     return arrays
   first = _read(path, pair.slice, reading.axis, reading.keys[0], any(reading.colors))
   if first.shape[1] % 2:
@@ -605,8 +624,9 @@ def read_pair(pair: Pair, reading: Reading = PLAIN) -> tuple[np.ndarray, ...]:
   return (left, right) if reading.side_by_side == "input_target" else (right, left)
 
 
-def _check_sizes(pair: Pair, sizes: list[tuple[int, ...]]) -> None:
+def _check_sizes(pair: Pair, shapes: list[tuple[int, ...]]) -> None:
   """Inputs have one size, and the target the same proportions, up to rounding."""
+  sizes = [shape[:2] for shape in shapes]
   (height, width), (last_height, last_width) = sizes[0], sizes[-1]
   other = next((i for i, size in enumerate(sizes[:-1]) if size != sizes[0]), None)
   if other is not None:
@@ -616,6 +636,11 @@ def _check_sizes(pair: Pair, sizes: list[tuple[int, ...]]) -> None:
     wanted = "The files of a pair must show the same view, in the same proportions: crop one of them."
   else:
     return
+  for path, shape, partner in zip(pair.files, shapes, [sizes[other], *[sizes[0]] * other]):
+    if shape[1:] == partner and shape[0] < min(partner):
+      raise UsageError(
+        f"{path} has the shape {shape}. Are the channels first? They belong last: save it as (height, width, channels)."
+      )
   raise UsageError(
     f"{pair.files[0]} is {width}×{height} but {pair.files[other]} is {sizes[other][1]}×{sizes[other][0]} (width × "
     f"height). {wanted}"
