@@ -394,6 +394,14 @@ def test_small_images_of_other_proportions_get_one_piece_of_advice():
   assert len(about) == 1 and "set data.load_size=0 and data.crop_size=64." in about[0]
 
 
+def test_sides_of_two_sizes_are_not_advised_to_keep_them():
+  source = arrays(noise(12, 96, 128), noise(12, 48, 64))
+  (line,) = [line for line in warn(source, data__load_size=286, data__crop_size=256) if "128×96" in line]
+  assert "set data.load_size=96 data.load_width=128 data.crop_size=96 data.crop_width=128." in line
+  fields = {"load_size": 96, "load_width": 128, "crop_size": 96, "crop_width": 128}
+  assert not any("128×96" in line for line in warn(source, **{f"data__{name}": n for name, n in fields.items()}))
+
+
 @pytest.mark.parametrize("kind, count", [("auto", 1), ("classes", 0)])
 def test_palette_targets_that_are_learned_as_images_are_noticed(tmp_path, kind, count):
   for i in range(12):

@@ -530,7 +530,7 @@ def warnings(summary: Summary, config: ml_collections.ConfigDict, spec: DataSpec
     spec: signals of the data.
   """
   split = summary.splits.get("train") or next(iter(summary.splits.values()))
-  found = [*_about_pairs(split, config.train.batch_size), *_about_sizes(split.input.sizes, config)]
+  found = [*_about_pairs(split, config.train.batch_size), *_about_sizes(split, config)]
   if "val" in summary.splits and summary.splits["val"].count == 1:
     found.append(
       "The validation split has 1 pair, so its metrics, and the choice of the best checkpoint, depend on one image. "
@@ -635,11 +635,12 @@ def _about_pairs(split: SplitSummary, batch_size: int) -> Iterator[str]:
     yield f"All {split.count} targets are the same image. Check the target files."
 
 
-def _about_sizes(sizes: list[tuple[int, int, int]], config: ml_collections.ConfigDict) -> Iterator[str]:
+def _about_sizes(split: SplitSummary, config: ml_collections.ConfigDict) -> Iterator[str]:
   data, model = config.data, config.model
   crop, load, evaluated = config_lib.crop_shape(data), config_lib.load_shape(data), config_lib.eval_resize(data)
   if load and evaluated:
-    yield from _about_resizes(sizes, load, crop, evaluated, config)
+    own_size = _own_size(split, crop)
+    yield from _about_resizes(split.input.sizes, load, crop, evaluated, config, own_size)
   if not model.generator.startswith("resnet") and model.levels == config_lib.levels_for(*crop) <= 3:
     yield (
       f"Crops of {crop[1]}×{crop[0]} can be halved only {model.levels} times, so the generator has {model.levels} "
@@ -655,11 +656,11 @@ def _about_resizes(
   crop: tuple[int, int],
   evaluated: tuple[int, int],
   config: ml_collections.ConfigDict,
+  own_size: str,
 ) -> Iterator[str]:
   height, width, _ = sizes[0]
-  total, smallest = sum(size[2] for size in sizes), min(min(size[:2]) for size in sizes)
+  total = sum(size[2] for size in sizes)
   alike = sum(size[2] for size in sizes if _stretch(size, sizes[0][:2]) <= 0.05)
-  own_size = f"set data.load_size=0 and data.crop_size={_below(min(smallest, crop[0]))}"
   enlarged = max(load[0] / height, load[1] / width) >= 2
   if 2 * alike < total:
     yield (
@@ -706,6 +707,15 @@ def _about_resizes(
       f"Images are resized to 286×286 and each crop of {crop[1]}×{crop[0]} shows {crop[0] * crop[1] / 286**2:.0%} of "
       f"one. To show most of it, set data.load_size={round(max(crop) * 286 / 256)}."
     )
+
+
+def _own_size(split: SplitSummary, crop: tuple[int, int]) -> str:
+  """The fields that keep images at their own size; or near it where inputs and targets, of two sizes, are resized."""
+  if sorted(split.input.sizes) == sorted(split.target.sizes):
+    smallest = min(min(size[:2]) for size in split.input.sizes)
+    return f"set data.load_size=0 and data.crop_size={_below(min(smallest, crop[0]))}"
+  tall, wide = (max(16, side // 16 * 16) for side in split.input.sizes[0][:2])
+  return f"set data.load_size={tall} data.load_width={wide} data.crop_size={tall} data.crop_width={wide}"
 
 
 def _stretch(size: tuple[int, ...], shape: tuple[int, int]) -> float:
