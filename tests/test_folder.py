@@ -566,6 +566,19 @@ def test_images_are_converted_to_the_channels_of_the_model(tmp_path, capsys, fir
   assert "converted to 3 channels" in capsys.readouterr().out, "later starts say it again"
 
 
+@pytest.mark.parametrize("suffix, alpha, warned", [(".png", None, True), (".png", 255, False), (".npy", None, False)])
+def test_transparency_that_is_trained_is_said(tmp_path, capsys, suffix, alpha, warned):
+  for number in range(3):
+    array = draw(number, 4)
+    array[..., 3] = array[..., 3] if alpha is None else alpha
+    write(tmp_path / f"raw/A/train/{number}{suffix}", array)
+    write(tmp_path / f"raw/B/train/{number}.png", draw(9, 3))
+  prepare.prepare(make_data(tmp_path))
+  message = "inputs have an alpha channel, such as 0.png, which is trained as channel 4. To lay"
+  shown = capsys.readouterr().out
+  assert (message in shown) == warned and ("--config.model.input_channels=3." in shown) == warned
+
+
 def test_bands_that_are_no_colours_are_not_converted(tmp_path):
   for side in "AB":
     write(tmp_path / f"raw/{side}/train/1.tif", draw(1, 2))

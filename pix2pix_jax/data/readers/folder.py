@@ -26,6 +26,7 @@ from pix2pix_jax.errors import UsageError, few, grouped
 from pix2pix_jax.signals import Signal
 
 UNDECLARED = signals.Settings()
+_CHANNEL_FIELDS = {"input": "model.input_channels", "target": "model.output_channels"}
 MAX_LABELS = 64  # a palette image with more colours is a photograph or a drawing
 MAX_PROBLEMS = 100  # preparation stops after this many files that cannot be used
 
@@ -369,6 +370,7 @@ class Findings:
     self._different: dict[str, list[str]] = {name: [] for name in config.sides}
     self._channels: dict[str, set[int]] = {name: set() for name in config.sides}
     self._converted: dict[str, list[Path]] = {name: [] for name in config.sides}
+    self._transparent: dict[str, list[Path]] = {name: [] for name in config.sides}  # whose alpha is trained
     self._negatives = {name: Negatives() for name in config.sides}
     self._blank: collections.Counter[Path] = collections.Counter()  # slices without a value
     self._distances: dict[str, list[float]] = {name: [] for name in config.sides}  # of label colours from the palette
@@ -385,6 +387,7 @@ class Findings:
       self._different[name] += other._different[name]
       self._channels[name] |= other._channels[name]
       self._converted[name] += other._converted[name]
+      self._transparent[name] += other._transparent[name]
       self._negatives[name].merge(other._negatives[name])
       self._distances[name] = [*self._distances[name], *other._distances[name]][:MAX_PROBLEMS]
     self._blank.update(other._blank)
@@ -400,6 +403,10 @@ class Findings:
     side = self._config.sides[name]
     if side.kind == "image" and array.shape[-1] != side.channels:
       self._converted[name].append(path)
+    elif side.kind == "image" and array.shape[-1] in (2, 4) and not self._transparent[name]:
+      varies = (array[..., -1] != array[0, 0, -1]).any()
+      if varies and files.holds_colors(path, array.shape[-1]):
+        self._transparent[name].append(path)  # the first is enough
     if side.kind == "classes" and array.shape[-1] >= 3 and len(self._distances[name]) < MAX_PROBLEMS:
       self._distances[name].append(palettes.match(array[..., :3], side.settings.palette, str(path))[1])
     if side.kind == "depth":
@@ -419,6 +426,12 @@ class Findings:
         self.notes.append(
           f"{len(paths)} {_plural(name) if len(paths) > 1 else name} converted to {side.channels} "
           f"channel{'s' * (side.channels != 1)}: {few(path.name for path in paths)}."
+        )
+      if (paths := self._transparent[name]) and name in _CHANNEL_FIELDS:
+        self.notes.append(
+          f"Warning: The {_plural(name)} have an alpha channel, such as {paths[0].name}, which is trained as channel "
+          f"{side.channels}. To lay transparent images over white instead, set "
+          f"--config.{_CHANNEL_FIELDS[name]}={side.channels - 1}."
         )
       if distances := self._distances[name]:
         self.notes.append(
@@ -467,10 +480,9 @@ class Findings:
     """A sentence about the setting that would convert a side's channels, if that solves the problem."""
     side = self._config.sides[name]
     channels = {side.channels, *self._channels[name]}
-    if not channels <= {1, 2, 3, 4} or name not in ("input", "target"):
+    if not channels <= {1, 2, 3, 4} or name not in _CHANNEL_FIELDS:
       return ""
-    field = {"input": "model.input_channels", "target": "model.output_channels"}[name]
-    flag = f"--config.{field}={3 if max(channels) > 2 else 1}"
+    flag = f"--config.{_CHANNEL_FIELDS[name]}={3 if max(channels) > 2 else 1}"
     return f" Or set {flag} to have them converted (grey to RGB, alpha over white)."
 
 
