@@ -146,10 +146,11 @@ def fields(argv: list[str] | None = None) -> None:
   if not chosen:
     raise UsageError(f"No field has {pattern!r} in its name{nearest(pattern, known)}")
   width = min(shutil.get_terminal_size((120, 24)).columns, 120)
+  fill = functools.partial(textwrap.fill, width=width, break_on_hyphens=False, break_long_words=False)
   for name, field in chosen.items():
     limit = f"  ({field.limit.text})" if field.limit else ""
-    print(textwrap.fill(f"{name} = {field.default!r}{limit}", width, subsequent_indent=" " * 6))
-    print(textwrap.fill(field.meaning, width, initial_indent=" " * 4, subsequent_indent=" " * 4))
+    print(fill(f"{name} = {field.default!r}{limit}", subsequent_indent=" " * 6))
+    print(fill(field.meaning, initial_indent=" " * 4, subsequent_indent=" " * 4))
 
 
 # --- train
