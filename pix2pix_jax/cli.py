@@ -7,6 +7,7 @@ at once.
 import argparse
 from collections.abc import Callable, Iterator
 import contextlib
+import functools
 import importlib
 import os
 from pathlib import Path
