@@ -400,8 +400,10 @@ def _is_average(name: str) -> bool:
   return name.startswith("average/")
 
 
-def _saved(state: TrainState) -> dict[str, Any]:
+def _saved(state: Any) -> Any:
   """The parts of a state that a checkpoint holds: without `average` if there is none, as in earlier versions."""
+  if not isinstance(state, TrainState):  # any other tree as it is
+    return state
   parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
   return {name: part for name, part in parts.items() if part is not None}
 
