@@ -118,7 +118,7 @@ def example_inputs(kind):
   if kind == "quantity":
     return random((2, *SIZE, 1))
   if kind == "several":
-    return random((2, *SIZE, 4)).astype(np.float32)
+    return random((2, *SIZE, 4)) / np.float32([1, 1, 1, 30])  # the last channel is depth, up to 8.5 m
   if kind == "photo":
     return random((2, *SIZE, 3))
   return indices if kind == "classes" else np.array(palettes.CMP, np.uint8)[indices[..., 0]]
