@@ -32,7 +32,7 @@ def workdir(tmp_path_factory):
 def make(workdir, spec, answer):
   """A recognizer that answers with a function of the 8-bit images."""
   recognizer = Recognizer(workdir, spec)
-  recognizer._translator = lambda images, dropout: answer(images)
+  recognizer._translator = lambda images, **_: answer(images)
   return recognizer
 
 
