@@ -1,10 +1,12 @@
-"""Weak scaling of a training over processes of this machine: the same batch for each, one core for each.
+"""Weak scaling of a training over processes of this machine: the same batch and one computing thread for each.
 
   python benchmarks/scaling.py --processes=1,2
 
 For every number of processes, trains on built-in façades and prints the steps per second, the efficiency (against one
-process), and what each step moves: the bytes of prepared data that a process reads, and the bytes that it has to add up
-with the others (gradients of both networks; the statistics of batch norm come on top).
+process), and what each step moves: the bytes of prepared data that a process reads, and the bytes that it adds up with
+the others in all-reduces, counted in the compiled step (gradients of both networks and statistics of batch norm).
+
+Processes are not pinned to cores: the threads that wait for a message would then wait for the end of a time slice.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import json
 import math
 import os
 from pathlib import Path
+import re
 import socket
 import statistics
 import subprocess
@@ -20,6 +23,7 @@ import tempfile
 
 ROOT = Path(__file__).parent.parent
 LOG = 10
+F32 = re.compile(r"f32\[([\d,]*)\]")
 
 
 def main():
@@ -29,7 +33,10 @@ def main():
   parser.add_argument("--size", type=int, default=128, help="height and width of the crops")
   parser.add_argument("--base_features", type=int, default=32)
   parser.add_argument("--steps", type=int, default=60)
+  parser.add_argument("--compile", help=argparse.SUPPRESS)
   args = parser.parse_args()
+  if args.compile:
+    return print(compiled_step(Path(args.compile)))
   alone = None
   for count in map(int, args.processes.split(",")):
     with tempfile.TemporaryDirectory() as folder:
@@ -61,40 +68,49 @@ def measure(count, folder, args):
     *(sys.executable, str(ROOT / "main.py"), f"--config={ROOT}/configs/procedural.py", f"--workdir={folder}/run"),
     *(f"--config.{name}={value}" for name, value in fields.items()),
   ]
-  environment = os.environ | {"OMP_NUM_THREADS": "1"}
+  environment = os.environ | {"PJRT_NPROC": "1", "OMP_NUM_THREADS": "1"}
   started = []
   for index in range(count):
-    cores = {index % os.cpu_count()}
     flags = [f"--coordinator={address}", f"--num_processes={count}", f"--process_id={index}"] if count > 1 else []
-    started.append(
-      subprocess.Popen(
-        [*command, *flags],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        preexec_fn=lambda cores=cores: os.sched_setaffinity(0, cores),
-      )
-    )
+    started.append(subprocess.Popen([*command, *flags], env=environment, stdout=subprocess.DEVNULL))
   assert all(process.wait() == 0 for process in started), "a process failed"
   rows = [json.loads(line) for line in (folder / "run/history.jsonl").read_text(encoding="utf-8").splitlines()]
   speeds = [row["train/steps_per_second"] for row in rows if "train/steps_per_second" in row][1:]
   shards = [path.stat().st_size for path in (folder / "prepared").rglob("*array_record*")]
+  reduced = all_reduces(folder / "run", count) if count > 1 else []
   return dict(
     processes=count,
     batch_size=args.batch_size * count,
     steps_per_second=round(statistics.median(speeds), 3),
     pairs_per_second=round(statistics.median(speeds) * args.batch_size * count, 2),
     read_bytes_per_process=round(sum(shards) / 64 * args.batch_size),
-    summed_bytes=4 * parameters(folder / "run"),
+    all_reduces=len(reduced),
+    summed_bytes=sum(reduced),
   )
 
 
-def parameters(workdir):
-  """Of both networks, from the shapes alone."""
-  sys.path.insert(0, str(ROOT))
+def all_reduces(workdir, count):
+  """The bytes of each all-reduce in the step of a run, compiled for `count` devices of one process."""
+  command = [sys.executable, __file__, f"--compile={workdir}"]
+  environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "PYTHONPATH": str(ROOT)}
+  program = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+  sizes = []
+  for shapes in re.findall(r"= (\(.*?\)|\S+) all-reduce\(", program):
+    sizes.append(sum(4 * math.prod(map(int, filter(None, shape.split(",")))) for shape in F32.findall(shapes)))
+  return sizes
+
+
+def compiled_step(workdir):
+  """The optimized HLO of a run's training step."""
+  import jax
+
   from pix2pix_jax.run.experiment import Experiment
 
-  shapes = Experiment.read(workdir).parameters
-  return sum(math.prod(shape) for network in shapes.values() for shape in network.values())
+  run = Experiment.read(workdir)
+  data = run.config.data
+  image = (run.config.train.batch_size, data.crop_size, data.crop_size, 3)
+  batch = {side: jax.ShapeDtypeStruct(image, "float32", sharding=run.split_rows) for side in ("input", "target")}
+  return run.train_step.lower(run.abstract(), batch).compile().as_text()
 
 
 if __name__ == "__main__":
