@@ -471,6 +471,19 @@ FIELDS: dict[str, dict[str, Field]] = {
       "Logger that receives scalars and sample grids besides TensorBoard: wandb, MODULE:FUNCTION, or an entry point "
       "(pix2pix_jax/run/loggers.py). Empty: none.",
     ),
+    "data_on_device": Field(
+      "auto",
+      "Keep the decoded training split on the devices, which then crop, mirror and encode the batches, with the same "
+      "bits: yes, no or auto (on a GPU or TPU, if it fits). Not for splits beyond cache_gib, images of several sizes, "
+      "further augmentation, or several processes.",
+      _one_of("auto", "yes", "no"),
+    ),
+    "steps_per_dispatch": Field(
+      0,
+      "Steps that the devices compute without the host in between, if the split is kept on them; 1 with callbacks. 0: "
+      "10 on a GPU or TPU, 1 on a CPU. A signal stops the run at most three times as many steps later.",
+      _between(0, 10_000),
+    ),
     "init_from": Field(
       "",
       "Workdir of a trained model (append @STEP to choose a checkpoint; default: the best) whose networks a new run "

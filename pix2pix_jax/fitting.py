@@ -188,7 +188,9 @@ def fit(
     warnings.warn(f"{workdir} was trained on other data; further steps use the new data.", stacklevel=2)
   observer = _KerasObserver(callbacks, steps_per_epoch, -(-num_steps // steps_per_epoch), verbose)
   with contextlib.nullcontext() if verbose else _silence():
-    state = train_and_evaluate(settings, workdir, source=pipeline.ArraySource(splits, spec), observer=observer)
+    state = train_and_evaluate(
+      settings, workdir, source=pipeline.ArraySource(splits, spec), observer=observer if callbacks else None
+    )
   observer.train_ended()
   generator, discriminator = (
     dataclasses.replace(network, opt_state=()) for network in (state.generator, state.discriminator)

@@ -58,6 +58,21 @@ class _Shared:
   def check_range(self, accepted: np.ndarray, name: str) -> None:
     """Refuses values that are unlikely to be of this signal. Every accepted value is possible here."""
 
+  def encode(self, raw):
+    raise NotImplementedError
+
+  def pack(self, raw: np.ndarray) -> np.ndarray:
+    """What is kept on the devices instead of raw values, of which it takes as many channels.
+
+    `unpack` turns it into their code without arithmetic that a compiler could round in another way, so that the bits
+    are those of `encode` in NumPy.
+    """
+    return self.encode(raw)
+
+  def unpack(self, packed):
+    """What `pack` returned, as a JAX array → the code of the raw values."""
+    return packed
+
   def valid(self, raw) -> Any:
     """bool (..., H, W, 1): pixels with a value; None if every pixel has one."""
     return None
@@ -144,6 +159,14 @@ class Image(_Shared):
     """Integers over their full range, or float in [0, 1] → float32 in [-1, 1]."""
     largest = 1 if raw.dtype.kind == "f" else np.iinfo(raw.dtype).max
     return raw.astype(np.float32) * np.float32(2 / largest) - 1
+
+  def pack(self, raw: np.ndarray) -> np.ndarray:
+    return raw
+
+  def unpack(self, packed):
+    """Looked up in a table of all codes."""
+    levels = np.arange(np.iinfo(packed.dtype).max + 1, dtype=packed.dtype)
+    return jnp.asarray(self.encode(levels)).at[packed].get(mode="promise_in_bounds")
 
   def decode(self, encoded):
     """[-1, 1] → integers of `dtype`, rounded."""
@@ -487,6 +510,12 @@ class Classes(_Shared):
     """Class indices (..., 1) → float32 one-hot (..., count) of ±1; a pixel without a label is -1 in every channel."""
     return (raw == np.arange(self.count, dtype=np.uint8)).astype(np.float32) * 2 - 1
 
+  def pack(self, raw: np.ndarray) -> np.ndarray:
+    return raw
+
+  def unpack(self, packed):
+    return self.encode(packed)  # exact however it is compiled
+
   def decode(self, encoded):
     """[-1, 1] (..., count) → the index of the largest channel, uint8 (..., 1)."""
     return encoded.argmax(-1)[..., None].astype(np.uint8)
@@ -632,6 +661,13 @@ class Stack(_Shared):
     """The parts' codes one after the other, float32 in [-1, 1]."""
     xp = jnp if isinstance(raw, jax.Array) else np
     return xp.concatenate([part.encode(piece) for part, piece in zip(self.parts, self.split(raw))], axis=-1)
+
+  def pack(self, raw: np.ndarray) -> np.ndarray:
+    pieces = [part.pack(piece).astype(np.float32) for part, piece in zip(self.parts, self.split(raw))]
+    return np.concatenate(pieces, axis=-1)
+
+  def unpack(self, packed):
+    return jnp.concatenate([part.unpack(piece) for part, piece in zip(self.parts, self.split(packed))], axis=-1)
 
   def decode(self, encoded):
     """[-1, 1] → raw numbers as `join` returns them."""

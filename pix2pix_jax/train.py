@@ -16,6 +16,7 @@ from pix2pix_jax.model.state import TrainState
 from pix2pix_jax.run import checkpoint, evaluation, experiment, final, fine_tuning, lock, loggers, processes, storage
 from pix2pix_jax.run.evaluation import Evaluation
 from pix2pix_jax.run.experiment import Experiment
+from pix2pix_jax.run.feeding import open_feed, schedule
 from pix2pix_jax.run.final import Progress
 from pix2pix_jax.run.finite import require_finite_state
 from pix2pix_jax.run.reporter import Reporter, make_writer
@@ -38,7 +39,7 @@ def train_and_evaluate(
     config: as `config.load` returns it.
     workdir: folder of the run; created if needed.
     source: where the pairs come from; None: as `config.data` describes.
-    observer: called before and after every step; it may end the run.
+    observer: called before and after every step; it may end the run. Each step then has a dispatch of its own.
 
   Raises:
     UsageError: invalid data, sizes or fields, a workdir with another architecture, or a loss that became NaN.
@@ -87,7 +88,7 @@ def train_and_evaluate(
     unit = run.spec.target.unit
     with Reporter(writer, workdir, start=done, config=config.train, logger=logger, unit=unit) as reporter:
       reporter.say(_describe(run, start, changes))
-      progress = _loop(run, state, start, (train_split, val_split), checkpointer, reporter, observer or Observer())
+      progress = _loop(run, state, start, (train_split, val_split), checkpointer, reporter, observer)
       if progress.step < config.train.num_steps:
         reporter.say(f"Stopped at step {progress.step} of {config.train.num_steps}; run the same command to resume.")
       elif val_split:
@@ -106,18 +107,15 @@ def _loop(
   splits: tuple[pipeline.Split, pipeline.Split | None],
   checkpointer: checkpoint.Checkpointer,
   reporter: Reporter,
-  observer: Observer,
+  observer: Observer | None,
 ) -> Progress:
   """Trains, validates and saves from `start` until the last step, a signal, or the observer's request to stop."""
-  config, (train_split, val_split) = run.config, splits
-  train = config.train
+  train, (train_split, val_split) = run.config.train, splits
   progress = Progress(state, start or 0, best=checkpointer.best())
-  batches = pipeline.to_devices(
-    pipeline.train_batches(
-      train_split, config.data, batch_size=train.batch_size, seed=config.seed, start_step=progress.step
-    ),
-    run.split_rows,
-  )
+  feed = open_feed(run, train_split, progress.step, every_step=observer is not None)
+  observer = observer or Observer()
+  if feed.note:
+    reporter.say(feed.note)
   if val_split and not start:  # the untrained networks: curves begin here, and data errors surface immediately
     reporter.say(f"Validating the initial networks on {output.counted(len(val_split), 'image')} …")
     with output.stage("Validating the initial networks"):
@@ -126,11 +124,11 @@ def _loop(
   if progress.step < train.num_steps:
     reporter.say("Compiling the training step …")
   with StopOnSignal() as stop:
-    for step in range(progress.step + 1, train.num_steps + 1):
+    for step, count in schedule(train, progress.step, feed.per_dispatch):
       with reporter.data_wait():
-        batch = next(batches)
+        taken = feed.take(count)
       observer.step_begins(step)
-      state, metrics = run.train_step(state, batch)
+      state, metrics = feed.train(state, taken)
       last = step == train.num_steps
       stopping = stop.agreed(run.split_rows)  # read once, so that a signal during validation cannot end the run unsaved
       reporter.trained(step, metrics, last=last or stopping, at_log=functools.partial(run.update_norms, state))

@@ -166,6 +166,17 @@ def is_active(data: Any) -> bool:
   )
 
 
+def corner(place: np.ndarray, size: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  """(..., 2): the first row and column of crops.
+
+  Args:
+    place: (..., 2), where they lie, as in `Change.warp`, float32.
+    size: (..., 2), (height, width) of the arrays.
+    shape: (height, width) of the crops.
+  """
+  return (place * (size - shape + 1).astype(np.float32)).astype(np.int64)
+
+
 def crop(
   read: Callable[[Window | None], dict[str, np.ndarray]],
   change: Change,
@@ -188,7 +199,7 @@ def crop(
   if change.warps:
     example = change.warp(read(None), spec, (float(place[0]), float(place[1])), uncut)
   else:
-    y, x = (place * (size - uncut + 1).astype(np.float32)).astype(np.int64)
+    y, x = corner(place, size, uncut)
     window: Window = (int(y), int(x), *uncut)
     example = read(window)
   return {name: change.rearrange(array) for name, array in example.items()}

@@ -35,6 +35,7 @@ __all__ = [
   "load_split",
   "to_devices",
   "train_batches",
+  "train_draws",
 ]
 
 
@@ -184,7 +185,6 @@ def train_batches(
   """
   crop = config_lib.crop_shape(data)
   _check_crop(split, crop, data)
-  rows = own_rows(batch_size)
   draw = _draws(len(split), seed, shuffle=data.shuffle, augmented=augmentation.is_active(data))
 
   def read(index, jitter, *draws):
@@ -204,6 +204,29 @@ def train_batches(
       for name, image in zip(split.names, images, strict=True)
     }
 
+  return _endless(make_example, batch_size, start_step)
+
+
+def train_draws(split: Split, data: Any, *, batch_size: int, seed: int, start_step: int = 0) -> Iterator[np.ndarray]:
+  """Yields what defines the batches of `train_batches`: int32 (rows, 4), each row an example's index, the first row and
+  column of its crop, and 1 if it is mirrored.
+
+  The arguments are those of `train_batches`; there must be no augmentation.
+
+  Raises:
+    UsageError: the crop is larger than an image.
+  """
+  crop = config_lib.crop_shape(data)
+  _check_crop(split, crop, data)
+  draw = _draws(len(split), seed, shuffle=data.shuffle, augmented=False)
+  for index, jitter in _endless(lambda i: tuple(draw(i)), batch_size, start_step):
+    corner = augmentation.corner(jitter[:, :2], split.sizes[index], crop)
+    yield np.column_stack([index, corner, jitter[:, 2] < 0.5 if data.mirror else index * 0]).astype(np.int32)
+
+
+def _endless(make_example: Callable[[tf.Tensor], Any], batch_size: int, start_step: int) -> Iterator[Any]:
+  """This process's rows of batches from `start_step` on, which a function makes of the examples' numbers."""
+  rows = own_rows(batch_size)
   steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
   numbers = steps.flat_map(
     lambda step: tf.data.Dataset.range(rows.start, rows.stop).map(lambda row: step * batch_size + row)

@@ -13,10 +13,12 @@ from pix2pix_jax.errors import UsageError
 def require_finite(step: int, scalars: Mapping[str, Any]) -> None:
   """Ends a run whose numbers became NaN or infinite, before they replace the last good checkpoint.
 
+  A scalar may be an array of its values in the steps up to this one.
+
   Raises:
     UsageError: names the scalars that are not finite.
   """
-  broken = [name for name, value in scalars.items() if not np.isfinite(value)]
+  broken = [name for name, value in scalars.items() if not np.isfinite(value).all()]
   if broken:
     raise UsageError(
       f"At step {step}, {', '.join(broken)} became NaN or infinite. This step was not saved; earlier checkpoints are "

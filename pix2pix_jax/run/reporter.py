@@ -28,7 +28,7 @@ _CHARTS = (
   *("mae", "cross_entropy", "mean_iou", "pixel_accuracy"),
 )
 _VALIDATION = ("generator_loss", "l1", "psnr", "ssim", "rmse", "mean_iou", "pixel_accuracy")  # shown after each
-STEPS_IN_FLIGHT = 8  # the host runs at most this many steps ahead of the devices
+STEPS_IN_FLIGHT = 8  # the host runs at most this many steps, or else two dispatches, ahead of the devices
 FIRST_ESTIMATE = 15  # seconds of training without a log line, after which the remaining time is estimated
 
 
@@ -166,21 +166,25 @@ class Reporter:
     last: bool,
     at_log: Callable[[], Mapping[str, jax.Array]] = dict,
   ) -> None:
-    """Collects a step's metrics, still on the devices; at log intervals, writes their means over the interval."""
+    """Collects the metrics of the steps of a dispatch, still on the devices: scalars of one step, or arrays (steps,) of
+    several, of which `step` is the last. At log intervals, writes their means over the interval.
+    """
     self._pending.append(metrics)
-    self._bar.update()
-    self._timed_steps += 1
-    self._steps_done += 1
+    count = next(iter(metrics.values())).size
+    self._bar.update(count)
+    self._timed_steps += count
+    self._steps_done += count
     if self._is_first:
-      self._first_step_done(metrics)
-    if len(self._pending) > STEPS_IN_FLIGHT:
-      jax.block_until_ready(self._pending[-STEPS_IN_FLIGHT])
+      self._first_step_done(metrics, count)
+    in_flight = max(2, STEPS_IN_FLIGHT // count)
+    if len(self._pending) > in_flight:
+      jax.block_until_ready(self._pending[-in_flight])
     if step % self._config.log_every_steps and not last:
       self._estimate(step)
       return
     self._is_estimated = True
     rows = jax.device_get(self._pending)
-    scalars = {f"train/{name}": float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    scalars = {f"train/{name}": float(np.mean(np.hstack([row[name] for row in rows]))) for name in rows[0]}
     seconds = max(time.perf_counter() - self._since - self._paused, 1e-9)
     scalars |= {f"train/{name}": float(value) for name, value in jax.device_get(at_log()).items()}
     require_finite(step, scalars)
@@ -212,12 +216,13 @@ class Reporter:
     speed = self._timed_steps / seconds
     self.say(f"step {step}/{self._config.num_steps}  {output.duration(self._seconds_left(step, speed))} left")
 
-  def _first_step_done(self, metrics: Mapping[str, jax.Array]) -> None:
-    """Waits for the first step, prints how long it took, and restarts the clock."""
+  def _first_step_done(self, metrics: Mapping[str, jax.Array], count: int) -> None:
+    """Waits for the first dispatch, prints how long it took, and restarts the clock."""
     jax.block_until_ready(metrics)
     took, age = time.perf_counter() - self._got_data, _program_age()
     since_launch = "" if age is None else f" {age:.1f} s after launch"
-    self.say(f"First step done{since_launch} ({took:.1f} s to compile and run).")
+    steps = "step" if count == 1 else f"{count} steps"
+    self.say(f"First {steps} done{since_launch} ({took:.1f} s to compile and run).")
     self._is_first = False
     self._bar.unpause()
     self._restart_clock()
