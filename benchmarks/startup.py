@@ -35,7 +35,7 @@ import measure
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.data import prepare
 
-FIRST_STEP = re.compile(r"First step done.* \((?P<seconds>[\d.]+) s to compile and run\)")
+FIRST_STEP = re.compile(r"First (step|\d+ steps) done.* \((?P<seconds>[\d.]+) s to compile and run\)")
 PEER_FIRST_STEP = re.compile("first step done")
 
 

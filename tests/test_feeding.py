@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from test_several_inputs import STACK, raw_parts
-from tiny_runs import assert_same_bits, changed, latest_step, run, saved_arrays, tiny_config
+from tiny_runs import assert_same_bits, changed, latest_step, saved_arrays, tiny_config
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.data import pipeline, resident
@@ -79,3 +79,218 @@ def test_so_have_those_of_labels_and_of_several_inputs_from_any_step(x, y):
     assert batch.keys() == expected.keys() and batch["input"].shape == (2, 16, 24, split.spec.input.channels)
     for name in expected:
       np.testing.assert_array_equal(np.asarray(batch[name]).view(np.int32), expected[name].view(np.int32), name)
+
+
+# --- Dispatches
+
+
+def intervals(log, evaluate, checkpoint, keep=0, last=50):
+  return types.SimpleNamespace(
+    log_every_steps=log,
+    eval_every_steps=evaluate,
+    checkpoint_every_steps=checkpoint,
+    keep_every_steps=keep,
+    num_steps=last,
+  )
+
+
+def test_dispatches_end_where_the_host_has_something_to_do():
+  train = intervals(10, 25, 1000, keep=18)
+  ends = list(feeding.schedule(train, 0, 4))
+  assert ends[:9] == [(4, 4), (8, 4), (9, 1), (10, 1), (14, 4), (18, 4), (19, 1), (20, 1), (24, 4)]
+  assert sum(count for _, count in ends) == 50 == ends[-1][0]
+  assert {done for done, _ in ends} >= {*range(10, 51, 10), 25, 18, 36}
+  assert list(feeding.schedule(train, 0, 1)) == [(step, 1) for step in range(1, 51)]
+
+
+def test_a_resumed_run_has_the_dispatches_of_an_uninterrupted_one():
+  train = intervals(10, 25, 1000, keep=18)
+  whole = list(feeding.schedule(train, 0, 4))
+  for number, (done, _) in enumerate(whole, 1):
+    assert list(feeding.schedule(train, done, 4)) == whole[number:]
+  within = list(feeding.schedule(train, 11, 4))  # as after a change of train.steps_per_dispatch
+  assert within[:3] == [(12, 1), (13, 1), (14, 1)] and within[3:] == whole[whole.index((18, 4)) :]
+
+
+# --- Runs
+
+ON_DEVICE = {"train__data_on_device": "yes", "data__mirror": True}
+RARELY = {f"train__{name}_every_steps": 6 for name in ("log", "eval", "checkpoint")}
+
+
+@pytest.fixture(scope="module")
+def of_the_host(tmp_path_factory):
+  """The workdir of six steps with the host's batches: eight pairs, of which the second epoch ends with the run."""
+  workdir = tmp_path_factory.mktemp("host") / "run"
+  train_and_evaluate(tiny_config(**RARELY, data__mirror=True), workdir)
+  return workdir
+
+
+def train_rows(workdir):
+  unequal = ("train/steps_per_second", "train/data_wait_share")
+  return [{k: v for k, v in row.items() if k not in unequal} for row in history.read(workdir)]
+
+
+def assert_close(one, other):
+  """Another program rounds in another way, and where a gradient is nearly zero, Adam takes a whole step for it."""
+  assert one.keys() == other.keys()
+  for name in one:
+    np.testing.assert_allclose(one[name], other[name], rtol=2e-3, atol=5e-4, err_msg=name)
+
+
+def test_one_step_per_dispatch_has_the_hosts_bits(of_the_host, tmp_path, capsys):
+  train_and_evaluate(tiny_config(**RARELY, **ON_DEVICE), tmp_path / "run")
+  assert "Data: 1.4e-05 GiB on the device, 1 step per dispatch." in capsys.readouterr().out
+  assert_same_bits(saved_arrays(of_the_host, 6), saved_arrays(tmp_path / "run", 6))
+  assert train_rows(of_the_host) == train_rows(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory):
+  """The workdir of the same six steps in two dispatches."""
+  workdir = tmp_path_factory.mktemp("scanned") / "run"
+  train_and_evaluate(tiny_config(**RARELY, **ON_DEVICE, train__steps_per_dispatch=3), workdir)
+  return workdir
+
+
+def test_several_steps_per_dispatch_are_the_same_steps(of_the_host, scanned):
+  assert_close(saved_arrays(of_the_host, 6), saved_arrays(scanned, 6))
+  rows, expected = train_rows(scanned), train_rows(of_the_host)
+  assert [row["step"] for row in rows] == [row["step"] for row in expected]
+  for row, other in zip(rows, expected):  # means over all six steps, and validations
+    assert row == pytest.approx(other, rel=2e-3, abs=1e-4)
+
+
+class Interrupting(feeding.DeviceFeed):
+  """Receives a SIGTERM while the first dispatch runs."""
+
+  def train(self, state, draws):
+    trained = super().train(state, draws)
+    signal.raise_signal(signal.SIGTERM)
+    return trained
+
+
+def test_sigterm_saves_the_dispatch_and_the_resume_ends_with_the_same_bits(scanned, tmp_path, monkeypatch, capsys):
+  config = tiny_config(**RARELY, **ON_DEVICE, train__steps_per_dispatch=3)
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(feeding, "DeviceFeed", Interrupting)
+    train_and_evaluate(config, tmp_path / "run")
+  assert "Interrupted: saving step 3 …" in capsys.readouterr().out and latest_step(tmp_path / "run") == 3
+  train_and_evaluate(config, tmp_path / "run")
+  assert_same_bits(saved_arrays(scanned, 6), saved_arrays(tmp_path / "run", 6))
+  assert [row["step"] for row in train_rows(tmp_path / "run") if "train/generator_loss" in row] == [3, 6]
+
+
+def test_a_run_resumes_from_a_step_within_a_dispatch(of_the_host, tmp_path):
+  config = tiny_config(**RARELY, **ON_DEVICE, train__steps_per_dispatch=3, data__num_val=0)
+  train_and_evaluate(changed(config, train__num_steps=1), tmp_path / "run")
+  train_and_evaluate(config, tmp_path / "run")
+  assert_close(saved_arrays(of_the_host, 6), saved_arrays(tmp_path / "run", 6))
+
+
+def test_a_state_that_broke_within_a_dispatch_is_not_saved(tmp_path):
+  config = tiny_config(**RARELY, **ON_DEVICE, train__steps_per_dispatch=3, data__num_val=0)
+  train_and_evaluate(changed(config, train__num_steps=3), tmp_path / "run")
+  with pytest.raises(UsageError, match="At step 6, .*became NaN or infinite.*earlier checkpoints are intact"):
+    train_and_evaluate(changed(config, optimizer__learning_rate=3e38), tmp_path / "run")
+  assert latest_step(tmp_path / "run") == 3
+
+
+class Counter(Observer):
+  def __init__(self):
+    self.steps = []
+
+  def step_ended(self, step, metrics, validation):
+    self.steps.append((step, metrics["l1"].shape))
+    return step == 2
+
+
+def test_an_observer_sees_every_step(tmp_path):
+  config = tiny_config(**RARELY, **ON_DEVICE, train__steps_per_dispatch=3, data__num_val=0)
+  counter = Counter()
+  train_and_evaluate(config, tmp_path / "run", observer=counter)
+  assert counter.steps == [(1, ()), (2, ())] and latest_step(tmp_path / "run") == 2
+
+
+# --- Which path
+
+
+def make_run(split, **fields):
+  changes = {"data.crop_size": 16, "data.load_size": 20, "train.batch_size": jax.device_count(), "train.num_steps": 9}
+  changes |= {"model.base_features": 2, "model.patch": 16, "data.mirror": True} | fields
+  config = config_lib.default()
+  config_lib.update(config, changes)
+  spec = DataSpec(split.spec.input, split.spec.target, {"train": len(split)})
+  return Experiment(config_lib.resolve(config, spec), spec)
+
+
+def streamed():
+  split = make_split()
+  source = types.SimpleNamespace(spec=split.spec, stored=dict.fromkeys(("input", "target")))
+  return pipeline.StreamedSplit(source, "train", split.sizes)
+
+
+def mixed():
+  split = make_split()
+  arrays = {name: [array[0][:18], *array[1:]] for name, array in split.arrays.items()}
+  return pipeline.MemorySplit(arrays, split.ids, split.spec)
+
+
+OBSTACLES = [
+  (streamed, {}, "the training split exceeds data.cache_gib"),
+  (mixed, {}, "its images differ in size"),
+  (make_split, {"data.brightness": 0.1}, "augmentation beyond crop and mirror runs on the host"),
+]
+
+
+@pytest.mark.parametrize("make, fields, why", OBSTACLES)
+def test_what_cannot_be_kept_on_the_devices_stays_on_the_host(make, fields, why, monkeypatch):
+  split = make()
+  with pytest.raises(UsageError, match=f"train.data_on_device is 'yes', but {why}. With 'auto'"):
+    feeding.open_feed(make_run(split, **fields, **{"train.data_on_device": "yes"}), split, 0, every_step=False)
+  monkeypatch.setattr(feeding.jax, "default_backend", lambda: "gpu")
+  feed = feeding.open_feed(make_run(split, **fields), split, 0, every_step=False)
+  assert isinstance(feed, feeding.HostFeed) and feed.note == f"Data: the host makes the batches, because {why}."
+
+
+def test_auto_depends_on_the_platform_and_its_memory(monkeypatch):
+  split = make_split()
+  open_feed = lambda **fields: feeding.open_feed(make_run(split, **fields), split, 0, every_step=False)
+  assert isinstance(open_feed(), feeding.HostFeed) and open_feed().note == ""
+  monkeypatch.setattr(feeding.jax, "default_backend", lambda: "gpu")
+  feed = open_feed()
+  assert isinstance(feed, feeding.DeviceFeed) and feed.per_dispatch == feeding.STEPS_PER_DISPATCH == 10
+  assert isinstance(open_feed(**{"train.data_on_device": "no"}), feeding.HostFeed)
+  assert open_feed(**{"train.steps_per_dispatch": 4}).per_dispatch == 4
+  limit = 4 * sum(array.nbytes for array in resident.pack(split).values()) - 1
+  small = types.SimpleNamespace(memory_stats=lambda: {"bytes_limit": limit})
+  monkeypatch.setattr(feeding.jax, "local_devices", lambda: [small])
+  assert open_feed().note.endswith("GiB of data are more than 25% of a device's memory.")
+
+
+def test_eight_devices_share_a_batch_without_sending_data():
+  environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+  code = "import test_feeding; test_feeding.check_eight_devices()"
+  folder = os.path.dirname(__file__)
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment, cwd=folder
+  )
+  assert done.returncode == 0, done.stderr
+
+
+def check_eight_devices():
+  assert jax.device_count() == 8
+  split = make_split()
+  host = feeding.open_feed(make_run(split), split, 0, every_step=False)
+  run = make_run(split, **{"train.data_on_device": "yes", "train.steps_per_dispatch": 3})
+  feed = feeding.open_feed(run, split, 0, every_step=False)
+  draws = feed.take(3)
+  for number in range(3):
+    batch, expected = feed._make_batch(feed._packed, draws[number]), host.take(1)
+    for name, array in expected.items():
+      assert batch[name].sharding.is_equivalent_to(array.sharding, array.ndim)
+      np.testing.assert_array_equal(np.asarray(batch[name]).view(np.int32), np.asarray(array).view(np.int32))
+  program = feed._make_batch.lower(feed._packed, draws[0]).compile().as_text()
+  assert "dynamic-slice" in program and not any(name in program for name in ("all-gather", "all-reduce", "all-to-all"))
+  state, metrics = feed.train(run.init(), draws)
+  assert int(state.step) == 3 and metrics["l1"].shape == (3,) and np.isfinite(metrics["l1"]).all()

@@ -117,7 +117,8 @@ def open_feed(run: Experiment, split: pipeline.Split, start: int, *, every_step:
   obstacle = "several processes share a batch" if jax.process_count() > 1 else resident.obstacle(split, run.config.data)
   if not obstacle:
     packed = resident.pack(split)
-    if train.data_on_device == "yes" or (obstacle := _too_large(packed)) == "":
+    obstacle = _too_large(packed) if train.data_on_device == "auto" else ""
+    if not obstacle:
       per_dispatch = train.steps_per_dispatch or (1 if is_cpu else STEPS_PER_DISPATCH)
       return DeviceFeed(run, split, packed, start, 1 if every_step else per_dispatch)
   if train.data_on_device == "yes":
