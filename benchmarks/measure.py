@@ -22,7 +22,7 @@ allocator settings, or those in the environment variable PEER_GLIBC_TUNABLES.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import importlib.metadata
 import importlib.util
 import json
@@ -44,7 +44,8 @@ sys.path.insert(0, str(ROOT))
 from pix2pix_jax import launch  # noqa: E402
 
 if Path(sys.argv[0]).resolve() in [
-  ROOT / "benchmarks" / name for name in ("train_step.py", "translate.py", "input_pipeline.py", "demo_server.py")
+  ROOT / "benchmarks" / name
+  for name in ("train_step.py", "translate.py", "input_pipeline.py", "feeding.py", "demo_server.py")
 ]:
   launch.keep_memory()  # not startup.py: it runs main.py, which does this itself
 
@@ -60,6 +61,7 @@ from pix2pix_jax.run.experiment import Experiment  # noqa: E402
 
 RGB_PAIRS = signals.DataSpec(signals.Image(3, "uint8"), signals.Image(3, "uint8"), {"train": 400})
 BLOCKS = 10  # samples of each side
+LAYOUTS = ("auto", "nhwc", "nchw")
 SETTINGS = (
   "GLIBC_TUNABLES",
   "OMP_NUM_THREADS",
@@ -81,6 +83,12 @@ def flags(doc: str, *, dtypes: tuple[str, ...] = ("float32", "bfloat16")) -> arg
     "--dtype", choices=dtypes, default="float32", help="precision of the networks' arithmetic (default: float32)"
   )
   parser.add_argument(
+    "--layout",
+    choices=LAYOUTS,
+    default="auto",
+    help="order of the dimensions in the convolutions of a GPU (default: auto, which XLA chooses; CPUs ignore it)",
+  )
+  parser.add_argument(
     "--against",
     choices=("none", "torch"),
     default="none",
@@ -93,6 +101,9 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
   options = parser.parse_args()
   if options.against == "torch" and importlib.util.find_spec("torch") is None:
     parser.error("--against=torch needs PyTorch, which is not installed: pip install torch==2.13.0")
+  if options.layout != "auto":  # before the first use of a device, when XLA reads its flags
+    flag = f"--xla_gpu_force_conv_{options.layout}=true"
+    os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*os.environ.get("XLA_FLAGS", "").split(), flag]))
   return options
 
 
@@ -239,26 +250,44 @@ def count_flops(function: Callable[..., Any], *arguments: Any) -> int:
   regardless of the form they run in: every output pixel times every tap of the kernel. A gradient therefore costs as
   much as the forward pass: the zeros of its dilation and of its wider padding do not count.
   """
-  with convolution.use_form("lax"):
-    return _flops_of(jax.make_jaxpr(function)(*arguments).jaxpr)
-
-
-def _flops_of(jaxpr: Any) -> int:
   total = 0
-  for equation in jaxpr.eqns:
+  for equation in _products(function, *arguments):
     if equation.primitive.name == "conv_general_dilated":
       total += _flops_of_convolution(equation)
-    elif equation.primitive.name == "dot_general":
+    else:
       (contracted, _), _ = equation.params["dimension_numbers"]
-      total += (
-        2 * equation.outvars[0].aval.size * int(np.prod([equation.invars[0].aval.shape[axis] for axis in contracted]))
-      )
+      shape = equation.invars[0].aval.shape
+      total += 2 * equation.outvars[0].aval.size * int(np.prod([shape[axis] for axis in contracted]))
+  return total
+
+
+def count_bytes(function: Callable[..., Any], *arguments: Any) -> int:
+  """Bytes that a call moves at least if only its convolutions and matrix products did: their operands and results, and
+  the call's own arguments and results. It is traced but not run.
+  """
+  size = lambda avals: sum(aval.size * aval.dtype.itemsize for aval in avals)
+  products = sum(
+    size(variable.aval for variable in (*equation.invars, *equation.outvars))
+    for equation in _products(function, *arguments)
+  )
+  return products + size(jax.tree.leaves((arguments, jax.eval_shape(function, *arguments))))
+
+
+def _products(function: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+  """The convolutions and matrix products of a call, in XLA's form."""
+  with convolution.use_form("lax"):
+    yield from _products_of(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _products_of(jaxpr: Any) -> Iterator[Any]:
+  for equation in jaxpr.eqns:
+    if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+      yield equation
     for value in jax.tree.leaves(
       list(equation.params.values()), is_leaf=lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr")
     ):
       if hasattr(value, "eqns") or hasattr(value, "jaxpr"):
-        total += _flops_of(getattr(value, "jaxpr", value))
-  return total
+        yield from _products_of(getattr(value, "jaxpr", value))
 
 
 def _flops_of_convolution(equation: Any) -> int:

@@ -1,8 +1,9 @@
 """Runs every benchmark and writes the results to benchmarks/RESULTS.md.
 
   python benchmarks/run_all.py                 on a CPU: about half an hour, on an otherwise idle machine
-  python benchmarks/run_all.py --gpu           batches of 1, 10 and 64, float32 and bfloat16
+  python benchmarks/run_all.py --gpu           batches of 1, 10 and 64, float32 and bfloat16, NHWC and NCHW
   python benchmarks/run_all.py --quick --output=/tmp/results.md    tiny sizes, only to check that everything runs
+  python benchmarks/run_all.py --gpu --quick --output=/tmp/results.md    the same for --gpu, on any machine
 
 If PyTorch is installed, the PyTorch peer is measured too, unless --against=none.
 """
@@ -19,35 +20,40 @@ import sys
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = ("train_step", "translate", "input_pipeline", "startup", "convolution")
+NAMES = ("train_step", "translate", "input_pipeline", "feeding", "startup", "convolution")
+_NETWORK = ("--image_size=32", "--base_features=4")
+TINY = {  # flags that override the sizes
+  "train_step": (*_NETWORK, "--steps=2"),
+  "translate": (*_NETWORK, "--steps=2", "--files=2"),
+  "input_pipeline": ("--image_size=32", "--pairs=4", "--workers=1", "--seconds=0.1", "--blocks=2"),
+  "feeding": (*_NETWORK, "--per_dispatch=2", "--pairs=4", "--blocks=2"),
+  "startup": (*_NETWORK, "--steps=2", "--starts=1", "--pairs=10", "--val_pairs=1"),
+  "convolution": ("--layers=g.down6", "--reps=1"),
+}
 IN_TABLE = ("benchmark", "command", "device", "versions", "median_s", "spread", "peer_median_s", "peer_spread", "ratio")
 
 
 def commands(
   *, quick: bool = False, gpu: bool = False, against: str = "none", only: tuple[str, ...] = NAMES
 ) -> list[list[str]]:
-  """The benchmarks to run, each as its name followed by its flags."""
+  """The benchmarks to run, each as its name followed by its flags; `quick` ones are tiny."""
   peer = [f"--against={against}"]
-  if quick:
-    small = ["--image_size=32", "--batch_size=2", *peer]
-    network = [*small, "--base_features=4", "--steps=2"]
-    every = [
-      ["train_step", *network],
-      ["translate", *network, "--files=2"],
-      ["input_pipeline", *small, "--pairs=4", "--workers=1", "--seconds=0.1", "--blocks=2"],
-      ["startup", *network, "--starts=1", "--pairs=3", "--val_pairs=1"],
-      ["convolution", "--layers=g.down6", "--reps=1"],
-    ]
-  elif gpu:
+  if gpu:
     settings = [
       [f"--batch_size={size}", f"--dtype={dtype}", *peer] for dtype in ("float32", "bfloat16") for size in (1, 10, 64)
     ]
     every = [[name, *flags] for name in ("train_step", "translate") for flags in settings]
+    alone = ["--dtype=bfloat16", "--against=none"]
     every += [["train_step", "--batch_size=64", "--remat", "--against=none"]]
+    every += [["train_step", "--batch_size=10", f"--layout={layout}", *alone] for layout in ("nhwc", "nchw")]
     every += [["input_pipeline", f"--batch_size={size}", "--workers=0,2,8", *peer] for size in (1, 10, 64)]
+    every += [["feeding", f"--batch_size={size}", *alone] for size in (1, 10, 64)]
     every += [
       ["startup", "--batch_size=10", f"--dtype={dtype}", "--steps=100", *peer] for dtype in ("float32", "bfloat16")
     ]
+  elif quick:
+    every = [[name, "--batch_size=2", *peer] for name in ("train_step", "translate", "input_pipeline", "startup")]
+    every += [["feeding", "--batch_size=2"], ["convolution"]]
   else:
     every = [
       ["train_step", *peer],
@@ -58,10 +64,13 @@ def commands(
       ["translate", "--batch_size=1", *peer],
       ["translate", "--batch_size=8", *peer],
       ["input_pipeline", *peer],
+      ["feeding", "--image_size=128", "--base_features=32"],
+      ["feeding", "--per_dispatch=5", "--blocks=4"],
       ["startup", *peer],
       ["convolution", "--forms=auto,lax"],
     ]
-  return [command for command in every if command[0] in only]
+  sizes = {name: TINY[name] if quick else () for name in NAMES}
+  return [[*command, *sizes[command[0]]] for command in every if command[0] in only]
 
 
 def run(command: list[str]) -> dict[str, Any]:

@@ -55,6 +55,19 @@ KEYS = {
     "pairs",
     "load_size",
   },
+  "feeding": {
+    "host_median_s",
+    "device_median_s",
+    "cpu_ms",
+    "host_cpu_ms",
+    "device_cpu_ms",
+    "same_bits",
+    "metric_difference",
+    "input_bytes",
+    "device_input_bytes",
+    "per_dispatch",
+    "pairs",
+  },
   "startup": {"cold_s", "first_step_s", "cold_first_step_s", "steps_per_second", "data_wait_share"},
 }
 PEER = {"peer_median_s", "peer_spread", "peer", "ratio"}
@@ -89,7 +102,7 @@ def results(scripts):
 def test_the_json_line_has_the_documented_keys(results, name):
   one = results[name]
   assert one.keys() >= SHARED | KEYS[name]
-  assert one["command"].startswith(f"python benchmarks/{name}.py --image_size=32")
+  assert one["command"].startswith(f"python benchmarks/{name}.py --batch_size=2")
   assert (one["batch_size"], one["image_size"], one["dtype"]) == (2, 32, "float32")
   assert one["median_s"] > 0 and one["spread"] >= 0
   assert one["versions"].keys() == {"python", "jax", "flax", "torch"}
@@ -109,7 +122,7 @@ def test_the_json_line_has_the_documented_keys(results, name):
 
 
 @pytest.mark.skipif(AGAINST == "none", reason="PyTorch, which only the benchmarks' peer needs, is not installed")
-@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize("name", PEER_KEYS)
 def test_the_peer_is_measured_in_the_same_run(results, name):
   one = results[name]
   assert one.keys() >= PEER | PEER_KEYS[name]
@@ -127,7 +140,7 @@ def test_results_have_commands_but_neither_host_nor_folders(scripts, results):
     assert f"`{one['command']}`" in text
   assert platform.node() not in text.split()
   assert not [folder for folder in (str(BENCHMARKS.parent), "/tmp", str(Path.home())) if folder in text]
-  assert jax.__version__ in text and len(re.findall("^```json$", text, re.M)) == len(results) == 5
+  assert jax.__version__ in text and len(re.findall("^```json$", text, re.M)) == len(results) == 6
 
 
 def test_operations_of_the_papers_model(scripts):
@@ -151,6 +164,41 @@ def test_matrix_products_are_counted(scripts):
   y = jax.ShapeDtypeStruct((2, 5, 7), jnp.float32)
   product = jax.jit(lambda x, y: jnp.einsum("bij,bjk->bik", x, y))
   assert scripts("measure").count_flops(product, x, y) == 2 * 2 * 3 * 5 * 7
+  moved = 4 * (2 * 3 * 5 + 2 * 5 * 7 + 2 * 3 * 7)  # by the product, and as much by the call
+  assert scripts("measure").count_bytes(product, x, y) == 2 * moved
+
+
+def test_a_roofline_is_computed_from_shapes(scripts):
+  """A step reads and writes its state, in float32; bfloat16 halves the rest."""
+  roofline = scripts("roofline")
+  flops, moved = roofline.cost(64, 1, "float32", 8)
+  same_flops, half = roofline.cost(64, 1, "bfloat16", 8)
+  options = argparse.Namespace(batch_size=1, image_size=64, base_features=8, dtype="float32")
+  state = jax.tree.leaves(scripts("measure").experiment(options).abstract())
+  own = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in state)
+  assert flops == same_flops and moved > own and (half - own) / (moved - own) == pytest.approx(0.5, abs=0.05)
+  options = argparse.Namespace(tflops=1.0, gbytes=1e9, base_features=8)
+  cells = roofline.row(64, 1, "float32", options).split(" | ")
+  assert float(cells[5].removesuffix(" ms")) == pytest.approx(1000 * flops / 1e12, rel=0.01)
+
+
+def test_the_host_and_the_device_feed_the_same_steps(results):
+  one = results["feeding"]
+  assert one["same_bits"] and one["metric_difference"][0] < 1e-5
+  assert one["input_bytes"] == 2 * 2 * 32 * 32 * 3 * 4 and one["device_input_bytes"] == 2 * 16
+
+
+def test_the_benchmarks_for_a_gpu_run_on_a_cpu(scripts):
+  """Those that the quick ones do not run: other precisions and layouts."""
+  run_all = scripts("run_all")
+  every = run_all.commands(gpu=True, quick=True)
+  assert {command[0] for command in every} == {"train_step", "translate", "input_pipeline", "feeding", "startup"}
+  full = run_all.commands(gpu=True)
+  assert [command[: len(one)] for command, one in zip(every, full, strict=True)] == full
+  chosen = [command for command in every if "--layout=nhwc" in command or command[:2] == ["feeding", "--batch_size=10"]]
+  for one in map(run_all.run, chosen):
+    assert one["dtype"] == "bfloat16" and one["median_s"] > 0 and one["batch_size"] == 10
+    assert one["environment"].get("XLA_FLAGS", "").endswith("nhwc=true") == (one["benchmark"] == "train_step")
 
 
 class Writer:
