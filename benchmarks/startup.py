@@ -12,7 +12,9 @@ that of the peer. In addition to the keys that all benchmarks share (see measure
 
   cold_s                       time of one start with an empty compilation cache
   cold_ratio                   peer_median_s / cold_s
-  first_step_s, cold_first_step_s   the part of each that compiles (or loads) and runs the step, as main.py prints it
+  first_step_s, cold_first_step_s   the part of each that waits for the compiled step and runs it, as main.py prints it
+  stages_s, cold_stages_s      the other parts: until the first line, and the stages that `main.py --verbose` prints; of
+                               warm starts, the median of each
   steps_per_second             speed of the loop over the `--steps` steps after the first dispatch (of ten steps on a
                                GPU), as main.py logs it, without validation
   data_wait_share              share of that time spent waiting for data
@@ -38,6 +40,7 @@ from pix2pix_jax.data import prepare
 from pix2pix_jax.run import feeding
 
 FIRST_STEP = re.compile(r"First (step|\d+ steps) done.* \((?P<seconds>[\d.]+) s to compile and run\)")
+STAGE = re.compile(r"(?P<name>.+) took (?P<seconds>[\d.]+) s\.$")
 PEER_FIRST_STEP = re.compile("first step done")
 
 
@@ -81,6 +84,7 @@ def benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     str(root / "main.py"),
     f"--config={root}/pix2pix_jax/configs/default.py",
     *(f"--config.{name}={value}" for name, value in fields.items()),
+    "--verbose",
   ]
   theirs = [
     sys.executable,
@@ -99,14 +103,16 @@ def benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
   def start(cut_short=True):
     nonlocal number
     number += 1  # a new workdir every time, or a later start would resume
-    seconds, line = until([*ours, f"--workdir={folder}/run{number}"], FIRST_STEP, cut_short)
+    seconds, line, parts = until([*ours, f"--workdir={folder}/run{number}"], FIRST_STEP, cut_short)
     first_steps.append(float(line["seconds"]))
+    stages.append(parts)
     return seconds
 
-  first_steps = []
+  first_steps, stages = [], []
   cold_s = start()
-  (cold_first_step_s,) = first_steps
+  (cold_first_step_s,), (cold_stages_s,) = first_steps, stages
   first_steps.clear()
+  stages.clear()
   sides = {"ours": start}
   if options.against == "torch":
     sides["peer"] = lambda: until(theirs, PEER_FIRST_STEP)[0]
@@ -123,6 +129,8 @@ def benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     cold_s=cold_s,
     first_step_s=measure.summary(first_steps)["median_s"],
     cold_first_step_s=cold_first_step_s,
+    stages_s={name: measure.summary([parts[name] for parts in stages])["median_s"] for name in stages[0]},
+    cold_stages_s=cold_stages_s,
     steps_per_second=row["train/steps_per_second"],
     data_wait_share=row["train/data_wait_share"],
     base_features=options.base_features,
@@ -133,8 +141,9 @@ def benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
   )
 
 
-def until(command: list[str], pattern: re.Pattern, cut_short: bool = True) -> tuple[float, re.Match]:
-  """Runs a command and times it until it prints a line with `pattern`; returns the seconds and the match.
+def until(command: list[str], pattern: re.Pattern, cut_short: bool = True) -> tuple[float, re.Match, dict[str, float]]:
+  """Runs a command and times it until it prints a line with `pattern`; returns the seconds, the match, and the seconds
+  until its first line and of the stages that it has named before.
 
   Args:
     command: to run.
@@ -145,8 +154,11 @@ def until(command: list[str], pattern: re.Pattern, cut_short: bool = True) -> tu
   env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
   begin = time.perf_counter()
   process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", env=env)
-  seconds, match = None, None
+  seconds, match, stages = None, None, {}
   for line in process.stdout:
+    stages = stages or {"Until the first line": round(time.perf_counter() - begin, 2)}
+    if match is None and (stage := STAGE.match(line)):
+      stages[stage["name"]] = float(stage["seconds"])
     match = match or pattern.search(line)
     if match and seconds is None:
       seconds = time.perf_counter() - begin
@@ -155,7 +167,7 @@ def until(command: list[str], pattern: re.Pattern, cut_short: bool = True) -> tu
   status = process.wait()
   if match is None or (status and not cut_short):
     raise RuntimeError(f"{Path(command[1]).name} exited with status {status}; its messages are above.")
-  return seconds, match
+  return seconds, match, stages
 
 
 if __name__ == "__main__":

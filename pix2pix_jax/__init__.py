@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-  """Imports on first use: `fit` needs TensorFlow, which takes seconds to load; `Translator` does not."""
+  """Imports on first use: `fit` loads what training needs; `Translator` does not."""
   if name not in _HOMES:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
   return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -117,7 +117,7 @@ def _dispatch(arguments: list[str], can_restart: bool) -> None:
     if can_restart and name in _KEEP_MEMORY and not {"-h", "--help"} & set(rest):
       launch.keep_memory()
     if name == "evaluate" and not {"-h", "--help"} & set(rest):  # whose module imports them
-      output.say("Loading JAX and TensorFlow …")
+      output.say("Loading JAX …")
     _find(name)(rest)
 
 
@@ -176,10 +176,10 @@ def train(argv: list[str] | None = None) -> None:
 
   if together:
     processes.join(*together)
-  output.say("Loading JAX and TensorFlow …")  # takes seconds, so flags are checked first
+  output.say("Loading JAX …")  # takes seconds, so flags are checked first
   with _stopping_signals_interrupt():
     try:
-      with output.stage("Loading JAX and TensorFlow"):
+      with output.stage("Loading JAX"):
         from pix2pix_jax.train import train_and_evaluate
 
       with processes.leaving_together():

@@ -80,11 +80,10 @@ def _stablehlo(function, shape, dtype, output):
 def _concrete_function(function, images, *seed, **options):
   """Returns tf, and a TensorFlow function of tensors with these (shape, dtype, name)."""
   from jax.experimental import jax2tf  # pylint: disable=g-import-not-at-top  (slow, as is TensorFlow)
-  import tensorflow as tf  # pylint: disable=g-import-not-at-top
 
-  from pix2pix_jax.data.source import share_gpus  # pylint: disable=g-import-not-at-top
+  from pix2pix_jax.data.source import import_tensorflow  # pylint: disable=g-import-not-at-top
 
-  share_gpus()
+  tf = import_tensorflow()
   function = tf.function(jax2tf.convert(function, with_gradient=False, **options), autograph=False)
   return tf, function.get_concrete_function(*(tf.TensorSpec(*spec) for spec in (images, *seed)))
 

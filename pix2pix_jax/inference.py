@@ -1,4 +1,4 @@
-"""Translates images with a trained generator. Imports neither TensorFlow nor CLU.
+"""Translates images with a trained generator. Imports no TensorFlow.
 
 translator = Translator.load("runs/facades")
 photo = translator(labels)                        # uint8 (H, W, 3) of any size

@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     )
   config = cli.load_config(options.config, overrides)
   cli.check_before_imports(config)
-  output.say("Loading JAX and TensorFlow …")
+  output.say("Loading JAX …")
   inspect(config, options.output)
 
 

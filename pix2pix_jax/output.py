@@ -55,7 +55,7 @@ def stage(name: str) -> Iterator[None]:
   begin = time.perf_counter()
   yield
   if _verbose:
-    say(f"{name} took {time.perf_counter() - begin:.1f} s.")
+    say(f"{name} took {time.perf_counter() - begin:.2f} s.")
 
 
 def counted(number: int, noun: str) -> str:

@@ -13,7 +13,7 @@ from pix2pix_jax import output
 from pix2pix_jax.data import pipeline, prepare, summary
 from pix2pix_jax.errors import user_path
 from pix2pix_jax.model.state import TrainState
-from pix2pix_jax.run import checkpoint, evaluation, experiment, final, fine_tuning, lock, loggers, processes, storage
+from pix2pix_jax.run import checkpoint, evaluation, experiment, final, fine_tuning, lock, loggers, processes, startup
 from pix2pix_jax.run.evaluation import Evaluation
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.run.feeding import open_feed, schedule
@@ -21,6 +21,7 @@ from pix2pix_jax.run.final import Progress
 from pix2pix_jax.run.finite import require_finite_state
 from pix2pix_jax.run.reporter import Reporter, make_writer
 from pix2pix_jax.run.stopping import StopOnSignal
+from pix2pix_jax.run.storage import explained
 
 
 def train_and_evaluate(
@@ -32,8 +33,7 @@ def train_and_evaluate(
 ) -> TrainState:
   """Trains to the config's last step, resuming from the newest checkpoint in `workdir` if there is one.
 
-  Writes to `workdir`: config.json, checkpoints/, TensorBoard event files, history.jsonl, samples/, curves.png and
-  eval/val/.
+  Writes to `workdir`: config.json, checkpoints/, TensorBoard events, history.jsonl, samples/, curves.png, eval/val/.
 
   Args:
     config: as `config.load` returns it.
@@ -59,7 +59,8 @@ def train_and_evaluate(
   processes.require_equal(config_lib.shared_fields(config))
   with processes.main_first("workdir"):
     config_lib.make_workdir(workdir)
-  data, val_split = config.data, None
+  run, data, val_split = Experiment(config, source.spec), config.data, None
+  startup.begin_drawing(run, workdir)
   with output.stage("Reading the data"):
     train_split = pipeline.load_split(source, "train", config_lib.load_shape(data), cache_gib=data.cache_gib)
     if "val" in source.spec.counts:
@@ -68,10 +69,10 @@ def train_and_evaluate(
   if processes.is_main():
     output.say(summary.describe(source, config))
 
-  run = Experiment(config, source.spec)
   locked = lock.held(workdir, by_this_process=processes.is_main())
-  with storage.explained(workdir), locked, checkpoint.Checkpointer(workdir, config=config) as checkpointer:
+  with explained(workdir), locked, checkpoint.Checkpointer(workdir, config=config) as checkpointer:
     start = checkpointer.latest_step()
+    startup.begin(run, start or 0, train_split, val_split)
     with output.stage("Initializing the networks" if start is None else "Restoring the networks"):
       if start is None:
         state = fine_tuning.initial_state(run)
@@ -193,5 +194,4 @@ def _describe(run: Experiment, start: int | None, changes: config_lib.Changes) -
       "search for the best checkpoint starts over. If that is not intended, press Ctrl-C and use a new --workdir; "
       "--init_from starts it from these networks."
     )
-  table = run.describe_parameters() if output.is_verbose() else []
-  return "\n".join([*lines, *run.describe(), *table])
+  return "\n".join([*lines, *run.describe(), *(run.describe_parameters() if output.is_verbose() else [])])

@@ -492,7 +492,7 @@ def test_the_command_serves_a_workdir_without_tensorflow_until_it_is_stopped(tmp
   assert run(tmp_path / "w").returncode == 0
   program = (
     "import sys; from pix2pix_jax import demo; demo.main(sys.argv[1:]);"
-    "print('loaded', sorted({'tensorflow', 'tensorflow_datasets', 'clu'} & set(sys.modules)))"
+    "print('loaded', sorted({'tensorflow', 'tensorflow_datasets'} & set(sys.modules)))"
   )
   command = [sys.executable, "-c", program, f"--workdir={tmp_path / 'w'}", "--port=0"]
   server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)

@@ -128,9 +128,9 @@ def test_evaluate_compiles_once_and_does_not_depend_on_the_batch_size(fitted):
   for name, value in result.evaluate(x, y, batch_size=4).items():  # the last batch is short
     np.testing.assert_allclose(value, whole[name], rtol=1e-4, err_msg=name)
   step = result._experiment.eval_step
-  compiled = step._cache_size()
+  compiled = len(step)
   result.evaluate(x[:7], y[:7], batch_size=4)
-  assert step._cache_size() == compiled
+  assert len(step) == compiled
 
 
 def test_predict_and_evaluate_agree():
@@ -540,7 +540,7 @@ def test_loading_a_translator_imports_no_tensorflow(fitted):
   code = (
     "import sys, numpy as np, pix2pix_jax; t = pix2pix_jax.Translator.load(sys.argv[1], step='latest'); "
     "t(np.zeros((16, 16, 1), np.uint8));"
-    "print([m for m in ('tensorflow', 'clu', 'tensorflow_datasets') if m in sys.modules])"
+    "print([m for m in ('tensorflow', 'tensorflow_datasets') if m in sys.modules])"
   )
   done = subprocess.run(
     [sys.executable, "-c", code, str(fitted[0].workdir)], capture_output=True, text=True, check=False

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from tiny_runs import ROOT, command
+from tiny_runs import ROOT, assert_same_bits, command, saved_arrays
 
 from pix2pix_jax import launch
 
@@ -48,13 +48,19 @@ def test_memory_is_kept_without_a_restart():
 
 
 def test_compiled_programs_are_kept_in_the_users_cache(tmp_path):
+  """The next start uses them, with the same results to the last bit."""
   env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-  done = subprocess.run(
-    command(tmp_path / "run", train__num_steps=1, data__prepared_dir=tmp_path / "prepared"),
-    check=False,
-    env=env | {"XDG_CACHE_HOME": str(tmp_path)},
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 0, done.stderr
-  assert any("train_step" in path.name for path in (tmp_path / "pix2pix_jax/xla").iterdir())
+
+  def start(name, steps):
+    arguments = command(tmp_path / name, train__num_steps=steps, data__prepared_dir=tmp_path / "prepared")
+    done = subprocess.run(
+      arguments, check=False, env=env | {"XDG_CACHE_HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return {path.name for path in (tmp_path / "pix2pix_jax/xla/programs").iterdir()}
+
+  kept = start("first", 2)
+  assert {name.partition("-")[0] for name in kept} == {"init", "train_step", "eval_step"} and len(kept) == 6
+  assert start("second", 2) == kept
+  first, second = (saved_arrays(tmp_path / name, 2) for name in ("first", "second"))
+  assert_same_bits(first, second)

@@ -140,10 +140,13 @@ def test_a_split_beyond_the_budget_is_read_as_it_is_used_with_the_same_bits(tmp_
       for name, array in in_memory.read(index, window).items():
         np.testing.assert_array_equal(streamed.read(index, window)[name], array)
   splits, data = (in_memory, streamed), make_data(crop_size=8)
-  for batch, other in zip(
-    *(next(pipeline.train_batches(split, data, batch_size=6, seed=1)).items() for split in splits)
-  ):
-    np.testing.assert_array_equal(batch[1], other[1])
+  plain, by_tf_data = (pipeline.train_batches(split, data, batch_size=6, seed=1, start_step=4) for split in splits)
+  for _ in range(3):
+    batch, other = next(plain), next(by_tf_data)
+    assert batch.keys() == other.keys() == {"input", "target", "mask"}
+    for name, array in batch.items():
+      assert array.dtype == other[name].dtype == np.float32
+      np.testing.assert_array_equal(array, other[name])
   for batch, other in zip(*(pipeline.eval_batches(split, batch_size=2) for split in splits), strict=True):
     assert {name: array.tobytes() for name, array in batch.items()} == {
       n: array.tobytes() for n, array in other.items()

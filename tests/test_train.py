@@ -1,6 +1,7 @@
 """Training through main.py: what it writes, that it learns, and evaluation of the result."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
-from tiny_runs import ROOT, changed, latest_step, run, tiny_config
+from tiny_runs import ROOT, changed, command, latest_step, run, tiny_config
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import evaluate, output, signals
@@ -243,3 +244,16 @@ def test_checkpoints_are_whole_epochs_and_at_least_100_steps_apart(pairs, batch_
   spec = signals.DataSpec.of(signals.Image(3), signals.Image(3), {"train": pairs}, "")
   assert config_lib.resolve(config, spec).train.checkpoint_every_steps == expected
   assert config_lib.resolve(changed(config, train__checkpoint_every_steps=7), spec).train.checkpoint_every_steps == 7
+
+
+def test_training_on_prepared_data_never_imports_tensorflow(trained, tmp_path):
+  """Neither a fresh run, with its validations, checkpoints and final evaluation, nor a resume."""
+  blocked = tmp_path / "blocked/tensorflow"
+  blocked.mkdir(parents=True)
+  blocked.joinpath("__init__.py").write_text("raise SystemExit('TensorFlow was imported')", encoding="utf-8")
+  env = os.environ | {"PYTHONPATH": os.pathsep.join([str(blocked.parent), os.environ.get("PYTHONPATH", "")])}
+  for steps in (2, 3):
+    start = command(tmp_path / "run", train__num_steps=steps)
+    done = subprocess.run(start, capture_output=True, text=True, check=False, timeout=300, env=env)
+    assert not done.returncode, done.stdout + done.stderr
+    assert "Validation at the last step, 7 images" in done.stdout

@@ -1,7 +1,6 @@
-"""Readers (raw files → prepared TFDS shards), the tf.data pipeline and the procedural scenes.
+"""Readers (raw files → prepared TFDS shards), the pipeline and the procedural scenes.
 
-Importing this package imports no TensorFlow; `pipeline` and `datasets` do. What TensorFlow prints on import can only
-be turned off before, so it is done here.
+Importing them imports no TensorFlow. What that prints on import can only be turned off before, so it is done here.
 """
 
 import os

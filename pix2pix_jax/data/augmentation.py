@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from pix2pix_jax.data.resizing import Window
+from pix2pix_jax.data.source import import_tensorflow
 from pix2pix_jax.signals import Classes, DataSpec, Signal, Stack
 
 DRAWS = 6  # uniform numbers that `Change.draw` uses
@@ -144,6 +144,7 @@ def _project(
   array: np.ndarray, transform: np.ndarray, shape: tuple[int, int], interpolation: str, hole: float | None
 ) -> np.ndarray:
   """The array at the places that the transform names; outside, a value for holes or (None) reflections."""
+  tf = import_tensorflow()
   with tf.device("CPU"):
     projected = tf.raw_ops.ImageProjectiveTransformV3(
       images=array.astype(np.float32)[None],

@@ -19,7 +19,6 @@ import zlib
 
 import numpy as np
 from PIL import Image
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from pix2pix_jax.data.formats import pillow
@@ -68,8 +67,10 @@ class Record(NamedTuple):
 
   @classmethod
   def parse(cls, serialized: bytes) -> "Record":
-    features = tf.train.Example.FromString(serialized).features.feature
-    contents = {name: feature.bytes_list.value[0] for name, feature in features.items()}
+    contents = {}
+    for entry in _fields(_fields(serialized, 1)[0], 1):  # Example.features, Features.feature
+      ((name,), (feature,)) = _fields(entry, 1), _fields(entry, 2)
+      contents[name.decode()] = _fields(_fields(feature, 1)[0], 1)[0]  # Feature.bytes_list, BytesList.value
     return cls(contents.pop("id").decode(), contents)
 
   def arrays(self) -> dict[str, np.ndarray]:
@@ -104,6 +105,34 @@ class Record(NamedTuple):
   def _shared_file(self) -> bytes:
     parts = (content[_FILE_START:] for content in self.contents.values() if content.startswith(PART))
     return next(filter(None, parts))
+
+
+def _fields(message: bytes, number: int) -> list[bytes]:
+  """The contents of a protocol buffer's fields with this number, so that records are read without TensorFlow.
+
+  All its fields have to hold bytes or messages, as those of `tf.train.Example` do here.
+  """
+  found, place = [], 0
+  while place < len(message):
+    tag, place = _varint(message, place)
+    length, place = _varint(message, place)
+    if tag & 7 != 2 or place + length > len(message):
+      raise ValueError("not a record of examples")
+    if tag >> 3 == number:
+      found.append(message[place : place + length])
+    place += length
+  return found
+
+
+def _varint(message: bytes, place: int) -> tuple[int, int]:
+  """An integer in groups of 7 bits from the lowest on, and the place after it."""
+  value = shift = 0
+  while True:
+    byte = message[place]
+    value |= (byte & 127) << shift
+    place, shift = place + 1, shift + 7
+    if byte < 128:
+      return value, place
 
 
 def keep_files(example: dict[str, Any], paths: dict[str, Path]) -> dict[str, Any]:

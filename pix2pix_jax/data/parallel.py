@@ -10,9 +10,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-  """Yields the function of every item in order, computed in one thread a core; few results wait at a time."""
-  workers = os.cpu_count() or 1
+def in_order(function: Callable[[T], R], items: Iterable[T], workers: int = 0) -> Iterator[R]:
+  """Yields the function of every item in order, computed in `workers` threads (0: one a core); few results
+  wait at a time.
+  """
+  workers = workers or os.cpu_count() or 1
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
     waiting: collections.deque[concurrent.futures.Future[R]] = collections.deque()
     try:

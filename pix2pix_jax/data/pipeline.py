@@ -1,6 +1,7 @@
-"""The tf.data pipeline: the only place that resizes, crops, mirrors and encodes.
+"""The pipeline: the only place that resizes, crops, mirrors and encodes.
 
-Prepared examples are decoded and resized once, into arrays in memory, or beyond a budget whenever they are used. Row r
+Prepared examples are decoded and resized once, into arrays in memory, whose batches threads cut out; or beyond a budget
+whenever they are used, by tf.data, with the same bits. TensorFlow takes seconds to load, and loads only then. Row r
 of the batch at step n is example `i = n · batch_size + r` of an endless sequence; its place in the epoch's
 permutation, its crop and its mirroring are stateless functions of (seed, i). A resumed run therefore repeats nothing
 and skips nothing, and batches do not depend on the number of processes that read them.
@@ -9,19 +10,21 @@ and skips nothing, and batches do not depend on the number of processes that rea
 import abc
 import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import concurrent.futures
 import functools
+import itertools
+import os
 from typing import Any
 
 import jax
 import numpy as np
-import tensorflow as tf
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output, prng
-from pix2pix_jax.data import augmentation, parallel
+from pix2pix_jax.data import augmentation, draws, parallel
 from pix2pix_jax.data.augmentation import Change
 from pix2pix_jax.data.resizing import Window, resize, resize_raw
-from pix2pix_jax.data.source import ArraySource, PreparedSource, Source
+from pix2pix_jax.data.source import ArraySource, PreparedSource, Source, import_tensorflow
 from pix2pix_jax.errors import UsageError, few
 from pix2pix_jax.signals import DataSpec
 
@@ -187,24 +190,56 @@ def train_batches(
   _check_crop(split, crop, data)
   draw = _draws(len(split), seed, shuffle=data.shuffle, augmented=augmentation.is_active(data))
 
-  def read(index, jitter, *draws):
-    change = Change.draw(data, *draws) if draws else Change()
+  def make_example(i: int) -> dict[str, np.ndarray]:
+    index, jitter, *more = draw(i)
+    change = Change.draw(data, *more) if more else Change()
     read_window = functools.partial(split.read, index)
     example = augmentation.crop(read_window, change, split.spec, split.sizes[index], jitter[:2], crop)
     if data.mirror and jitter[2] < 0.5:
       example = {name: array[:, ::-1] for name, array in example.items()}
     encoded = {name: split.encode(name, example[name]) for name in split.names}
     encoded["input"] = change.recolor(encoded["input"], split.spec.input)
-    return tuple(encoded.values())
+    return encoded
 
-  def make_example(i):
-    images = tf.numpy_function(read, draw(i), [tf.float32] * len(split.names), stateful=False)
-    return {
-      name: tf.ensure_shape(image, (*crop, split.channels(name)))
-      for name, image in zip(split.names, images, strict=True)
-    }
+  if isinstance(split, MemorySplit):
+    return _endless(make_example, batch_size, start_step)
+  shapes = {name: (*crop, split.channels(name)) for name in split.names}
+  return _endless_decoded(make_example, shapes, batch_size, start_step)
 
-  return _endless(make_example, batch_size, start_step)
+
+def _endless(make_example: Callable[[int], Any], batch_size: int, start_step: int) -> Iterator[Any]:
+  """This process's rows of batches from `start_step` on. A function makes examples of their numbers, in threads."""
+  rows = own_rows(batch_size)
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+
+    def make_batch(step: int) -> Any:
+      examples = pool.map(make_example, range(step * batch_size + rows.start, step * batch_size + rows.stop))
+      return jax.tree.map(lambda *arrays: np.stack(arrays), *examples)
+
+    yield from parallel.in_order(make_batch, itertools.count(start_step), workers=1)
+
+
+def _endless_decoded(
+  make_example: Callable[[int], dict[str, np.ndarray]],
+  shapes: dict[str, tuple[int, int, int]],
+  batch_size: int,
+  start_step: int,
+) -> Iterator[dict[str, np.ndarray]]:
+  """The same by tf.data, for examples that are decoded whenever they are used."""
+  tf, rows = import_tensorflow(), own_rows(batch_size)
+
+  def read(i):
+    images = tf.numpy_function(
+      lambda number: tuple(make_example(int(number)).values()), [i], [tf.float32] * len(shapes), stateful=False
+    )
+    return {name: tf.ensure_shape(image, shape) for (name, shape), image in zip(shapes.items(), images, strict=True)}
+
+  steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+  numbers = steps.flat_map(
+    lambda step: tf.data.Dataset.range(rows.start, rows.stop).map(lambda row: step * batch_size + row)
+  )
+  dataset = numbers.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+  return dataset.batch(rows.stop - rows.start, drop_remainder=True).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
 def train_draws(split: Split, data: Any, *, batch_size: int, seed: int, start_step: int = 0) -> Iterator[np.ndarray]:
@@ -219,27 +254,16 @@ def train_draws(split: Split, data: Any, *, batch_size: int, seed: int, start_st
   crop = config_lib.crop_shape(data)
   _check_crop(split, crop, data)
   draw = _draws(len(split), seed, shuffle=data.shuffle, augmented=False)
-  for index, jitter in _endless(lambda i: tuple(draw(i)), batch_size, start_step):
+  for index, jitter in _endless(draw, batch_size, start_step):
     corner = augmentation.corner(jitter[:, :2], split.sizes[index], crop)
     yield np.column_stack([index, corner, jitter[:, 2] < 0.5 if data.mirror else index * 0]).astype(np.int32)
-
-
-def _endless(make_example: Callable[[tf.Tensor], Any], batch_size: int, start_step: int) -> Iterator[Any]:
-  """This process's rows of batches from `start_step` on, which a function makes of the examples' numbers."""
-  rows = own_rows(batch_size)
-  steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
-  numbers = steps.flat_map(
-    lambda step: tf.data.Dataset.range(rows.start, rows.stop).map(lambda row: step * batch_size + row)
-  )
-  dataset = numbers.map(make_example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  return dataset.batch(rows.stop - rows.start, drop_remainder=True).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
 def train_ids(split: Split, data: Any, *, batch_size: int, seed: int, step: int) -> list[str]:
   """The ids of the pairs in a batch of `train_batches`, of which `step` were before it."""
   draw = _draws(len(split), seed, shuffle=data.shuffle, augmented=False)
   numbers = range(step * batch_size, (step + 1) * batch_size)
-  return [split.ids[int(draw(tf.constant(i, tf.int64))[0])] for i in numbers]
+  return [split.ids[draw(i)[0]] for i in numbers]
 
 
 def _check_crop(split: Split, crop: tuple[int, int], data: Any) -> None:
@@ -262,7 +286,7 @@ def _check_crop(split: Split, crop: tuple[int, int], data: Any) -> None:
   )
 
 
-def _draws(count: int, seed: int, *, shuffle: bool, augmented: bool) -> Callable[[tf.Tensor], list[tf.Tensor]]:
+def _draws(count: int, seed: int, *, shuffle: bool, augmented: bool) -> Callable[[int], tuple[int, *tuple[Any, ...]]]:
   """A function from an example's number in the sequence to its index, three uniform numbers, for row, column and
   mirroring, and if `augmented` those for further changes; it depends only on the seed.
   """
@@ -271,14 +295,10 @@ def _draws(count: int, seed: int, *, shuffle: bool, augmented: bool) -> Callable
   seeds = {prng.data_seed(seed, name): count for name, count in streams.items()}
 
   def draw(i):
-    epoch, index = i // count, i % count
+    epoch, index = divmod(i, count)
     if shuffle:
-      epoch_seed = tf.cast(tf.stack([order, epoch]), tf.uint32)
-      index = tf.random.experimental.index_shuffle(index, epoch_seed, count - 1)
-    uniform = [
-      tf.random.stateless_uniform([n], tf.stack([tf.cast(stream, tf.int64), i])) for stream, n in seeds.items()
-    ]
-    return [index, *uniform]
+      index = draws.shuffled(index, (order, epoch & 0xFFFFFFFF), count)
+    return (index, *(draws.uniform(n, (stream, i)) for stream, n in seeds.items()))
 
   return draw
 

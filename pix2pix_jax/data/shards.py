@@ -10,11 +10,10 @@ import os
 from pathlib import Path
 import shutil
 
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from pix2pix_jax import output
-from pix2pix_jax.data.source import Damaged, first_line
+from pix2pix_jax.data.source import Damaged, first_line, import_tensorflow
 from pix2pix_jax.errors import UsageError, few, reason
 
 try:
@@ -116,7 +115,10 @@ def _explained(error: Exception, folder: Path) -> Exception:
   """What to tell about an error of preparation: that of a disk names the place; others are faults of this program."""
   if isinstance(error, OSError):
     place, why = error.filename or folder, reason(error)
-  elif isinstance(error, tf.errors.ResourceExhaustedError) or "() failed:" in str(error):  # by ArrayRecord's writer
+  elif (
+    "() failed:" in str(error)  # by ArrayRecord's writer
+    or isinstance(error, import_tensorflow().errors.ResourceExhaustedError)
+  ):
     place, why = folder, first_line(error).rpartition("() failed: ")[2]
   else:
     return error

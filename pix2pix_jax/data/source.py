@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
+import functools
 import os
 from pathlib import Path
 import sys
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from pix2pix_jax.data import parallel
@@ -17,16 +18,21 @@ from pix2pix_jax.errors import UsageError
 from pix2pix_jax.signals import DataSpec
 
 
-def share_gpus() -> None:
-  """Keeps TensorFlow, which only moves data here, from reserving the memory of every GPU.
+@functools.cache
+def import_tensorflow() -> Any:
+  """The module `tensorflow`. It takes seconds to load, so only what cannot do without it asks for it.
 
-  It does not hide the GPUs, because the caller may use TensorFlow for something else.
+  Keeps it, because it only moves data here, from reserving the memory of every GPU. It does not hide the GPUs, because
+  the caller may use TensorFlow for something else.
   """
+  import tensorflow as tf
+
   for gpu in tf.config.list_physical_devices("GPU"):
     try:
       tf.config.experimental.set_memory_growth(gpu, True)
     except RuntimeError:  # TensorFlow is already in use, with settings that are the caller's
-      return
+      break
+  return tf
 
 
 class Damaged(UsageError):
@@ -56,7 +62,6 @@ class PreparedSource:
   """
 
   def __init__(self, builder: tfds.core.DatasetBuilder, spec: DataSpec):
-    share_gpus()
     self._builder, self.spec = builder, spec
     self.stored = {
       name: (np.dtype(feature.np_dtype), feature.shape[-1])
@@ -76,7 +81,7 @@ class PreparedSource:
 
         self._opened[split] = array_record_data_source.ArrayRecordDataSource(paths)
       else:
-        self._opened[split] = list(tf.data.TFRecordDataset(paths).as_numpy_iterator())
+        self._opened[split] = list(import_tensorflow().data.TFRecordDataset(paths).as_numpy_iterator())
       if (count := len(self._opened[split])) != info.num_examples:
         raise Damaged(self.folder, f"{split} has {count} of {info.num_examples} records")
     return self._opened[split]
@@ -86,8 +91,12 @@ class PreparedSource:
     """Turns what the libraries raise if a checksum is wrong into an error that names the folder."""
     try:
       yield
-    except (RuntimeError, tf.errors.OpError) as error:  # of ArrayRecord, and of TFRecord
+    except RuntimeError as error:  # of ArrayRecord
       raise Damaged(self.folder, first_line(error)) from error
+    except Exception as error:
+      if file_format() == "tfrecord" and isinstance(error, import_tensorflow().errors.OpError):
+        raise Damaged(self.folder, first_line(error)) from error
+      raise
 
   def _record(self, split: str, index: int) -> Record:
     with self._damage_named():
@@ -156,7 +165,6 @@ class ArraySource:
   """
 
   def __init__(self, splits: dict[str, tuple[np.ndarray, np.ndarray]], spec: DataSpec):
-    share_gpus()
     counts = {name: len(inputs) for name, (inputs, _) in splits.items()}
     self._splits, self.spec = splits, dataclasses.replace(spec, counts=counts)
     first = next(iter(splits.values()))

@@ -102,15 +102,12 @@ def evaluate_split(
     on_batch: `on_batch(batch, output)` is called after each batch, with the real rows only; for a single process.
   """
   config = experiment.config.evaluation
-  devices = experiment.mesh.size
-  size = -(-min(config.batch_size, len(split)) // devices) * devices
   per_image: list[dict[str, np.ndarray]] = []
   order: list[np.ndarray] = []
   first = range(min(len(split), max(SHEET_ROWS, config.num_samples)))
   rows: dict[int, viz.Row] = {}
   ranked: list[tuple[float, int]] = []  # (badness, number) of the best and the worst so far
-  multiple, own = config_lib.multiple(experiment.config.model), pipeline.own_rows(size)
-  for batch in pipeline.eval_batches(split, batch_size=size, multiple=multiple, rows=own):
+  for batch in _batches(experiment, split):
     output, values = jax.device_get(experiment.eval_step(variables, _share(batch, experiment.split_rows)))
     is_real = batch["is_real"]
     per_image.append({name: value[is_real] for name, value in values.items()})
@@ -139,6 +136,18 @@ def evaluate_split(
     spec=experiment.spec,
     num_samples=config.num_samples,
   )
+
+
+def _batches(experiment: Experiment, split: pipeline.Split) -> Iterator[Batch]:
+  devices = experiment.mesh.size
+  size = -(-min(experiment.config.evaluation.batch_size, len(split)) // devices) * devices
+  multiple, own = config_lib.multiple(experiment.config.model), pipeline.own_rows(size)
+  return pipeline.eval_batches(split, batch_size=size, multiple=multiple, rows=own)
+
+
+def first_batch(experiment: Experiment, split: pipeline.Split) -> Batch:
+  """The batch with which `evaluate_split` begins."""
+  return next(_batches(experiment, split))
 
 
 def _share(batch: Batch, sharding: jax.sharding.NamedSharding) -> dict[str, jax.Array]:

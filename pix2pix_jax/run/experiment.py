@@ -24,6 +24,7 @@ from pix2pix_jax.errors import UsageError
 from pix2pix_jax.model import losses, networks, steps
 from pix2pix_jax.model import state as state_lib
 from pix2pix_jax.model.state import NetworkState, TrainState
+from pix2pix_jax.run.programs import Program
 from pix2pix_jax.signals import DataSpec
 
 
@@ -91,22 +92,35 @@ class Experiment:
     ]
     return TrainState(jnp.zeros((), jnp.int32), *states).with_average(self.config.train.ema_decay)
 
-  def init(self) -> TrainState:
-    """A fresh state on every device: weights N(0, 0.02), norm scales N(1, 0.02)."""
+  @functools.cached_property
+  def init(self) -> Program:
+    """A compiled function without arguments that returns a fresh state on every device: weights N(0, 0.02), norm scales
+    N(1, 0.02).
+    """
     # It runs only once, so compiling it fast matters more.
     options = {"xla_backend_optimization_level": 1}
-    return jax.jit(self._init, out_shardings=self.replicated, compiler_options=options)()
+    compiled = jax.jit(self._init, out_shardings=self.replicated, compiler_options=options)
+    return self.program("init", compiled, options)
+
+  def program(self, name: str, function: Any, options: Any = None) -> Program:
+    """A function under `jax.jit` that depends on nothing but this experiment, to be kept for the next start."""
+    return Program(name, function, lambda: repr((self.config.to_dict(), self.spec.input, self.spec.target)), options)
+
+  @functools.cached_property
+  def _shapes(self) -> TrainState:
+    """The shapes of the state."""
+    return self.init.outputs()
 
   def abstract(self) -> TrainState:
     """The shapes and shardings of the state, for restoring a checkpoint."""
     return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated), jax.eval_shape(self._init)
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated), self._shapes
     )
 
   @functools.cached_property
   def parameters(self) -> dict[str, dict[str, tuple[int, ...]]]:
     """The shape of every parameter, such as `up_0/conv/kernel`, by network; from shapes alone."""
-    variables = jax.eval_shape(self._init).variables
+    variables = self._shapes.variables
     return {
       network: {name: leaf.shape for name, leaf in flatten_dict(each["params"], sep="/").items()}
       for network, each in variables.items()
@@ -160,7 +174,7 @@ class Experiment:
     return " + ".join(name if name == "gan_loss" else f"{weights[name]:g} · {name}" for name in used if used[name])
 
   @functools.cached_property
-  def train_step(self):
+  def train_step(self) -> Program:
     """`steps.train_step` under jit, with the batch split along `data` and the state replicated and donated. Batch norm
     sees the whole batch.
     """
@@ -174,12 +188,13 @@ class Experiment:
       target_signal=self.spec.target,
       ema_decay=self.config.train.ema_decay,
     )
-    return jax.jit(
+    compiled = jax.jit(
       step,
       in_shardings=(self.replicated, self.split_rows),
       out_shardings=(self.replicated, self.replicated),
       donate_argnums=0,
     )
+    return self.program("train_step", compiled)
 
   @functools.cached_property
   def update_norms(self):
@@ -196,7 +211,7 @@ class Experiment:
     return jax.jit(compute, in_shardings=self.replicated, out_shardings=self.replicated)
 
   @functools.cached_property
-  def eval_step(self):
+  def eval_step(self) -> Program:
     """`steps.eval_step` under jit, with outputs on every device, so that process 0 can read all of them."""
     step = functools.partial(
       steps.eval_step,
@@ -208,7 +223,8 @@ class Experiment:
       input_signal=self.spec.input,
       target_signal=self.spec.target,
     )
-    return jax.jit(step, in_shardings=(self.replicated, self.split_rows), out_shardings=self.replicated)
+    compiled = jax.jit(step, in_shardings=(self.replicated, self.split_rows), out_shardings=self.replicated)
+    return self.program("eval_step", compiled)
 
 
 def make_mesh() -> Mesh:

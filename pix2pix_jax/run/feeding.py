@@ -88,12 +88,13 @@ class DeviceFeed:
       )
 
     replicated = self._run.replicated
-    return jax.jit(
+    compiled = jax.jit(
       scan,
       in_shardings=(replicated, replicated, self._draws_split),
       out_shardings=(replicated, replicated),
       donate_argnums=0,
     )
+    return self._run.program("scan", compiled)
 
 
 Feed = HostFeed | DeviceFeed
@@ -112,7 +113,7 @@ def open_feed(run: Experiment, split: pipeline.Split, start: int, *, every_step:
     UsageError: the split has to be kept on the devices, but cannot.
   """
   train, is_cpu = run.config.train, jax.default_backend() == "cpu"
-  if train.data_on_device == "no" or (train.data_on_device == "auto" and is_cpu):
+  if is_host(train):
     return HostFeed(run, split, start, note="")
   obstacle = "several processes share a batch" if jax.process_count() > 1 else resident.obstacle(split, run.config.data)
   if not obstacle:
@@ -124,6 +125,11 @@ def open_feed(run: Experiment, split: pipeline.Split, start: int, *, every_step:
   if train.data_on_device == "yes":
     raise UsageError(f"train.data_on_device is 'yes', but {obstacle}. With 'auto', the host makes the batches.")
   return HostFeed(run, split, start, note=f"Data: the host makes the batches, because {obstacle}.")
+
+
+def is_host(train: Any) -> bool:
+  """Whether the config's `train` section leaves the batches to the host."""
+  return train.data_on_device == "no" or (train.data_on_device == "auto" and jax.default_backend() == "cpu")
 
 
 def _too_large(packed: resident.Packed) -> str:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
 from pix2pix_jax.model import metrics as metrics_lib
-from pix2pix_jax.run import history, processes, viz
+from pix2pix_jax.run import events, history, processes, viz
 from pix2pix_jax.run.finite import require_finite
 
 if TYPE_CHECKING:
@@ -32,33 +32,23 @@ STEPS_IN_FLIGHT = 8  # the host runs at most this many steps, or else two dispat
 FIRST_ESTIMATE = 15  # seconds of training without a log line, after which the remaining time is estimated
 
 
-def make_writer(workdir: Path, config: ml_collections.ConfigDict) -> Any:
-  """A writer of TensorBoard event files, which writes in the background, and only on process 0.
+def make_writer(workdir: Path, config: ml_collections.ConfigDict) -> events.EventWriter:
+  """A writer of TensorBoard event files; only process 0 has any.
 
   The files also contain the configuration, as text and as hyperparameters, and a layout of charts ("custom scalars")
   that shows the training and validation values of a metric together.
   """
-  from clu import metric_writers  # imports TensorFlow
-  from tensorboard.plugins.custom_scalar import layout_pb2, summary
-  import tensorflow as tf
-
   if not processes.is_main():
-    return metric_writers.MultiWriter([])
-  writer = metric_writers.SummaryWriter(str(workdir))
+    return events.EventWriter(None)
+  writer = events.EventWriter(workdir)
   fields = {name: config_lib.get(config, name) for name, _ in config_lib.each_field()}
   rows = "".join(f"| {name} | {value} |\n" for name, value in fields.items())
-  writer.write_texts(0, {"config": f"| field | value |\n| --- | --- |\n{rows}"})
-  writer.write_hparams(
+  writer.write_text("config", f"| field | value |\n| --- | --- |\n{rows}")
+  writer.write_hyperparameters(
     {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in fields.items()}
   )
-  charts = [
-    layout_pb2.Chart(title=name, multiline=layout_pb2.MultilineChartContent(tag=[f"^(train|val)/{name}$"]))
-    for name in _CHARTS
-  ]
-  layout = layout_pb2.Layout(category=[layout_pb2.Category(title="training and validation", chart=charts)])
-  with tf.summary.create_file_writer(str(workdir)).as_default():
-    tf.summary.experimental.write_raw_pb(summary.pb(layout).SerializeToString(), step=0)
-  return metric_writers.AsyncWriter(writer)
+  writer.write_charts(list(_CHARTS))
+  return writer
 
 
 class Reporter:
@@ -68,7 +58,7 @@ class Reporter:
   it draws the curves and closes the files.
 
   Args:
-    writer: CLU metric writer.
+    writer: writer of TensorBoard's files (`make_writer`).
     workdir: folder of the run.
     start: step that the run resumes from, 0 for a fresh run.
     config: the `train` section of the run's configuration.
@@ -76,7 +66,9 @@ class Reporter:
     unit: unit of the target; empty if it has none.
   """
 
-  def __init__(self, writer: Any, workdir: Path, *, start: int, config: Any, logger: Any = None, unit: str = ""):
+  def __init__(
+    self, writer: events.EventWriter, workdir: Path, *, start: int, config: Any, logger: Any = None, unit: str = ""
+  ):
     self._writer, self._workdir, self._logger, self._unit = writer, workdir, logger, unit
     self._config = config
     self._is_main = processes.is_main()
@@ -235,7 +227,7 @@ class Reporter:
       return
     grid = validation.grid
     self._write(step, {f"val/{name}": value for name, value in means.items()})
-    self._writer.write_images(step, {"val/samples": grid[None]})
+    self._writer.write_image(step, "val/samples", grid)
     if hasattr(self._logger, "log_images"):
       self._logger.log_images(step, {"val/samples": grid})
     texts = {viz.LAYOUT_KEY: json.dumps(validation.grid_layout)}

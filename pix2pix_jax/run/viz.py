@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -507,9 +508,9 @@ def _ends(text: str, kept: int) -> str:
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
   """DejaVu Sans, which has ×, · and accents; Pillow's own font lacks them."""
-  import matplotlib  # slow to import; brings the font along
-
-  return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+  package = importlib.util.find_spec("matplotlib")  # brings the font along, and is slow to import
+  assert package and package.origin
+  return ImageFont.truetype(Path(package.origin).with_name("mpl-data") / "fonts/ttf/DejaVuSans.ttf", size)
 
 
 def save_png(path: Path, image: np.ndarray, texts: Mapping[str, str] | None = None) -> None:

@@ -57,7 +57,7 @@ def victim(workdir, part, count, seconds, log):
 def start():
   """Starts a victim and returns its exit status."""
   context = multiprocessing.get_context("forkserver")
-  context.set_forkserver_preload(["pix2pix_jax.train", "tensorflow", "tensorflow_datasets", "clu.metric_writers"])
+  context.set_forkserver_preload(["pix2pix_jax.train", "tensorflow_datasets"])
 
   def run(workdir, part="", count=0, seconds=0.0, log=""):
     process = context.Process(target=victim, args=(str(workdir), part, count, seconds, str(log)))
