@@ -216,6 +216,7 @@ class Reporter:
     steps = "step" if count == 1 else f"{count} steps"
     self.say(f"First {steps} done{since_launch} ({took:.1f} s to compile and run).")
     self._is_first = False
+    self._writer.load()
     self._bar.unpause()
     self._restart_clock()
 
