@@ -1,4 +1,4 @@
-"""TensorBoard's event files. CLU writes them, whose import loads TensorFlow, which a thread does beside the first steps."""
+"""TensorBoard's event files. CLU writes them; a thread loads it, and with it TensorFlow, beside the first steps."""
 
 from collections.abc import Callable, Mapping
 from concurrent import futures
