@@ -82,10 +82,12 @@ class DeviceFeed:
     metrics, each (steps,).
     """
 
+    # Not `self`: JAX keeps what it compiled, and with it would keep the data and the reader to the end of the program,
+    # where TensorFlow's threads can no longer be stopped.
+    train_step, make_batch = self._run.train_step, self._make_batch
+
     def scan(state, packed, draws):
-      return jax.lax.scan(
-        lambda state, drawn: self._run.train_step(state, self._make_batch(packed, drawn)), state, draws
-      )
+      return jax.lax.scan(lambda state, drawn: train_step(state, make_batch(packed, drawn)), state, draws)
 
     replicated = self._run.replicated
     compiled = jax.jit(
