@@ -2,9 +2,9 @@
 
   python benchmarks/convolution.py --batch=1 --forms=auto,lax
 
-For every layer of the 256x256 generator and the 70x70 discriminator (64 base features) it times the forward pass, the
-input gradient (dx) and the kernel gradient (dk), each jitted separately, and prints effective GFLOP/s: the operations
-of the direct sum divided by the time. These can exceed the processor's peak for forms that save operations. `auto` is
+For every layer of the generator and the 70x70 discriminator (by default 256x256, 64 base features) it times the forward
+pass, the input gradient (dx) and the kernel gradient (dk), each jitted separately, and prints effective GFLOP/s: the
+operations of the direct sum divided by the time. These can exceed the processor's peak for forms that save operations. `auto` is
 the choice of pix2pix_jax.model.convolution, `lax` is plain XLA with its autodiff; taps and winograd can be forced too.
 The forms are timed in turns and the minimum is printed, because other programs may be running.
 
@@ -31,6 +31,8 @@ import numpy as np
 from pix2pix_jax.model import convolution
 
 _BATCH = flags.DEFINE_integer("batch", 1, "Images per batch.", lower_bound=1)
+_SIZE = flags.DEFINE_integer("image_size", 256, "Side in pixels, a power of two.", lower_bound=32)
+_FEATURES = flags.DEFINE_integer("base_features", 64, "Width of the networks.", lower_bound=1)
 _REPS = flags.DEFINE_integer("reps", 5, "Timed calls per pass.")
 _FORMS = flags.DEFINE_list("forms", ["auto", "lax"], "Any of auto, lax, taps, winograd.")
 _LAYERS = flags.DEFINE_list("layers", None, "Names of the layers; default: all.")
@@ -61,6 +63,17 @@ LAYERS = [
   ("d.conv5", 1, 31, 512, 1, (3, 3, 2)),
 ]
 PASSES = ("forward", "dx", "dk")
+
+
+def scaled_layers(image_size: int, base_features: int) -> list[tuple[str, int, int, int, int, tuple[int, int, int]]]:
+  """LAYERS of another size and width; small images have fewer inner layers."""
+  width = lambda channels: channels * base_features // 64 if channels >= 64 else channels
+  scaled = []
+  for name, kind, size, i, o, calls in LAYERS:
+    size = size * image_size // 256
+    if size > (kind == 2):
+      scaled.append((name, kind, size, width(i), width(o), calls))
+  return scaled
 
 
 def passes(kind: int, form: str | None) -> dict[str, Callable[..., Any]]:
@@ -119,7 +132,7 @@ def main(argv):
   print("GFLOP/s of forward, dx, dk; in parentheses ms")
   layers, totals = {}, {f: dict(min_s=0.0, median_s=0.0, compile_s=0.0) for f in forms}
   total_gflop = 0.0
-  for name, kind, size, i, o, calls in LAYERS:
+  for name, kind, size, i, o, calls in scaled_layers(_SIZE.value, _FEATURES.value):
     if _LAYERS.value and name not in _LAYERS.value:
       continue
     gflop, times = measure(kind, size, i, o, _BATCH.value, forms, _REPS.value, _DTYPE.value)

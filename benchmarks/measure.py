@@ -15,10 +15,11 @@ and with --against=torch also
   peer_median_s, peer_spread, peer   the same for the PyTorch peer, and its settings
   ratio                peer_median_s / median_s: above 1, this package is faster
 
-A sample is the mean over a block of steps. Blocks of this package and of the peer alternate, so that other programs on
-the machine slow down both. The peer runs in a separate process, which computes only while this one waits. This process
-keeps freed memory, as main.py and pix2pix_jax.translate do (`launch.keep_memory`). The peer has glibc's default
-allocator settings, or those in the environment variable PEER_GLIBC_TUNABLES.
+A sample is the mean over a block of steps. Blocks of this package and of its peers alternate, so that other programs on
+the machine slow down all of them. A peer runs in a separate process, which computes only while this one waits. This
+process keeps freed memory, as main.py and pix2pix_jax.translate do (`launch.keep_memory`). The peer has glibc's default
+allocator settings, as Python starts it. Some benchmarks add stronger peers, by name (`compare_with`): each has its
+`median_s`, `spread`, the `ratio` of its median to this package's, and its settings, or `not_available` with the reason.
 """
 
 import argparse
@@ -144,10 +145,14 @@ def blocks_of(steps: int) -> tuple[int, int]:
 
 
 def alternate(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-  """Calls the functions in `sides`, which return seconds, in turn, `rounds` times."""
+  """Calls the functions in `sides`, which return seconds, in turn, `rounds` times.
+
+  Pauses let the threads of the program before fall asleep, which wait in busy loops for some milliseconds.
+  """
   samples = {name: [] for name in sides}
   for _ in range(rounds):
     for name, run in sides.items():
+      time.sleep(0.05)
       samples[name].append(run())
   return samples
 
@@ -168,21 +173,50 @@ def compare(samples: list[float], peer_samples: list[float] | None) -> dict[str,
   return result
 
 
+def compare_with(samples: dict[str, list[float]], infos: dict[str, dict[str, Any]]) -> dict[str, Any]:
+  """`peers`: the results of all peers by name; `best_peer`: the fastest one's name; `best_ratio`: its ratio.
+
+  Args:
+    samples: those of this package under "ours", and of the peers under their names.
+    infos: settings and results to report for each peer; those without samples have a reason, `not_available`.
+  """
+  ours = statistics.median(samples["ours"])
+  peers = {}
+  for name, info in infos.items():
+    peers[name] = dict(info)
+    if name in samples:
+      result = summary(samples[name])
+      peers[name] |= result | {"ratio": result["median_s"] / ours}
+  timed = [name for name in peers if "ratio" in peers[name]]
+  best = min(timed, key=lambda name: peers[name]["ratio"], default=None)
+  return {"peers": peers} | ({"best_peer": best, "best_ratio": peers[best]["ratio"]} if best else {})
+
+
+class PeerError(RuntimeError):
+  """A peer's process failed."""
+
+
 class Peer:
-  """torch_peer.py in a separate process that does one kind of work on request.
+  """torch_peer.py in a separate process that does one kind of work on request; or another peer with the same protocol.
 
   Attributes:
     info: its settings.
   """
 
-  def __init__(self, work: str, **settings: Any):
-    """`work` and `settings` are the arguments of `torch_peer.serve`."""
-    tunables = os.environ.get("PEER_GLIBC_TUNABLES", "")
+  def __init__(self, work: str, *, script: str = "torch_peer.py", keep_memory: bool = False, **settings: Any):
+    """Starts the process.
+
+    Args:
+      work, settings: the arguments of the script's `serve`.
+      script: torch_peer.py or runtime_peer.py.
+      keep_memory: whether it has this package's allocator settings instead of glibc's.
+    """
+    tunables = launch.KEEP_MEMORY if keep_memory else ""
     env = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"} | (
       {"GLIBC_TUNABLES": tunables} if tunables else {}
     )
     self._process = subprocess.Popen(
-      [sys.executable, str(ROOT / "benchmarks/torch_peer.py"), f"--serve={work}", f"--settings={json.dumps(settings)}"],
+      [sys.executable, str(ROOT / "benchmarks" / script), f"--serve={work}", f"--settings={json.dumps(settings)}"],
       env=env,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
@@ -206,7 +240,7 @@ class Peer:
   def _answer(self) -> dict[str, Any]:
     line = self._process.stdout.readline()
     if not line:
-      raise RuntimeError(f"The PyTorch peer exited with status {self._process.wait()}; its messages are above.")
+      raise PeerError(f"the process exited with status {self._process.wait()}; its messages are above")
     return json.loads(line)
 
   def close(self) -> None:

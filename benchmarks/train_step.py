@@ -5,8 +5,9 @@
 
 The step is the one that training compiles (`Experiment.train_step`), on a batch that is already on the device. The peer
 runs eagerly, with whichever memory format and number of threads is faster (on a GPU with TF32; for bfloat16 with
-autocast, channels_last and torch.compile). `median_s` is the time of one step. In addition to the keys that all
-benchmarks share (see measure.py), the JSON has
+autocast, channels_last and torch.compile). On a CPU, stronger peers with the same format and threads follow: with this
+package's allocator settings, with torch.compile, which needs a C++ compiler, and with both. `median_s` is the time of
+one step. In addition to the keys that all benchmarks share (see measure.py), the JSON has
 
   compile_cold_s, compile_cached_s   tracing and compiling with an empty compilation cache, and in a new process with
                                      the cache filled
@@ -18,11 +19,17 @@ benchmarks share (see measure.py), the JSON has
                                      peak allocation on a GPU
   peak_memory_compiling_mib          the same for the process that compiled it
   peer_peak_memory_mib               the same for the peer's process
+  peers, best_peer, best_ratio       all peers by name, with `peak_memory_mib` and `first_steps_s`, the time of the two
+                                     first steps, which compile; the name of the fastest, and how many times as long as
+                                     here its step takes
 """
 
 import argparse
+import contextlib
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -79,23 +86,16 @@ def benchmark(options: argparse.Namespace, load: float, cold: dict[str, float]) 
   product = measure.MatrixProduct(options.dtype)
   rounds, block = measure.blocks_of(options.steps)
   sides = {"ours": lambda: run(block), "product": product}
-  peer = None
-  if options.against == "torch":
-    peer = measure.Peer.fastest(
-      "train_step",
-      batch_size=options.batch_size,
-      image_size=options.image_size,
-      base_features=options.base_features,
-      dtype=options.dtype,
-    )
-    assert peer.info["parameters"] == parameters, (peer.info["parameters"], parameters)
-    memory["peer_peak_memory_mib"] = peer.run(2)["peak_memory_mib"]
-    sides["peer"] = lambda: peer.run(block)["seconds"]
-  samples = measure.alternate(sides, rounds)
-  result = measure.compare(samples["ours"], samples.get("peer"))
-  if peer:
-    peer.close()
-    result["peer"] = peer.info
+  with contextlib.ExitStack() as stack:
+    peers, infos = start_peers(options, stack) if options.against == "torch" else ({}, {})
+    for peer in peers.values():
+      assert peer.info["parameters"] == parameters, (peer.info["parameters"], parameters)
+    sides |= {name: functools.partial(run_peer, peer, block) for name, peer in peers.items()}
+    samples = measure.alternate(sides, rounds)
+  result = measure.compare(samples["ours"], samples.get("PyTorch"))
+  if peers:
+    memory["peer_peak_memory_mib"] = infos["PyTorch"]["peak_memory_mib"]
+    result |= {"peer": peers["PyTorch"].info, **measure.compare_with(samples, infos)}
   measure.report(
     options,
     load,
@@ -110,6 +110,45 @@ def benchmark(options: argparse.Namespace, load: float, cold: dict[str, float]) 
     parameters=parameters,
     **measure.achieved(step_flops(options), result["median_s"], product, samples["product"]),
   )
+
+
+def start_peers(
+  options: argparse.Namespace, stack: contextlib.ExitStack
+) -> tuple[dict[str, measure.Peer], dict[str, dict[str, Any]]]:
+  """The peers after two steps, which `stack` closes, and what to report about them, both by name."""
+  settings = {name: getattr(options, name) for name in ("batch_size", "image_size", "base_features", "dtype")}
+  peers = {"PyTorch": stack.enter_context(measure.Peer.fastest("train_step", **settings))}
+  infos = {"PyTorch": first_steps(peers["PyTorch"])}
+  if jax.default_backend() != "cpu":
+    return peers, infos
+  settings |= {name: peers["PyTorch"].info[name] for name in ("channels_last", "threads")}
+  compiler = shutil.which(os.environ.get("CXX", "g++"))
+  for name, keep_memory, is_compiled in (
+    ("PyTorch, kept memory", True, False),
+    ("torch.compile", False, True),
+    ("torch.compile, kept memory", True, True),
+  ):
+    if is_compiled and not compiler:
+      infos[name] = {"not_available": "there is no C++ compiler"}
+      continue
+    try:
+      peer = stack.enter_context(
+        measure.Peer("train_step", keep_memory=keep_memory, **settings | ({"compile": True} if is_compiled else {}))
+      )
+      infos[name] = first_steps(peer)
+      peers[name] = peer
+    except measure.PeerError as error:
+      infos[name] = {"not_available": str(error)}
+  return peers, infos
+
+
+def first_steps(peer: measure.Peer) -> dict[str, float]:
+  done = peer.run(2)
+  return {"first_steps_s": 2 * done["seconds"], "peak_memory_mib": done["peak_memory_mib"]}
+
+
+def run_peer(peer: measure.Peer, count: int) -> float:
+  return peer.run(count)["seconds"]
 
 
 def compile_step(run: Experiment) -> tuple[Any, Any, Any, float]:

@@ -24,10 +24,10 @@ def keep_memory(restart: bool = True) -> None:
       before Python starts; if that variable is already set, nothing changes. False, for notebooks: change the running
       process, which then has no huge pages and still returns free memory beyond 2 GiB.
   """
-  if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+  libc = _glibc()
+  if libc is None:
     return
   if not restart:
-    libc = ctypes.CDLL(None)
     # The parameters are M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h.
     for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**27)):
       libc.mallopt(parameter, value)
@@ -38,3 +38,14 @@ def keep_memory(restart: bool = True) -> None:
 
     # Only the main thread's heap can hold blocks of any size, so programs run there and not in a worker thread.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def trim_memory() -> None:
+  """Returns free memory to the kernel, after work that needed much of it and is not repeated; only with glibc."""
+  libc = _glibc()
+  if libc is not None:
+    libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+  return ctypes.CDLL(None) if sys.platform == "linux" and platform.libc_ver()[0] == "glibc" else None

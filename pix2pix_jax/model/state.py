@@ -71,7 +71,26 @@ def make_optimizer(settings: Any) -> optax.GradientTransformation:
   Args:
     settings: config section with `beta1` and `beta2`.
   """
-  return optax.chain(optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2), optax.scale(-1.0))
+  return optax.chain(_scale_by_adam(settings.beta1, settings.beta2), optax.scale(-1.0))
+
+
+def _scale_by_adam(beta1: float, beta2: float, epsilon: float = 1e-8) -> optax.GradientTransformation:
+  """optax.scale_by_adam, with the same state, in a form that CPUs compute with less traffic to memory.
+
+  Each moment moves towards its gradient by an addition, which XLA does not repeat where the update needs it, so the old
+  moment needs no copy. The corrections of bias are factors, since a division takes as long as several products.
+  """
+
+  def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    del params
+    count = optax.safe_increment(state.count)
+    mean_scale, square_scale = 1 / (1 - beta1**count), jax.lax.rsqrt(1 - beta2**count)
+    mu = jax.tree.map(lambda m, g: m + (1 - beta1) * (g - m), state.mu, grads)
+    nu = jax.tree.map(lambda v, g: v + (1 - beta2) * (g * g - v), state.nu, grads)
+    updates = jax.tree.map(lambda m, v: mean_scale * m / (jnp.sqrt(v) * square_scale + epsilon), mu, nu)
+    return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
+
+  return optax.GradientTransformation(optax.scale_by_adam(beta1, beta2).init, update)
 
 
 def learning_rate(settings: Any, num_steps: int, step: jax.Array) -> jax.Array:

@@ -19,13 +19,16 @@ import numpy as np
 import optax
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax import output, prng
+from pix2pix_jax import launch, output, prng
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.model import losses, networks, steps
 from pix2pix_jax.model import state as state_lib
 from pix2pix_jax.model.state import NetworkState, TrainState
 from pix2pix_jax.run.programs import Program
 from pix2pix_jax.signals import DataSpec
+
+
+_FAST_TO_COMPILE = {"xla_backend_optimization_level": 1}  # for programs that run only once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,32 +78,44 @@ class Experiment:
     """The learning rate of the update after `step` steps."""
     return state_lib.learning_rate(self.config.optimizer, self.config.train.num_steps, step)
 
-  def _init(self) -> TrainState:
+  def _draw(self) -> tuple[dict[str, Any], dict[str, Any]]:
     side = 2 ** max(
       self.config.model.levels, 6 + self.config.model.discriminators
     )  # any size that suits both networks: no parameter depends on it
     x = jnp.zeros((1, side, side, self.spec.input.channels))
     y = jnp.zeros((1, side, side, self.spec.target.channels))  # the discriminator does not see the validity channel
     keys = jax.random.split(prng.key(self.config.seed, "init"))
-    variables = (
+    return (
       self.networks["generator"].init(keys[0], x, dropout=False, norm_stats="batch"),
       self.networks["discriminator"].init(keys[1], x, y, norm_stats="batch"),
     )
+
+  def _begin_with(self, variables: tuple[dict[str, Any], dict[str, Any]]) -> TrainState:
     states = [
       NetworkState(each["params"], each.get("batch_stats", {}), self.optimizer.init(each["params"]))
       for each in variables
     ]
     return TrainState(jnp.zeros((), jnp.int32), *states).with_average(self.config.train.ema_decay)
 
+  def init(self) -> TrainState:
+    """A fresh state on every device: weights N(0, 0.02), norm scales N(1, 0.02)."""
+    # The weights come first, because drawing them takes memory that the optimizer's zeros can use afterwards.
+    state = self._begin(jax.block_until_ready(self.draw()))
+    launch.trim_memory()
+    return state
+
   @functools.cached_property
-  def init(self) -> Program:
-    """A compiled function without arguments that returns a fresh state on every device: weights N(0, 0.02), norm scales
-    N(1, 0.02).
-    """
-    # It runs only once, so compiling it fast matters more.
-    options = {"xla_backend_optimization_level": 1}
-    compiled = jax.jit(self._init, out_shardings=self.replicated, compiler_options=options)
-    return self.program("init", compiled, options)
+  def draw(self) -> Program:
+    """A compiled function without arguments that returns the variables of both networks."""
+    return self.program("draw", self._once(self._draw), _FAST_TO_COMPILE)
+
+  @functools.cached_property
+  def _begin(self) -> Program:
+    """A compiled function from the variables, which it consumes, to the state before the first step."""
+    return self.program("begin", self._once(self._begin_with, donate_argnums=0), _FAST_TO_COMPILE)
+
+  def _once(self, function: Any, **settings: Any) -> Any:
+    return jax.jit(function, out_shardings=self.replicated, compiler_options=_FAST_TO_COMPILE, **settings)
 
   def program(self, name: str, function: Any, options: Any = None) -> Program:
     """A function under `jax.jit` that depends on nothing but this experiment, to be kept for the next start."""
@@ -109,7 +124,7 @@ class Experiment:
   @functools.cached_property
   def _shapes(self) -> TrainState:
     """The shapes of the state."""
-    return self.init.outputs()
+    return self._begin.outputs(self.draw.outputs())
 
   def abstract(self) -> TrainState:
     """The shapes and shardings of the state, for restoring a checkpoint."""

@@ -15,8 +15,8 @@ def begin_drawing(run: Experiment, workdir: Path) -> None:
 
   It is not compiled so early, because an error in the data would then end the process only after that.
   """
-  if not any((workdir / "checkpoints").glob("*")) and run.init.is_kept():
-    run.init.start()
+  if not any((workdir / "checkpoints").glob("*")) and run.draw.is_kept():
+    run.draw.start()
 
 
 def begin(run: Experiment, start: int, train: pipeline.Split, validation: pipeline.Split | None) -> None:
