@@ -3,7 +3,7 @@
 # make soak   repeats the trials of tests/faults at random moments for some minutes: make soak MINUTES=120
 # make lint   checks style and types only
 # make venv   only creates the environment
-# make bench  times training, translation, data and start-up, and PyTorch if it is installed, into benchmarks/RESULTS.md
+# make bench  times training, translation, data, start-up and growth, beside other programs, into benchmarks/RESULTS.md
 # make clean  removes the environment and the output of demo
 #
 # Each creates .venv first, and again if the requirements or the Python version change: make test PYTHON=python3.13

@@ -4,9 +4,9 @@
 
 For every layer of the generator and the 70x70 discriminator (by default 256x256, 64 base features) it times the forward
 pass, the input gradient (dx) and the kernel gradient (dk), each jitted separately, and prints effective GFLOP/s: the
-operations of the direct sum divided by the time. These can exceed the processor's peak for forms that save operations. `auto` is
-the choice of pix2pix_jax.model.convolution, `lax` is plain XLA with its autodiff; taps and winograd can be forced too.
-The forms are timed in turns and the minimum is printed, because other programs may be running.
+operations of the direct sum divided by the time. These can exceed the processor's peak for forms that save operations.
+`auto` is the choice of pix2pix_jax.model.convolution, `lax` is plain XLA with its autodiff; taps and winograd can be
+forced too. The forms are timed in turns and the minimum is printed, because other programs may be running.
 
 The totals weight each pass by its number of calls in a step (discriminator: forward on real, on fake, and on fake again
 for the generator). The last line is JSON.

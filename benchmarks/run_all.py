@@ -20,15 +20,16 @@ import sys
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = ("train_step", "translate", "input_pipeline", "feeding", "startup", "convolution")
+NAMES = ("train_step", "translate", "input_pipeline", "feeding", "startup", "convolution", "cost")
 _NETWORK = ("--image_size=32", "--base_features=4")
 TINY = {  # flags that override the sizes
-  "train_step": (*_NETWORK, "--steps=2"),
-  "translate": (*_NETWORK, "--steps=2", "--files=2"),
+  "train_step": (*_NETWORK, "--steps=2", "--peers=eager"),
+  "translate": (*_NETWORK, "--steps=2", "--files=2", "--runtimes"),
   "input_pipeline": ("--image_size=32", "--pairs=4", "--workers=1", "--seconds=0.1", "--blocks=2"),
   "feeding": (*_NETWORK, "--per_dispatch=2", "--pairs=4", "--blocks=2"),
   "startup": (*_NETWORK, "--steps=2", "--starts=1", "--pairs=10", "--val_pairs=1"),
   "convolution": ("--layers=g.down6", "--reps=1"),
+  "cost": (*_NETWORK, "--sizes=32", "--batches=1,2", "--widths=4", "--pairs=2,4"),
 }
 IN_TABLE = ("benchmark", "command", "device", "versions", "median_s", "spread", "peer_median_s", "peer_spread", "ratio")
 
@@ -53,7 +54,7 @@ def commands(
     ]
   elif quick:
     every = [[name, "--batch_size=2", *peer] for name in ("train_step", "translate", "input_pipeline", "startup")]
-    every += [["feeding", "--batch_size=2"], ["convolution"]]
+    every += [["feeding", "--batch_size=2"], ["cost", "--batch_size=2", *peer], ["convolution"]]
   else:
     every = [
       ["train_step", *peer],
@@ -61,13 +62,13 @@ def commands(
       ["train_step", "--batch_size=10", "--steps=5", *peer],
       ["train_step", "--remat", "--against=none"],
       *(["train_step", "--image_size=1024", "--steps=2", "--against=none", *remat] for remat in ([], ["--remat"])),
-      ["translate", "--batch_size=1", *peer],
-      ["translate", "--batch_size=8", *peer],
+      *(["translate", f"--batch_size={size}", "--runtimes", *peer] for size in (1, 8)),
       ["input_pipeline", *peer],
       ["feeding", "--image_size=128", "--base_features=32"],
       ["feeding", "--per_dispatch=5", "--blocks=4"],
       ["startup", *peer],
       ["convolution", "--forms=auto,lax"],
+      ["cost", "--minutes=8", *peer],
     ]
   sizes = {name: TINY[name] if quick else () for name in NAMES}
   return [[*command, *sizes[command[0]]] for command in every if command[0] in only]
@@ -117,6 +118,7 @@ def markdown(results: list[dict[str, Any]]) -> str:
   for one in timed:
     peer, ratio = (_seconds(one, "peer_"), f"{one['ratio']:.2f}") if "ratio" in one else ("", "")
     lines.append(f"| `{one['command']}` | {_seconds(one)} | {peer} | {ratio} |")
+  lines += _peers(timed) + _costs(results)
   lines += ["", "All other printed values; measure.py and each benchmark's docstring explain the names.", ""]
   for one in results:
     lines += [
@@ -128,6 +130,43 @@ def markdown(results: list[dict[str, Any]]) -> str:
       "",
     ]
   return "\n".join(lines)
+
+
+def _peers(timed: list[dict[str, Any]]) -> list[str]:
+  """A table of the comparisons with several peers."""
+  rows = []
+  for one in timed:
+    for what, result in (("", one), (", without dropout, running statistics", one.get("runtimes", {}))):
+      for name, peer in result.get("peers", {}).items():
+        if "not_available" in peer:
+          times = f"not available: {peer['not_available']} |  | "
+        else:
+          fastest = " (the fastest)" if name == result["best_peer"] else ""
+          times = f"{_seconds(peer)} | {_seconds(result)} | {peer['ratio']:.2f}{fastest}"
+        rows.append(f"| `{one['command']}`{what} | {name} | {times} |")
+  if not rows:
+    return []
+  head = "| command | other program | its time | here | ratio |"
+  return ["", "The same beside every other program of that run:", "", head, "| --- | --- | --- | --- | --- |", *rows]
+
+
+def _costs(results: list[dict[str, Any]]) -> list[str]:
+  """The tables of cost.py, with the exponents in the last rows."""
+  lines: list[str] = []
+  for one in results:
+    for name, series in one.get("series", {}).items():
+      if not series["points"]:
+        continue
+      columns = [key for key in series["points"][0] if key == name or key.endswith(("_s", "_mib"))]
+      lines += ["", f"Growth over {name} (`{one['command']}`):", ""]
+      lines += ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+      rows = [[point[column] for column in columns] for point in series["points"]]
+      for title, slopes in (("exponent", series["exponents"]), ("exponent of the last two", series["upper"])):
+        rows.append([title, *(slopes.get(column) for column in columns[1:])])
+      for row in rows:
+        cells = ("" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value) for value in row)
+        lines.append("| " + " | ".join(cells) + " |")
+  return lines
 
 
 def _seconds(one: dict[str, Any], prefix: str = "") -> str:

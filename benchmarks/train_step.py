@@ -6,8 +6,9 @@
 The step is the one that training compiles (`Experiment.train_step`), on a batch that is already on the device. The peer
 runs eagerly, with whichever memory format and number of threads is faster (on a GPU with TF32; for bfloat16 with
 autocast, channels_last and torch.compile). On a CPU, stronger peers with the same format and threads follow: with this
-package's allocator settings, with torch.compile, which needs a C++ compiler, and with both. `median_s` is the time of
-one step. In addition to the keys that all benchmarks share (see measure.py), the JSON has
+package's allocator settings, with torch.compile, which needs a C++ compiler, and with both; --peers=eager leaves out
+those that compile. `median_s` is the time of one step. In addition to the keys that all benchmarks share (see
+measure.py), the JSON has
 
   compile_cold_s, compile_cached_s   tracing and compiling with an empty compilation cache, and in a new process with
                                      the cache filled
@@ -51,6 +52,9 @@ def main():
   parser.add_argument("--steps", type=int, default=0, help="timed steps per side (default: 20, on a GPU 200)")
   parser.add_argument("--base_features", type=int, default=64, help="width of the networks (default: 64)")
   parser.add_argument("--remat", action="store_true", help="train.remat: recompute the generator's activations")
+  parser.add_argument(
+    "--peers", choices=("all", "eager"), default="all", help="eager: without torch.compile (default: all)"
+  )
   parser.add_argument("--compile_only", action="store_true", help=argparse.SUPPRESS)
   options = measure.parse(parser)
   if options.compile_only:
@@ -128,6 +132,8 @@ def start_peers(
     ("torch.compile", False, True),
     ("torch.compile, kept memory", True, True),
   ):
+    if is_compiled and options.peers == "eager":
+      continue
     if is_compiled and not compiler:
       infos[name] = {"not_available": "there is no C++ compiler"}
       continue

@@ -146,7 +146,33 @@ def test_results_have_commands_but_neither_host_nor_folders(scripts, results):
     assert f"`{one['command']}`" in text
   assert platform.node() not in text.split()
   assert not [folder for folder in (str(BENCHMARKS.parent), "/tmp", str(Path.home())) if folder in text]
-  assert jax.__version__ in text and len(re.findall("^```json$", text, re.M)) == len(results) == 6
+  assert jax.__version__ in text and len(re.findall("^```json$", text, re.M)) == len(results) == 7
+
+
+@pytest.mark.skipif(AGAINST == "none", reason="PyTorch, which only the benchmarks' peer needs, is not installed")
+def test_every_peer_has_a_time_or_a_reason(scripts, results):
+  runtimes = results["translate"]["runtimes"]
+  assert runtimes["peers"].keys() == {"ONNX Runtime", "OpenVINO"}
+  for one in (results["train_step"], runtimes):
+    timed = {name: peer["ratio"] for name, peer in one["peers"].items() if "not_available" not in peer}
+    assert all(peer["not_available"] for name, peer in one["peers"].items() if name not in timed)
+    if timed:
+      assert one["best_ratio"] == one["peers"][one["best_peer"]]["ratio"] == min(timed.values())
+  assert {"PyTorch", "PyTorch, kept memory"} == results["train_step"]["peers"].keys()
+  missing = {**results["train_step"], "peers": {"torch.compile": {"not_available": "there is no C++ compiler"}}}
+  assert "| torch.compile | not available: there is no C++ compiler |" in scripts("run_all").markdown([missing])
+
+
+def test_costs_are_fitted(scripts, results):
+  cost = scripts("cost")
+  points = [{"batch_size": n, "step_s": 3 * n**2, "peer_step_s": None, "memory_mib": 7} for n in (1, 2, 4)]
+  assert cost.exponents(points, "batch_size") == pytest.approx({"step_s": 2, "memory_mib": 0})
+  assert cost.exponents(points[:1], "batch_size") == {}
+  series = results["cost"]["series"]
+  assert [len(series[name]["points"]) for name in cost.SERIES] == [1, 2, 1, 2] and results["cost"]["left_out"] == []
+  assert series["batch_size"]["exponents"].keys() >= {"step_s", "memory_mib"}
+  assert series["pairs"]["points"][1].keys() >= {"pairs", "prepare_s", "memory_mib", "start_s", "start_memory_mib"}
+  assert "Growth over batch_size" in scripts("run_all").markdown([results["cost"]])
 
 
 def test_operations_of_the_papers_model(scripts):

@@ -156,16 +156,19 @@ def _choose(what, form, stride, small_shape, kernel, order):
   """The form of one pass ("down", "up", "corr"), a class below.
 
   Winograd saves work in proportion to pixels x big x small channels. It pays pixels x channels to transform the images
-  and big x small channels to transform the kernel, so it wants many of both. The bounds are measured; near them the
-  forms differ little.
+  and big x small channels to transform the kernel, so it wants many of both. XLA has passes that are fast for small
+  kernels. The bounds are measured; near them the forms differ little.
   """
   pixels = int(np.prod(small_shape))
   if form:
     return {"lax": _Lax, "taps": _Taps, "winograd": _Winograd}[form]
   if min(kernel.shape[2:]) < 16:
     return _Narrow if what == "corr" else _Lax
-  if stride == 1 or pixels >= 1024:
+  if pixels >= (512 if stride == 1 else 1024):
     return _Winograd
+  channels = kernel.shape[2] * kernel.shape[3]
+  if pixels >= 64 and (channels <= 2**15 and what == "corr" if order == "bs" else channels <= 2**16 and what != "corr"):
+    return _Lax
   return _Taps
 
 
@@ -292,6 +295,9 @@ class _Taps:
     if order == "bs":
       kernel = _windows(big, 1, size, 4, stride, axis=3).reshape(-1, 16 * b).T @ y
       return kernel.reshape(4, 4, b, s)
+    if len(y) >= (64 if b * s <= 2**16 else 256):  # one product, and a transposition of the kernel
+      kernel = y.T @ _windows(big, 1, size, 4, stride, axis=3).reshape(-1, 16 * b)
+      return kernel.reshape(s, 4, 4, b).transpose(1, 2, 0, 3)
     x = _windows(big, 1, size, 4, stride).reshape(16, -1, b)
     return jnp.einsum("tps,tpb->tsb", jnp.broadcast_to(y, (16, *y.shape)), x).reshape(4, 4, s, b)
 
