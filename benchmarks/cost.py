@@ -4,9 +4,10 @@
   python benchmarks/cost.py --pairs=400,4000,100000    the larger data set takes some minutes more
 
 Each series varies one quantity and leaves the others at --image_size, --batch_size and --base_features. A point of the
-first three is a process that compiles the training step of both networks and runs it, and with --against=torch one that
-does the same work in eager PyTorch. A point of the last is two processes that read a folder of drawn pairs of 64x64
-until the first batch: one that prepares the data, and one that finds it prepared. The last line is JSON:
+first three is a process that runs the training step of both networks, compiled by another one before, and with
+--against=torch one that does the same work in eager PyTorch. A point of the last is two processes that read a folder of
+drawn pairs of 64x64 until the first batch: one that prepares the data, and one that finds it prepared. The last line is
+JSON:
 
   series        for each series its `points`, and by name of a value its `exponents`
   left_out      points for which there was no time (--minutes)
@@ -14,7 +15,7 @@ until the first batch: one that prepares the data, and one that finds it prepare
 A point has
 
   image_size, batch_size, base_features, or pairs
-  step_s, memory_mib             median of the timed steps; peak resident memory while they run, not while compiling
+  step_s, memory_mib             median of the timed steps; peak resident memory, without compiling
   peer_step_s, peer_memory_mib   the same in PyTorch; null if its process fails, for lack of memory for example
   prepare_s, memory_mib          preparing the data and everything until the first batch; peak resident memory
   start_s, start_memory_mib      the same with prepared data
@@ -34,13 +35,13 @@ import tempfile
 import time
 from typing import Any
 
+from absl import logging
 import measure  # before JAX
 import numpy as np
 from PIL import Image
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import launch
-from pix2pix_jax.data import pipeline, prepare
 
 SERIES = {  # quantity: the flag for its values, and their default
   "image_size": ("sizes", "64,128,256,512,1024"),
@@ -99,7 +100,12 @@ def exponents(points: list[dict[str, Any]], name: str) -> dict[str, float]:
 
 
 def measured_step(where: dict[str, int], against: str) -> dict[str, Any]:
-  result = run_point("step", *(f"--{name}={value}" for name, value in where.items()))
+  flags = [f"--{name}={value}" for name, value in where.items()]
+  with tempfile.TemporaryDirectory() as cache:
+    env = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    compiling = [sys.executable, str(Path(__file__).with_name("train_step.py")), "--compile_only", *flags]
+    subprocess.run(compiling, env=os.environ | env, stdout=subprocess.DEVNULL, check=True)
+    result = run_point("step", *flags, **env)
   if against == "torch":
     result |= {"peer_step_s": None, "peer_memory_mib": None}
     try:
@@ -126,7 +132,6 @@ def step_point(options: argparse.Namespace) -> dict[str, float]:
   step, state, batch, _ = train_step.compile_step(measure.experiment(options))
   state, _ = step(state, batch)
   jax.block_until_ready(state)
-  measure.forget_peak()
   samples: list[float] = []
   while not samples or len(samples) < _count(samples[0]):
     begin = time.perf_counter()
@@ -161,6 +166,9 @@ def write_pairs(folder: Path, count: int) -> None:
 
 
 def pairs_point(folder: Path) -> dict[str, float]:
+  from pix2pix_jax.data import pipeline, prepare  # with TensorFlow, whose memory is no part of a step
+
+  logging.set_verbosity(logging.ERROR)
   begin = time.perf_counter()
   config = measure.config(argparse.Namespace(image_size=SIDE, base_features=4, batch_size=1, dtype="float32"))
   config_lib.update(
@@ -178,10 +186,9 @@ def pairs_point(folder: Path) -> dict[str, float]:
   return {"seconds": time.perf_counter() - begin, "memory_mib": measure.peak_resident_mib()}
 
 
-def run_point(kind: str, *flags: str) -> dict[str, float]:
-  done = subprocess.run(
-    [sys.executable, __file__, f"--point={kind}", *flags], stdout=subprocess.PIPE, encoding="utf-8", check=True
-  )
+def run_point(kind: str, *flags: str, **env: str) -> dict[str, float]:
+  command = [sys.executable, __file__, f"--point={kind}", *flags]
+  done = subprocess.run(command, env=os.environ | env, stdout=subprocess.PIPE, encoding="utf-8", check=True)
   return json.loads(done.stdout.splitlines()[-1])
 
 

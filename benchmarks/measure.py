@@ -262,15 +262,6 @@ def peak_memory_mib() -> float:
   return peak_resident_mib()
 
 
-def forget_peak() -> None:
-  """Lets `peak_resident_mib` start again, after free memory has been returned to the kernel; only on Linux."""
-  launch.trim_memory()
-  try:
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-  except OSError:
-    pass  # the peak then includes what came before
-
-
 def peak_resident_mib() -> float:
   try:  # not ru_maxrss, which on Linux starts at the parent process's value
     (line,) = [
