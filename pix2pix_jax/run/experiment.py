@@ -27,7 +27,6 @@ from pix2pix_jax.model.state import NetworkState, TrainState
 from pix2pix_jax.run.programs import Program
 from pix2pix_jax.signals import DataSpec
 
-
 _FAST_TO_COMPILE = {"xla_backend_optimization_level": 1}  # for programs that run only once
 
 
