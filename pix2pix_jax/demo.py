@@ -1,22 +1,25 @@
 """Serves a page to try a trained model: draw an input, or drop a file, and see the translation while you draw.
 
     python -m pix2pix_jax.demo --workdir=DIR [--port=8000] [--host=127.0.0.1]
-    python -m pix2pix_jax.demo --workdir=DIR --static=FOLDER
+    python -m pix2pix_jax.demo --workdir=DIR --static=FOLDER [--weights=float32|float16|int8]
 
 The same server translates for other programs: POST the bytes of a file to /translate. /openapi.json describes the
 interface. It is reachable from this machine alone, unless --host says otherwise.
 
 --static serves nothing, but writes the page and the model to a folder for any web host; the model then runs in the
-browser. Values are rounded slightly differently there, and the noise of a seed is another one.
+browser. Values are rounded slightly differently there, and the noise of a seed is another one. Weights of 16 or 8 bits
+make the folder a half or a quarter as large; the command prints what they cost in quality.
 """
 
 import argparse
+from collections.abc import Callable
 import importlib.util
 from pathlib import Path
 import signal
 import socket
 import sys
 import threading
+from typing import Any
 
 from pix2pix_jax import launch, output
 from pix2pix_jax.errors import CommandParser, UsageError, reason, require_integer, run_command, user_path
@@ -49,6 +52,23 @@ def _is_loopback(host: str) -> bool:
   return host in ("localhost", "::1") or host.startswith("127.")
 
 
+def make_server(service: Any, *, any_host: bool = False) -> Any:
+  """The uvicorn server of a `serving.app.Service`; `any_host` is that of its `app`."""
+  import uvicorn
+
+  return uvicorn.Server(
+    uvicorn.Config(
+      service.app(any_host=any_host),
+      log_level="warning",
+      access_log=False,
+      timeout_keep_alive=30,
+      timeout_graceful_shutdown=5,
+      limit_concurrency=512,
+      lifespan="off",
+    )
+  )
+
+
 def serve(workdir: Path, *, host: str = "127.0.0.1", port: int = 8000, step: str = "best") -> None:
   """Serves until Ctrl-C or SIGTERM.
 
@@ -62,10 +82,9 @@ def serve(workdir: Path, *, host: str = "127.0.0.1", port: int = 8000, step: str
   """
   _check_extra()
   listening = _listen(host, port)  # before the model, which takes seconds to load
-  import uvicorn
-
   from pix2pix_jax import config as config_lib
   from pix2pix_jax.inference import Translator
+  from pix2pix_jax.serving import batching
   from pix2pix_jax.serving.app import Service
   from pix2pix_jax.serving.examples import Examples
 
@@ -74,17 +93,7 @@ def serve(workdir: Path, *, host: str = "127.0.0.1", port: int = 8000, step: str
   service = Service(translator, workdir.resolve().name, examples=Examples.start(workdir))
   size = config_lib.eval_shape(translator.config.data)
   service.batcher.warm_up(size)
-  server = uvicorn.Server(
-    uvicorn.Config(
-      service.app(any_host=not _is_loopback(host)),
-      log_level="warning",
-      access_log=False,
-      timeout_keep_alive=30,
-      timeout_graceful_shutdown=5,
-      limit_concurrency=512,
-      lifespan="off",
-    )
-  )
+  server = make_server(service, any_host=not _is_loopback(host))
 
   def stop(number: int, frame: object) -> None:
     del number, frame
@@ -93,9 +102,16 @@ def serve(workdir: Path, *, host: str = "127.0.0.1", port: int = 8000, step: str
 
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, stop)
+
+  def help_out() -> None:
+    service.batcher.warm_up_batches(size)  # nobody has to wait for that
+    service.batcher.run()
+
   # The main thread computes, because its heap keeps the memory of large arrays (launch.keep_memory).
-  thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="http", daemon=True)
-  thread.start()
+  works: list[Callable[[], None]] = [lambda: server.run([listening]), *[help_out] * (batching.WORKERS - 1)]
+  threads = [threading.Thread(target=work, daemon=True) for work in works]
+  for each in threads:
+    each.start()
   address = listening.getsockname()
   shown = f"[{address[0]}]" if ":" in address[0] else address[0]
   output.say(
@@ -107,23 +123,34 @@ def serve(workdir: Path, *, host: str = "127.0.0.1", port: int = 8000, step: str
   finally:
     service.batcher.close()
     server.should_exit = True
-    thread.join(timeout=10)
+    for each in threads:
+      each.join(timeout=10)
   output.say("Stopped.")
 
 
-def write_static(workdir: Path, folder: Path, *, step: str = "best") -> None:
-  """Writes the page and a model of a workdir to a folder for any web host.
+def write_static(workdir: Path, folder: Path, *, step: str = "best", weights: str = "int8") -> None:
+  """Writes the page and a model of a workdir to a folder for any web host, and prints what `weights` cost in quality,
+  if the run's data can be read.
 
   Raises:
     UsageError: as `serving.static.write`.
   """
   from pix2pix_jax.inference import Translator
-  from pix2pix_jax.serving import static
+  from pix2pix_jax.run import evaluation
+  from pix2pix_jax.serving import rounding, static
   from pix2pix_jax.serving.examples import Examples
 
   output.say("Loading the model and examples …")
   translator = Translator.load(workdir, step=step)
-  static.write(translator, workdir.resolve().name, folder, Examples.load(workdir))
+  examples = Examples.load(workdir)
+  metrics: static.Metrics = {}
+  if weights != "float32" and not examples.ids:
+    output.say(f"What {weights} costs in quality is unknown, because there is no data to measure it. {examples.reason}")
+  elif weights != "float32":
+    output.say(f"Measuring what {weights} costs in quality …")
+    metrics, count = rounding.measure(workdir, step, weights)
+    output.say(f"{output.counted(count, 'image')}:\n{evaluation.table(metrics, translator.target_signal.unit)}")
+  static.write(translator, workdir.resolve().name, folder, examples, weights=weights, metrics=metrics)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -140,12 +167,20 @@ def main(argv: list[str] | None = None) -> None:
     help="address to listen on; 0.0.0.0: reachable from the network (default: 127.0.0.1, this machine)",
   )
   parser.add_argument("--static", metavar="FOLDER", help="write the page as a folder for any web host")
+  parser.add_argument(
+    "--weights",
+    choices=("float32", "float16", "int8"),
+    help="with --static: how the model's weights are stored (default: int8)",
+  )
   options = parser.parse_args(argv)
   require_integer("--port", options.port, 0, 65535)
   workdir = user_path("--workdir", options.workdir)
   if options.static:
-    write_static(workdir, user_path("--static", options.static), step=options.step)
+    folder = user_path("--static", options.static)
+    write_static(workdir, folder, step=options.step, weights=options.weights or "int8")
     return
+  if options.weights:
+    raise UsageError("--weights is for --static: the server uses them as trained. Add --static=FOLDER.")
   serve(workdir, host=options.host, port=options.port, step=options.step)
 
 

@@ -71,7 +71,7 @@ def evaluate(
     )
   recognized = Recognizer(user_path("--recognizer", recognizer), trained.spec) if recognizer else None
   comparison = distances.Comparison(distances.Extractor.load(inception)) if inception else None
-  config = _configure(workdir, trained.config, source_dir, reader, dropout, norm_stats)
+  config = configure(workdir, trained.config, source_dir, reader, dropout, norm_stats)
   source = prepare.prepare(config.data, config.model, whole=bool(source_dir))
   split = "whole" if "whole" in source.spec.counts else split
   _require_same_signals(source.spec.input, trained.spec.input, "input")
@@ -139,13 +139,13 @@ def _check_names(workdir: Path, split: str, step: str | int | None) -> None:
     raise UsageError(f"{workdir} has no checkpoint {step!r}; it has {listed}, 'best' and 'latest'.")
 
 
-def _configure(
+def configure(
   workdir: Path,
   trained: ml_collections.ConfigDict,
-  source_dir: str,
-  reader: str,
-  dropout: bool | None,
-  norm_stats: str,
+  source_dir: str = "",
+  reader: str = "",
+  dropout: bool | None = None,
+  norm_stats: str = "",
 ) -> ml_collections.ConfigDict:
   """The run's configuration with other data and another protocol, where they are given.
 

@@ -178,9 +178,9 @@ def test_evaluation_says_how_to_name_data_that_was_moved(tmp_path, monkeypatch):
   config = config_lib.default()
   config.data.update({"name": "folder", "source_dir": str(tmp_path / "gone")})
   with pytest.raises(UsageError, match=r"The data of the run, '.*gone', does not exist any more.*--source_dir=DIR"):
-    evaluate._configure(tmp_path, config, "", "", None, "")
+    evaluate.configure(tmp_path, config, "", "", None, "")
   with pytest.raises(UsageError, match=r"--source_dir '.*never' does not exist"):
-    evaluate._configure(tmp_path, config, "never", "", None, "")
+    evaluate.configure(tmp_path, config, "never", "", None, "")
   (tmp_path / "now").mkdir()
   monkeypatch.chdir(tmp_path)
-  assert evaluate._configure(tmp_path, config, "now", "", None, "").data.source_dir == str(tmp_path / "now")
+  assert evaluate.configure(tmp_path, config, "now", "", None, "").data.source_dir == str(tmp_path / "now")

@@ -480,7 +480,7 @@ def write(
       f"{path}: an image to write is (H, W) or (H, W, C) and not empty; this has the shape {array.shape}."
     )
   if depth_scale is not None:
-    array = _scaled(array, depth_scale)
+    array = scaled(array, depth_scale)
   check_writable(path.suffix, array.shape[-1], array.dtype)
   array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
   small = path.suffix.lower()
@@ -501,7 +501,8 @@ _WRITERS: dict[str, Callable[[Path, np.ndarray], None]] = {
 }
 
 
-def _scaled(metres: np.ndarray, scale: float) -> np.ndarray:
+def scaled(metres: np.ndarray, scale: float) -> np.ndarray:
+  """Metres as uint16: value = metres · scale, rounded and at most 65535; 0 where there is no measurement."""
   measured = np.isfinite(metres) & (metres > 0)
   values = np.where(measured, metres, 0).astype(np.float64) * scale
   return np.minimum(np.round(values), 65535).astype(np.uint16)

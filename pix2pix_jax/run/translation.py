@@ -163,12 +163,17 @@ def write(signal: Signal, path: Path, result: np.ndarray, content: Content, *, s
     files.write(path, np.maximum(image, 1 / files.KITTI_SCALE), depth_scale=files.KITTI_SCALE)
   elif path.suffix.lower() != ".png" or colors is not None:
     files.write(path, image, palette=colors, geometry=geometry)
-  elif signal.kind == "depth":
-    files.write(path, image, depth_scale=_scale(signal))
-  elif image.dtype.kind == "f":
-    files.write(path, np.round(image.astype(np.float64) * np.iinfo(signal.dtype).max).astype(signal.dtype))
   else:
-    files.write(path, image)
+    files.write(path, as_integers(signal, image))
+
+
+def as_integers(signal: Signal, image: np.ndarray) -> np.ndarray:
+  """The numbers of a PNG: of depth by the signal's scale, of float images in the model's number type."""
+  if signal.kind == "depth":
+    return files.scaled(image, _scale(signal))
+  if image.dtype.kind == "f":
+    return np.round(image.astype(np.float64) * np.iinfo(signal.dtype).max).astype(signal.dtype)
+  return image
 
 
 def _outside(array: np.ndarray, nodata: float) -> np.ndarray:

@@ -361,11 +361,12 @@ class _Headers:
 
 @contextlib.contextmanager
 def working(service: Service):
-  """Runs the service's batcher in a thread: for tests and programs with a server of their own."""
-  with concurrent.futures.ThreadPoolExecutor(1) as pool:
-    done = pool.submit(service.batcher.run)
+  """Runs the service's batcher in threads: for tests and programs with a server of their own."""
+  with concurrent.futures.ThreadPoolExecutor(batching.WORKERS) as pool:
+    done = [pool.submit(service.batcher.run) for _ in range(batching.WORKERS)]
     try:
       yield service
     finally:
       service.batcher.close()
-      done.result()
+      for each in done:
+        each.result()

@@ -1,10 +1,9 @@
-"""Requests from many threads, translated together in one: those that wait while a batch is computed form the next."""
+"""Requests from many threads, translated together by a few: those that wait while a batch is computed form the next."""
 
 import collections
 import concurrent.futures
 import dataclasses
 import threading
-import time
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from pix2pix_jax.inference import Translator
 from pix2pix_jax.run.translation import BATCH_PIXELS
 
+WORKERS = 2  # threads that compute
 MAX_PROGRAMS = 24  # compiled for different sizes; each takes some megabytes
 
 
@@ -52,7 +52,10 @@ class _Job:
 class Batcher:
   """A queue of images in front of a translator.
 
-  `submit` may be called from any thread. One thread has to call `run`, which computes until `close`.
+  `submit` may be called from any thread. Some threads have to call `run`, which computes until `close`: with two of
+  them, one encodes and decodes while the other computes, and small networks, which occupy one core, use a second one.
+
+  Batches are powers of two, so that there are few programs. An image that has come alone is computed at once.
 
   Attributes:
     translated: number of images that were translated.
@@ -63,8 +66,8 @@ class Batcher:
     """
     Args:
       translator: the model.
-      batch_size: number of images computed together; 1 for a model that is evaluated with `norm_stats="batch"`, where
-        images would affect each other.
+      batch_size: number of images computed together, a power of two; 1 for a model that is evaluated with
+        `norm_stats="batch"`, where images would affect each other.
       max_waiting: number of images that may wait.
     """
     self._translator, self._max_waiting = translator, max_waiting
@@ -116,12 +119,22 @@ class Batcher:
       self._waiting.clear()
       self._changed.notify_all()
 
-  def warm_up(self, shape: tuple[int, int], count: int = 1) -> float:
-    """Compiles the program for `count` images of (height, width) at once; returns the seconds that it took."""
+  def warm_up(self, shape: tuple[int, int], count: int = 1) -> None:
+    """Compiles the program for `count` images of (height, width) at once."""
     signal = self._translator.input_signal
-    begin = time.perf_counter()
     self._compute([np.zeros((*shape, signal.raw_channels), signal.dtype)] * count, Options())
-    return time.perf_counter() - begin
+
+  def warm_up_batches(self, shape: tuple[int, int]) -> None:
+    """Compiles the programs for all larger batches, until `close`; each takes seconds the first time."""
+    count = 2
+    while count <= self._room(shape) and not self._closed:
+      self.warm_up(shape, count)
+      count *= 2
+
+  def _room(self, shape: tuple[int, ...]) -> int:
+    """The largest batch of images of (height, width): a power of two."""
+    room = max(1, min(self._batch_size, BATCH_PIXELS // (shape[0] * shape[1])))
+    return 1 << (room.bit_length() - 1)
 
   def _next(self) -> list[_Job]:
     """The oldest image with those that can join it, which leave the queue; empty after `close`."""
@@ -132,17 +145,16 @@ class Batcher:
         if self._closed:
           return []
         first = self._waiting[0]
-        height, width = first.image.shape[:2]
-        room = 1 if first.options.alone else max(1, min(self._batch_size, BATCH_PIXELS // (height * width)))
-        batch: list[_Job] = []
-        others: collections.deque[_Job] = collections.deque()
-        for job in self._waiting:
-          joins = len(batch) < room and job.group == first.group
-          if not joins:
-            others.append(job)
-          elif job.future.set_running_or_notify_cancel():
-            batch.append(job)
-        self._waiting = others
+        alike = [job for job in self._waiting if job.group == first.group and not job.future.cancelled()]
+        room = 1 if first.options.alone else min(self._room(first.image.shape), len(alike) or 1)
+        size = 1 << (room.bit_length() - 1)
+        batch = [job for job in alike[:size] if job.future.set_running_or_notify_cancel()]
+        taken = set(batch)
+        self._waiting = collections.deque(
+          job for job in self._waiting if job not in taken and not job.future.cancelled()
+        )
+        if self._waiting:
+          self._changed.notify()  # for another thread
         if batch:
           return batch
 
@@ -157,13 +169,14 @@ class Batcher:
       for job in batch:
         self._translate([job])
       return
-    self.translated += len(batch)
-    self.batches += 1
+    with self._changed:
+      self.translated += len(batch)
+      self.batches += 1
     for job, result in zip(batch, results):
       job.future.set_result(result)
 
   def _compute(self, images: list[np.ndarray], options: Options) -> np.ndarray:
-    """(N, samples, H, W, C). Batches are filled up to a power of two, so that there are few programs."""
+    """(N, samples, H, W, C). A batch with an image that has left is filled up to a power of two."""
     size = 1 << (len(images) - 1).bit_length()
     self._limit_programs(images[0].shape, size, options.dropout)
     stacked = np.stack([*images, *[images[0]] * (size - len(images))])
@@ -176,7 +189,8 @@ class Batcher:
     multiple = self._translator.multiple
     padded = tuple(-(-side // multiple) * multiple for side in shape[:2])
     program = (*padded, size, self._translator.config.evaluation.dropout if dropout is None else dropout)
-    if program not in self._programs and len(self._programs) >= MAX_PROGRAMS:
-      self._translator.forget_programs()
-      self._programs.clear()
-    self._programs.add(program)
+    with self._changed:
+      if program not in self._programs and len(self._programs) >= MAX_PROGRAMS:
+        self._translator.forget_programs()
+        self._programs.clear()
+      self._programs.add(program)

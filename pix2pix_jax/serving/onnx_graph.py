@@ -2,6 +2,9 @@
 
 Unlike `export`, the graph accepts any height and width that are multiples of the network's, and the noise is an input:
 a mask for each block with dropout, which is 0 or 2, or 1 everywhere without dropout. Images are encoded, NCHW.
+
+Kernels can be stored as float16, or as int8 with a scale for each output channel (`rounding`); the computation is in
+float32 all the same.
 """
 
 from typing import Any, NamedTuple
@@ -14,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.model import networks
 from pix2pix_jax.model.resnet import ResNet
+from pix2pix_jax.serving import rounding
 
 OPSET = 17
 EPSILON = 1e-5  # of layers.Norm
@@ -30,8 +34,8 @@ class Mask(NamedTuple):
 class _Graph:
   """Nodes, weights and inputs so far."""
 
-  def __init__(self, model: ml_collections.ConfigDict, variables: dict[str, Any], norm_stats: str):
-    self.model, self.norm_stats = model, norm_stats
+  def __init__(self, model: ml_collections.ConfigDict, variables: dict[str, Any], norm_stats: str, weights: str):
+    self.model, self.norm_stats, self.form = model, norm_stats, weights
     self.params, self.stats = variables["params"], variables.get("batch_stats", {})
     self.nodes: list[Any] = []
     self.weights: list[Any] = []
@@ -43,15 +47,30 @@ class _Graph:
     self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
     return name
 
-  def weight(self, array: Any) -> str:
+  def weight(self, array: Any, dtype: Any = np.float32) -> str:
     name = f"weight_{len(self.weights)}"
-    self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), name))
+    self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array, dtype), name))
     return name
+
+  def kernel(self, kernel: np.ndarray, axes: tuple[int, ...]) -> str:
+    """A kernel (height, width, inputs, outputs), stored with its axes in that order."""
+    if self.form == "float16":
+      return self.add("Cast", self.weight(kernel.transpose(axes), np.float16), to=TensorProto.FLOAT)
+    if self.form == "int8":
+      integers, scales = rounding.to_int8(kernel)
+      inputs = self.weight(integers.transpose(axes), np.int8), self.weight(scales)
+      return self.add("DequantizeLinear", *inputs, axis=axes.index(3))
+    return self.weight(kernel.transpose(axes))
 
   def conv(self, x: str, params: dict[str, Any], *, stride: int = 2, pad: int = 1, transpose: bool = False) -> str:
     """`layers.Conv`: kernels are (height, width, inputs, outputs) there, and outputs or inputs first here."""
     kernel = np.asarray(params["kernel"])
-    inputs = [x, self.weight(kernel.transpose((2, 3, 0, 1) if transpose else (3, 2, 0, 1)))]
+    resize = transpose and self.model.upsample == "resize"
+    if resize:
+      nearest = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+      x = self.add("Resize", x, "", self.weight([1, 1, 2, 2]), **nearest)
+      stride, transpose = 1, False
+    inputs = [x, self.kernel(kernel, (2, 3, 0, 1) if transpose else (3, 2, 0, 1))]
     if "bias" in params:
       inputs.append(self.weight(params["bias"]))
     if not transpose:
@@ -77,10 +96,7 @@ class _Graph:
     return self.add("Mul", x, mask.name)
 
   def reflect(self, x: str, width: int) -> str:
-    name = f"weight_{len(self.weights)}"
-    pads = np.array([0, 0, width, width, 0, 0, width, width], np.int64)
-    self.weights.append(numpy_helper.from_array(pads, name))
-    return self.add("Pad", x, name, mode="reflect")
+    return self.add("Pad", x, self.weight([0, 0, width, width] * 2, np.int64), mode="reflect")
 
 
 def _at(tree: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
@@ -141,12 +157,15 @@ def _resnet(graph: _Graph, generator: ResNet) -> str:
   return graph.conv(graph.reflect(x, 3), params["output"], stride=1, pad=0)
 
 
-def make(config: ml_collections.ConfigDict, variables: dict[str, Any]) -> tuple[bytes, list[Mask]]:
+def make(
+  config: ml_collections.ConfigDict, variables: dict[str, Any], weights: str = "float32"
+) -> tuple[bytes, list[Mask]]:
   """The file of a generator, and the masks that it expects beside its input `x`; the output is `y`.
 
   Args:
     config: a resolved configuration.
     variables: the generator's `params` and `batch_stats`.
+    weights: how kernels are stored, one of `rounding.WEIGHTS`.
 
   Raises:
     UsageError: `model.residual`, whose interpolation has no counterpart in ONNX.
@@ -156,7 +175,7 @@ def make(config: ml_collections.ConfigDict, variables: dict[str, Any]) -> tuple[
       "A model with model.residual interpolates depth, for which ONNX has no operation; serve it instead."
     )
   generator, _ = networks.make_networks(config.model)
-  graph = _Graph(config.model, variables, config.evaluation.norm_stats)
+  graph = _Graph(config.model, variables, config.evaluation.norm_stats, weights)
   last = _resnet(graph, generator) if isinstance(generator, ResNet) else _unet(graph, generator)
   graph.nodes.append(helper.make_node("Tanh", [last], ["y"], name="y"))
   image = lambda name, channels: helper.make_tensor_value_info(

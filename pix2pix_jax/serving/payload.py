@@ -2,7 +2,10 @@
 they get.
 """
 
+from collections.abc import Iterator
+import contextlib
 import io
+import os
 from pathlib import Path
 import tempfile
 from typing import NamedTuple
@@ -11,12 +14,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pix2pix_jax.data import files
+from pix2pix_jax.data.formats import pillow
 from pix2pix_jax.data.resizing import resize_raw
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.output import counted
 from pix2pix_jax.run import translation, viz
 from pix2pix_jax.signals import Signal, Stack
 
+MEMORY, MEMORY_BYTES = Path("/dev/shm"), 2**21
 NAME = "The image"  # with which messages start, in place of a temporary path
 SIGNATURES = {  # first bytes: suffix
   b"\x89PNG\r\n\x1a\n": ".png",
@@ -90,8 +95,7 @@ def read(
   if suffix is None or (isinstance(signal, Stack) and suffix != ".npy"):
     accepted = "an npy with the channels of all inputs" if isinstance(signal, Stack) else "PNG, TIFF, npy or JPEG"
     raise Refused(415, f"{NAME} is in none of the formats that are accepted. Send {accepted}.")
-  with tempfile.TemporaryDirectory(prefix="pix2pix_jax_", dir=folder) as place:
-    path = Path(place) / f"image{suffix}"
+  with _temporary(suffix, folder or _folder_for(len(content))) as path:
     path.write_bytes(content)
     try:
       count, height, width, channels = files.claimed_size(path)
@@ -177,18 +181,36 @@ def to_npy(array: np.ndarray) -> bytes:
 
 def write(signal: Signal, results: np.ndarray, name: str, folder: Path | None = None) -> bytes:
   """Translations (samples, H, W, C) in a format that `check_format` has accepted."""
+  first = results[0]
   if name == "npy":
-    return to_npy(results[0] if len(results) == 1 else results)
-  with tempfile.TemporaryDirectory(prefix="pix2pix_jax_", dir=folder) as place:
-    path = Path(place) / f"image{FORMATS[name].suffix}"
-    first = results[0]
-    if name == "display":
-      files.write(path, viz.show(signal, first))
-    elif len(results) > 1:
-      files.write_volume(path, results)
-    elif name == "png16" and first.dtype == np.uint8:
-      files.write(path, first.astype(np.uint16) * 257)
-    else:
-      height, width = first.shape[:2]
-      translation.write(signal, path, results, translation.Content(results, (height, width)))
-    return path.read_bytes()
+    return to_npy(first if len(results) == 1 else results)
+  if name == "tiff":
+    with _temporary(".tif", folder) as path:
+      if len(results) > 1:
+        files.write_volume(path, results)
+      else:
+        translation.write(signal, path, results, translation.Content(results, first.shape[:2]))
+      return path.read_bytes()
+  array = viz.show(signal, first) if name == "display" else translation.as_integers(signal, first)
+  if name == "png16" and array.dtype == np.uint8:
+    array = array.astype(np.uint16) * 257
+  palette = getattr(signal, "color_table", None) if name == "png" else None  # of classes
+  return pillow.png(array, palette, is_quick=True)
+
+
+@contextlib.contextmanager
+def _temporary(suffix: str, folder: Path | None) -> Iterator[Path]:
+  """A file that is removed afterwards."""
+  handle, name = tempfile.mkstemp(suffix, "pix2pix_jax_", folder)
+  os.close(handle)
+  try:
+    yield Path(name)
+  finally:
+    Path(name).unlink(missing_ok=True)
+
+
+def _folder_for(size: int) -> Path | None:
+  """Where a temporary file of so many bytes goes: small ones into memory, because disks take milliseconds to remove
+  them. Containers often have 64 MiB there, which a few large ones would fill.
+  """
+  return MEMORY if size <= MEMORY_BYTES and os.access(MEMORY, os.W_OK) else None
