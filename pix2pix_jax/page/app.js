@@ -35,7 +35,7 @@ function setStatus(text, busy) {
 
 // --- Translation: one request at a time while a stroke goes on; what ends a stroke replaces the request in flight
 
-let timer = 0, inFlight = null, isStale = false, version = 0;
+let isLoading = false, timer = 0, inFlight = null, isStale = false, version = 0;
 
 function translateSoon(isFinal) {
   version++;
@@ -54,7 +54,7 @@ async function translateNow() {
   }
   const mine = inFlight = new AbortController(), asked = version, begin = performance.now();
   isStale = false;
-  setStatus('Translating …', true);
+  if (!isLoading) setStatus('Translating …', true);
   const slow = setTimeout(() => $('outputs').classList.add('stale'), 400);
   try {
     const answer = await backend.translate(drawing.raster, { seed, samples, signal: mine.signal });
@@ -345,6 +345,7 @@ function blankValue() {
 
 function clear() {
   noteChange();
+  $('target').hidden = true;
   drawing.clear(blankValue());
 }
 
@@ -496,6 +497,17 @@ function makeLegend() {
   }
 }
 
+const inMB = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
+
+/** Of a page without a server: what was loaded, and what its weights cost in quality. */
+function describeParts() {
+  const { bytes, weights, metrics } = model, names = Object.keys(metrics[weights] ?? {});
+  const value = (number) => number.toPrecision(3);
+  const compared = names.map((name) => `${name} ${value(metrics[weights][name])} (float32: ${value(metrics.float32[name])})`);
+  const sizes = `The model (${inMB(bytes.model)}, ${weights} weights) runs in this browser, by ONNX Runtime (${inMB(bytes.runtime)}); nothing is sent.`;
+  $('interface').textContent = compared.length ? `${sizes} Validation: ${compared.join(', ')}.` : sizes;
+}
+
 // --- Start
 
 const hasCamera = () => Boolean(navigator.mediaDevices?.getUserMedia) && model.input.kind === 'image' && !palette.length;
@@ -565,7 +577,11 @@ const start = guarded(async () => {
   $('input-about').textContent = input.description;
   $('output-about').textContent = target.description;
   $('curl').textContent = `curl --data-binary @input.png '${new URL('translate?seed=0', location.href)}' -o output.${model.formats[0].startsWith('png') ? 'png' : 'tif'}`;
-  $('interface').hidden = backend.isStatic;
+  if (backend.isStatic) describeParts();
+  backend.loading((loaded, total, isReady) => {
+    isLoading = !isReady;
+    setStatus(isReady ? 'Translating …' : loaded < total ? `Loading the model: ${inMB(loaded)} of ${inMB(total)}` : 'Starting the model …', true);
+  });
   if (input.kind === 'stack') {
     $('part').append(...input.parts.map((part, i) => Object.assign(document.createElement('option'), { value: i, textContent: part.name })));
     $('part-row').hidden = false;

@@ -22,6 +22,8 @@ async function request(path, options) {
 
 export const isStatic = false;
 
+export const loading = () => {}; // there is nothing to load
+
 export const model = async () => (await request('model.json')).json();
 
 /** {status: 'loading' | 'ready' | 'absent', reason, ids, palette} */

@@ -47,13 +47,14 @@ export async function read(file, size, about) {
   return raster;
 }
 
-let worker = null;
+let worker = null, onLoading = () => {};
 const waiting = new Map();
 let next = 0;
 
 function start() {
   worker = new Worker('worker.js', { type: 'module' });
-  worker.onmessage = ({ data: { id, error, results } }) => {
+  worker.onmessage = ({ data: { id, error, results, loaded, total, isReady } }) => {
+    if (total) { onLoading(Math.min(loaded, total), total, isReady); return; }
     const { resolve, reject } = waiting.get(id) ?? {};
     waiting.delete(id);
     if (error) reject?.(new Error(error));
@@ -65,6 +66,9 @@ function start() {
     worker = null;
   };
 }
+
+/** `show(loaded, total, isReady)` is called while the model and the runtime are loaded, in bytes, and when they are ready. */
+export const loading = (show) => { onLoading = show; };
 
 /** The translations of a raster; what is computed already goes on, but its answer is dropped. */
 export function translate(raster, { seed, samples, signal }) {

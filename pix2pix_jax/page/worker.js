@@ -6,7 +6,32 @@ ort.env.wasm.wasmPaths = new URL('onnxruntime/', import.meta.url).href;
 ort.env.wasm.numThreads = 1; // more need headers that few web hosts send
 
 const about = fetch('model.json').then((response) => response.json());
-const session = ort.InferenceSession.create('model.onnx', { executionProviders: ['wasm'] });
+const session = load();
+session.catch(() => { /* whoever asks for a translation is told */ });
+
+async function load() {
+  const { bytes } = await about, total = bytes.model + bytes.runtime;
+  let loaded = 0;
+  const note = (size) => { loaded += size; postMessage({ loaded, total }); };
+  const [model, wasmBinary] = await Promise.all(['model.onnx.gz', 'onnxruntime/ort-wasm-simd-threaded.wasm.gz'].map((path) => unpacked(path, note)));
+  ort.env.wasm.wasmBinary = wasmBinary;
+  const options = { executionProviders: ['wasm'], extra: { session: { disable_quant_qdq: '1' } } }; // turns int8 weights into floats once
+  const made = await ort.InferenceSession.create(model, options);
+  postMessage({ loaded: total, total, isReady: true });
+  return made;
+}
+
+/** The content of a gzip file, whether or not the web host has decompressed it. */
+async function unpacked(path, note) {
+  const response = await fetch(path);
+  if (!response.ok) throw new Error(`${path} is missing on this web host: ${response.status}`);
+  const reader = response.body.getReader(), chunks = [];
+  for (let part; !(part = await reader.read()).done;) { chunks.push(part.value); note(part.value.length); }
+  const content = new Blob(chunks), head = new Uint8Array(await content.slice(0, 2).arrayBuffer());
+  const isPacked = head[0] === 0x1f && head[1] === 0x8b;
+  return new Response(isPacked ? content.stream().pipeThrough(new DecompressionStream('gzip')) : content).arrayBuffer();
+}
+
 const FULL = { uint8: 255, uint16: 65535, float32: 1 };
 
 /** Random bits of a seed (mulberry32 over a hash of seed and sample). */
