@@ -1,25 +1,23 @@
 """The demo as a folder for any web host: the ONNX graph against `Translator`, and the page in a browser."""
 
-import contextlib
-import functools
-import http.server
 import io
 import json
 import shutil
-import threading
 
 import jax
 import numpy as np
 import pytest
 from tiny_runs import make_translator
+from web_hosts import get_runtime, hosted
 
-from pix2pix_jax import palettes
+from pix2pix_jax import demo, palettes
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.inference import Translator
 from pix2pix_jax.serving import static
 from pix2pix_jax.serving.examples import Examples
 
 pytest.importorskip("onnx")
-from pix2pix_jax.serving import onnx_graph
+from pix2pix_jax.serving import onnx_graph, rounding
 
 MODELS = {
   "unet": {},
@@ -29,6 +27,8 @@ MODELS = {
   "encoder_decoder": {"model__generator": "encoder_decoder"},
   "report": {"model__decoder_widths": "report"},
   "resnet": {"model__generator": "resnet_6blocks"},
+  "resize": {"model__upsample": "resize"},
+  "resnet, resize": {"model__generator": "resnet_6blocks", "model__upsample": "resize"},
 }
 
 
@@ -67,7 +67,36 @@ def test_the_graph_computes_what_the_translator_does(name):
       key: 2 * (np.random.default_rng(1).random(mask.shape) < 0.5).astype(np.float32) for key, mask in ones.items()
     }
     assert np.abs(session.run(["y"], {"x": x, **twos})[0][0].transpose(1, 2, 0) - output).max() > 0.01
-  assert len(masks) == (3 if name in ("resnet", "report") else 2)
+  assert len(masks) == (3 if "resnet" in name or name == "report" else 2)
+
+
+@pytest.mark.parametrize("weights", ["float16", "int8"])
+@pytest.mark.parametrize("name", ["unet", "resnet", "resize"])
+def test_smaller_weights_are_those_whose_loss_is_measured(name, weights):
+  runtime = pytest.importorskip("onnxruntime")
+  translator = spread(make_translator(**MODELS[name], evaluation__dropout=False, model__base_features=8))
+  rounded = rounding.rounded(translator.variables["params"], weights)
+  expected = type(translator)(translator.config, translator.variables | {"params": rounded})
+  image, sizes = random((16, 24, 3)), {}
+  for form in ("float32", weights):
+    model, masks = onnx_graph.make(translator.config, translator.variables, form)
+    sizes[form] = len(model)
+  session = runtime.InferenceSession(model, providers=["CPUExecutionProvider"])
+  sides = [[side * mask.size // translator.multiple for side in image.shape[:2]] for mask in masks]
+  ones = {mask.name: np.ones((1, mask.channels, *side), np.float32) for mask, side in zip(masks, sides)}
+  x = translator.input_signal.encode(image).transpose(2, 0, 1)[None]
+  output = translator.target_signal.decode(session.run(["y"], {"x": x, **ones})[0][0].transpose(1, 2, 0))
+  assert np.abs(output.astype(int) - expected(image)).max() <= 1
+  assert (expected(image) != translator(image)).any()
+  assert sizes[weights] < {"float16": 0.65, "int8": 0.45}[weights] * sizes["float32"]
+
+
+def test_int8_keeps_the_largest_weight_of_each_channel_and_zeros():
+  kernel = np.random.default_rng(0).normal(size=(4, 4, 3, 5)).astype(np.float32)
+  kernel[..., 2] = 0
+  integers, scales = rounding.to_int8(kernel)
+  assert integers.dtype == np.int8 and np.abs(integers).max((0, 1, 2)).tolist() == [127, 127, 0, 127, 127]
+  assert np.abs(integers * scales - kernel).max() <= np.abs(kernel).max() / 127 / 2 * 1.001
 
 
 def test_a_model_that_interpolates_depth_is_refused():
@@ -84,37 +113,26 @@ def test_without_npm_the_message_names_the_files(tmp_path, monkeypatch):
     static.write(make_translator(), "tiny", tmp_path / "site", Examples("absent"))
 
 
+def test_what_weights_cost_is_unknown_without_data(monkeypatch, capsys, tmp_path):
+  given = {}
+  monkeypatch.setattr(Translator, "load", lambda workdir, step: make_translator())
+  monkeypatch.setattr(Examples, "load", lambda workdir: Examples("absent", "The data of the run does not exist."))
+  monkeypatch.setattr(static, "write", lambda *unused, **options: given.update(options))
+  demo.main([f"--workdir={tmp_path}", f"--static={tmp_path / 'site'}"])
+  assert given == {"weights": "int8", "metrics": {}}
+  assert "What int8 costs in quality is unknown, because there is no data" in capsys.readouterr().out
+  demo.main([f"--workdir={tmp_path}", f"--static={tmp_path / 'site'}", "--weights=float32"])
+  assert "costs" not in capsys.readouterr().out  # nothing
+  with pytest.raises(UsageError, match="--weights is for --static"):
+    demo.main([f"--workdir={tmp_path}", "--weights=int8"])
+
+
 # --- In a browser
 
 
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory):
-  """A folder with ONNX Runtime, from the npm registry."""
-  if not shutil.which("npm"):
-    pytest.skip("no npm to get ONNX Runtime from")
-  folder = tmp_path_factory.mktemp("runtime") / "onnxruntime"
-  try:
-    static._copy_runtime(folder)
-  except UsageError as error:
-    pytest.skip(str(error))
-  return folder
-
-
-@contextlib.contextmanager
-def hosted(folder):
-  """The address of a plain web host, which knows nothing of this package."""
-  handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
-  handler.log_message = lambda *ignored: None
-  server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-  server.RequestHandlerClass.log_message = lambda *ignored: None
-  thread = threading.Thread(target=server.serve_forever)
-  thread.start()
-  try:
-    yield f"http://127.0.0.1:{server.server_port}/"
-  finally:
-    server.shutdown()
-    thread.join()
-    server.server_close()
+  return get_runtime(tmp_path_factory)
 
 
 KINDS = {
@@ -158,10 +176,12 @@ def test_the_page_translates_without_a_server(kind, runtime, tmp_path):
   translator, image = spread(make_translator(**fields, evaluation__dropout=False)), make_input()
   expected = translator(image)
   shutil.copytree(runtime, tmp_path / "site/onnxruntime")
-  static.write(
-    translator, "tiny", tmp_path / "site", Examples("ready", "", ["a"], [{"input": image, "target": expected}])
+  examples = Examples("ready", "", ["a"], [{"input": image, "target": expected}])
+  static.write(translator, "tiny", tmp_path / "site", examples, weights="float32")
+  about = json.loads((tmp_path / "site/model.json").read_text())
+  assert (
+    about["network"]["multiple"] == 8 and about["bytes"]["model"] == (tmp_path / "site/model.onnx.gz").stat().st_size
   )
-  assert json.loads((tmp_path / "site/model.json").read_text())["network"]["multiple"] == 8
   faults = []
   flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
   with hosted(tmp_path / "site") as address, pages.sync_playwright() as playwright:
