@@ -482,9 +482,8 @@ def test_every_control_has_a_name(opened):
 
 def test_without_a_camera_a_message_says_what_to_do(opened):
   page = opened("photo")
-  page.evaluate(
-    "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('denied', 'NotAllowedError'); }"
-  )
+  denied = "async () => { throw new DOMException('denied', 'NotAllowedError'); }"
+  page.evaluate(f"() => {{ navigator.mediaDevices.getUserMedia = {denied}; }}")
   page.get_by_role("button", name="Camera").click()
   expect(page.get_by_role("alert")).to_contain_text(
     "The camera cannot be used (denied). Allow it in the browser, or open a"
