@@ -13,8 +13,8 @@ MUTATIONS = ("flip", "truncate", "empty", "remove")
 
 
 def trials(number: int) -> Iterator[random.Random]:
-  """A few seeded sources of random numbers; in a soak, as many as fit into half of its time, with new seeds."""
-  end, seed = time.monotonic() + 30 * MINUTES, time.time_ns() if MINUTES else 0
+  """A few seeded sources of random numbers; in a soak, as many as fit into 5/12 of its time, with new seeds."""
+  end, seed = time.monotonic() + 25 * MINUTES, time.time_ns() if MINUTES else 0
   count = 0
   while count < number or time.monotonic() < end:
     yield random.Random(seed + count)

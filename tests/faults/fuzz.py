@@ -1,11 +1,13 @@
 """Reads thousands of damaged files: `python tests/faults/fuzz.py --count=6000 --seed=1`.
 
 Prints what is raised other than UsageError, and what takes more than seconds. Its memory is limited, so that a damaged
-header that makes a library allocate what it claims becomes a MemoryError. tests/faults/test_data.py runs it briefly.
+header that makes a library allocate what it claims becomes a MemoryError. tests/faults/test_data.py runs it briefly;
+guided.py damages files in ways that reach new code.
 """
 
 import argparse
 import collections
+from collections.abc import Callable
 import io
 from pathlib import Path
 import random
@@ -19,9 +21,25 @@ import warnings
 import numpy as np
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from test_torch_weights import LAYOUTS, sample
+
+from pix2pix_jax import signals
 from pix2pix_jax.data import files
 from pix2pix_jax.data.formats import extras
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.serving import payload
+from pix2pix_jax.torch_weights import read_state_dict
+
+
+def read_upload(path):
+  """As the demo's server reads what clients send."""
+  return payload.read(signals.Image(3), path.read_bytes(), max_pixels=2**20, folder=path.parent)
+
+
+def read_corner(path):
+  return files.read_window(path, 0, 0, 2, 3)
+
 
 READERS = (
   files.read,
@@ -29,9 +47,21 @@ READERS = (
   files.read_volume,
   files.read_geometry,
   files.read_palette,
+  files.read_nodata,
   files.lazy_shape,
 )
-SLOW = 5.0  # seconds
+RASTER_READERS = (read_corner,)
+UPLOAD_READERS = (files.claimed_size, read_upload)
+WEIGHTS_READERS = (read_state_dict,)
+SLOW = 5.0  # seconds of computing, which do not depend on what else the machine does
+
+
+def readers(name: str) -> tuple[Callable[[Path], object], ...]:
+  """The functions that read a file of this name."""
+  if name.startswith("weights"):
+    return WEIGHTS_READERS
+  uploaded = UPLOAD_READERS * (files.suffix(name) in payload.SIGNATURES.values())
+  return (*READERS, *RASTER_READERS * (files.suffix(name) == ".tif"), *uploaded)
 
 
 def originals(folder):
@@ -78,6 +108,8 @@ def originals(folder):
     grid = {"crs": "EPSG:32632", "transform": rasterio.Affine(1, 0, 0, 0, -1, 0), "nodata": 0}
     with rasterio.open(folder / "geo.tif", "w", **form, **grid) as raster:
       raster.write(grey[None])
+  for layout in LAYOUTS:
+    (folder / f"weights_{layout}.pth").write_bytes(sample(layout))
   return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
@@ -110,6 +142,59 @@ def mutant(content, rng):
   return bytes(data)
 
 
+class Trials:
+  """Reads files, and collects what should not happen.
+
+  Attributes:
+    problems: descriptions.
+    outcomes: how many files were read and refused.
+  """
+
+  def __init__(self, folder: Path):
+    """Accepts the folder of the originals, which are all read: that loads every library, before memory is limited."""
+    self.problems: list[str] = []
+    self.outcomes: collections.Counter[str] = collections.Counter()
+    self._folder = folder
+    for path in sorted(folder.iterdir()):
+      for reader in WEIGHTS_READERS if path.name.startswith("weights") else READERS:
+        reader(path, slice=0) if reader is files.read and files.holds_slices(path) else reader(path)
+
+  def limit_memory(self, gib: float) -> None:
+    """Limits this process to what it has and so much more."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit = used + int(gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+  def read(self, original: str, content: bytes, what: str) -> None:
+    """Reads a file that was made of an original; `what` describes how."""
+    path = self._folder / f"mutant{files.suffix(original)}"
+    path.write_bytes(content)
+    for reader in readers(original):
+      self._read(reader, path, what)
+
+  def _read(self, reader: Callable[[Path], object], path: Path, what: str) -> None:
+    start = time.process_time()
+    try:
+      reader(path)
+      self.outcomes["read"] += 1
+    except UsageError as error:
+      self.outcomes["refused"] += 1
+      if str(path) not in str(error) and payload.NAME not in str(error):
+        self.problems.append(f"{what} {reader.__name__}: not named: {error}")
+    except Exception:  # what should not happen is listed
+      text = io.StringIO()
+      traceback.print_exc(file=text, limit=-3)
+      self.problems.append(f"{what} {reader.__name__}: {text.getvalue()}")
+    if time.process_time() - start > SLOW:
+      self.problems.append(f"{what} {reader.__name__}: {time.process_time() - start:.0f} s")
+
+  def report(self) -> bool:
+    """Prints what happened; whether there were problems."""
+    print(f"{dict(self.outcomes)}, {len(self.problems)} problems")
+    print("\n".join(self.problems[:20]), flush=True)
+    return bool(self.problems)
+
+
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--count", type=int, default=6000)
@@ -117,40 +202,16 @@ def main():
   parser.add_argument("--gib", type=float, default=1.0, help="memory beyond what the program has at the start")
   options = parser.parse_args()
   warnings.simplefilter("ignore")
-  problems, outcomes = [], collections.Counter()
   with tempfile.TemporaryDirectory() as name:
-    folder = Path(name)
-    contents = originals(folder)
-    for path in folder.iterdir():  # loads every library, and shows that the originals are fine
-      for reader in READERS:
-        reader(path, slice=0) if reader is files.read and files.holds_slices(path) else reader(path)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limit = used + int(options.gib * 2**30)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    contents = originals(Path(name))
+    trials = Trials(Path(name))
+    trials.limit_memory(options.gib)
     for number in range(options.count):
       rng = random.Random(options.seed * 10**9 + number)
       original = list(contents)[number % len(contents)]
-      path = folder / f"mutant{files.suffix(original)}"
-      path.write_bytes(mutant(contents[original], rng))
       print(f"now {number} {original}", file=sys.stderr, flush=True)  # the last line names what crashed
-      for reader in READERS:
-        start = time.monotonic()
-        try:
-          reader(path)
-          outcomes["read"] += 1
-        except UsageError as error:
-          outcomes["refused"] += 1
-          if str(path) not in str(error):
-            problems.append(f"{original} {number} {reader.__name__}: not named: {error}")
-        except Exception:  # what should not happen is listed
-          text = io.StringIO()
-          traceback.print_exc(file=text, limit=-3)
-          problems.append(f"{original} {number} {reader.__name__}: {text.getvalue()}")
-        if time.monotonic() - start > SLOW:
-          problems.append(f"{original} {number} {reader.__name__}: {time.monotonic() - start:.0f} s")
-  print(f"{dict(outcomes)}, {len(problems)} problems")
-  print("\n".join(problems[:20]))
-  sys.exit(bool(problems))
+      trials.read(original, mutant(contents[original], rng), f"{original} {number}")
+  sys.exit(trials.report())
 
 
 if __name__ == "__main__":

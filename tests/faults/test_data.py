@@ -11,9 +11,11 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 import zlib
 
+from faults import MINUTES
 import numpy as np
 import pytest
 import tifffile
@@ -222,12 +224,58 @@ def test_prepared_data_that_cannot_be_read_is_not_damaged(closed, prepared):
 # --- Files of images
 
 
-def test_only_usage_errors_escape_from_damaged_files():
-  """The long version: python tests/faults/fuzz.py --count=6000."""
-  program = Path(__file__).with_name("fuzz.py")
-  result = subprocess.run([sys.executable, program, "--count=248"], capture_output=True, text=True, timeout=120)
+def fuzz(program, *flags, timeout=120):
+  """What a program of this folder prints at its end; it must not find a problem."""
+  path = Path(__file__).with_name(program)
+  environment = os.environ | {"PYTHONHASHSEED": "0"}
+  result = subprocess.run(
+    [sys.executable, path, *flags], capture_output=True, text=True, timeout=timeout, env=environment
+  )
   assert result.returncode == 0, (result.stdout, result.stderr[-2000:])
   assert "0 problems" in result.stdout and "'refused': 0" not in result.stdout
+  return result.stdout
+
+
+def test_only_usage_errors_escape_from_damaged_files():
+  """The long version: python tests/faults/fuzz.py --count=6000."""
+  fuzz("fuzz.py", "--count=272")
+
+
+def test_nor_from_files_whose_damage_is_guided_by_coverage():
+  """A fixed number of files; in a soak, a sixth of its time. The long version: python tests/faults/guided.py."""
+  pytest.importorskip("atheris", reason="pip install atheris, on Linux, damages files guided by coverage")
+  seconds = 10 * MINUTES
+  limits = [f"--seconds={seconds}", f"--seed={time.time_ns() % 2**31}"] if MINUTES else ["--seconds=60", "--count=600"]
+  print(fuzz("guided.py", *limits, timeout=seconds + 120))
+
+
+def test_a_tiff_whose_side_is_not_one_number_is_refused(tmp_path):
+  path = tmp_path / "a.tif"
+  tifffile.imwrite(path, np.ones((8, 8), np.uint8), photometric="minisblack", metadata=None)
+  content = bytearray(path.read_bytes())
+  with tifffile.TiffFile(path) as file:
+    tags = file.pages[0].tags
+    places = {name: tags[name].offset for name in ("ImageWidth", "ImageLength", "SamplesPerPixel")}
+  for name, place in places.items():
+    for change in (struct.pack("<HI", 3, 2), struct.pack("<HI", 2, 3)):  # two numbers, or a text
+      path.write_bytes(content[: place + 2] + change + content[place + 8 :])
+      for reader in (files.read, files.claimed_size, files.lazy_shape, files.count_slices):
+        with pytest.raises(UsageError, match="a.tif"):
+          reader(path), name
+
+
+@pytest.mark.parametrize(
+  "line", ["NDims = 99999", "NDims:99999", "NDims = 3\nNDims = 99999", "NDims = 6", "NDims = -3", ""]
+)
+def test_a_metaimage_of_many_dimensions_does_not_reach_its_library(tmp_path, line):
+  """SimpleITK would crash, and the interpreter with it."""
+  path = tmp_path / "a.mha"
+  text = f"ObjectType = Image\n{line}\nElementSpacing = 1 1 1\nDimSize = 2 2 2\nElementType = MET_UCHAR\n"
+  path.write_bytes(text.encode() + b"ElementDataFile = LOCAL\n" + bytes(8))
+  with pytest.raises(UsageError, match=r"a\.mha .*NDims is"):
+    files.read(path, slice=0)
+  path.write_bytes(path.read_bytes().replace(f"\n{line}\n".encode(), b"\nNDims = 3\n"))
+  assert files.read(path, slice=0).shape == (2, 2, 1)
 
 
 def npy_header(shape, dtype="<f8"):

@@ -49,7 +49,7 @@ def slices(file: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
   """For each slice its pages, one for each channel; overviews and masks are no slices.
 
   Raises:
-    ValueError: no image.
+    ValueError: no image, or one whose sides are not numbers.
     UsageError: several series of images, or volumes within one page.
   """
   _check_directories(file)
@@ -57,6 +57,9 @@ def slices(file: tifffile.TiffFile) -> list[list[tifffile.TiffPage]]:
   pages = [page for page in pages if not page.is_reduced and not page.is_mask]
   if not pages:
     raise ValueError("it contains no whole image")
+  sides = [(page.imagedepth, page.imagelength, page.imagewidth, page.samplesperpixel) for page in pages]
+  if not all(isinstance(side, int) for each in sides for side in each):  # a tag may hold several values, or text
+    raise ValueError("a tag of its size or its channels is not one integer")
   if (count := len(pages) * pages[0].imagedepth) > len(pages):
     raise UsageError(f"{file.filehandle.path} holds {count} images in one page; save each as a file of its own.")
   if len(pages) == 1:

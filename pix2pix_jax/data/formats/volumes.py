@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import math
 from pathlib import Path
+import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from pix2pix_jax.errors import UsageError, few
 
 NRRD_SIGNATURE = b"NRRD000"
 DICOM_SIGNATURE = (128, b"DICM")
+META_DIMENSIONS = tuple("12345")  # SimpleITK has no more, and its parser crashes at thousands
 META_SUFFIXES = (".mha", ".mhd")  # MetaImage has no signature
 READERS = {"meta": "MetaImageIO", "nrrd": "NrrdImageIO", "dicom": "GDCMImageIO"}
 AXIS = 0  # (z, y, x)
@@ -198,6 +200,9 @@ def _check_meta(path: Path, head: bytes) -> None:
   lines = (line.partition("=") for line in text.decode("latin-1").splitlines())
   fields = {key.strip(): value.strip() for key, _, value in lines}
   names = [line.strip() for line in rest.split(b"=", 1)[-1].decode("latin-1").splitlines()]
+  dimensions = re.findall(r"NDims[\s=:]*(\S*)", text.decode("latin-1"))
+  if not dimensions or any(number not in META_DIMENSIONS for number in dimensions):
+    raise ValueError(f"NDims is {', '.join(dimensions)[:20] or 'missing'}, not a number up to 5")
   is_compressed = fields.get("CompressedData", "False").lower() == "true"
   if fields.get("BinaryData", "True").lower() not in ("true", "false"):
     raise ValueError(f"BinaryData is {fields['BinaryData'][:20]!r}")
