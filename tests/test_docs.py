@@ -19,9 +19,9 @@ from pix2pix_jax.errors import UsageError
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pix2pix_jax"
-PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "notebooks/README.md")] + sorted(
-  (ROOT / "docs").glob("*.md")
-)
+PAGES = [
+  ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "notebooks/README.md")
+] + sorted((ROOT / "docs").glob("*.md"))
 FIELDS = dict(config_lib.each_field())
 PHRASES = [  # as regular expressions, in any case
   r"anew",

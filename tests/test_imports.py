@@ -1,8 +1,9 @@
-"""The shape of the code: which module imports which, sizes, and no number type that decides a meaning."""
+"""The shape of the code: which module imports which, sizes, what number types decide, and what runs code."""
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+import re
 import subprocess
 import sys
 
@@ -163,3 +164,81 @@ def test_no_number_type_decides_what_numbers_mean(name):
     and any(is_float32(side) for side in (node.left, *node.comparators))
   ]
   assert not compared
+
+
+# Calls that run code which they are given, or read it from a file; SECURITY.md says why these are safe.
+RUNS_CODE = {
+  "pix2pix_jax.cli": {"importlib.import_module"},  # commands and configurations of the package, found in its lists
+  "pix2pix_jax": {"importlib.import_module"},  # its own modules, by a list
+  "pix2pix_jax.config": {"module_spec.loader.exec_module"},  # --config=FILE.py is the user's program
+  "pix2pix_jax.data.beam": {"pickle.loads"},  # findings that the same run has written beside its shards
+  "pix2pix_jax.data.formats.extras": {"importlib.import_module"},  # optional packages, by constants
+  "pix2pix_jax.export": {"tf.saved_model.load"},  # what it has just written
+  "pix2pix_jax.launch": {"os.execve"},  # the same program with one more environment variable
+  "pix2pix_jax.run.loggers": {"importlib.import_module"},  # train.logger names the user's program
+  "pix2pix_jax.run.programs": {"pickle.loads", "serialize_executable.deserialize_and_load"},  # the user's own cache
+  "pix2pix_jax.serving.examples": {"subprocess.run"},  # this Python and a module of the package
+  "pix2pix_jax.serving.static": {"subprocess.run"},  # npm pack, with constants
+  "pix2pix_jax.torch_weights": {"pickle.Unpickler"},  # its subclass resolves a few harmless names
+}
+DANGEROUS = re.compile(
+  r"(builtins\.)?(eval|exec|compile|__import__)|(c|cloud|_)?pickle\.(load|loads|Unpickler)|(dill|joblib|marshal|shelve)\..+"
+  r"|importlib\.import_module|.*\.exec_module|runpy\..+|os\.(system|popen|exec.*|spawn.*|posix_spawn.*)|subprocess\..+"
+  r"|asyncio\.create_subprocess_.+|pty\.spawn|torch\.load|yaml\.(unsafe_load|load|full_load)|.*deserialize_and_load"
+  r"|(tf|tensorflow)\.(saved_model\.load|keras\.models\.load_model|py_function)|jax\.export\.deserialize"
+)
+HARMLESS = {"subprocess.TimeoutExpired", "pickle.dumps"}
+
+
+def dangerous(tree: ast.AST) -> set[str]:
+  """What is called, subclassed or passed on of `DANGEROUS`, and flags that open such a door."""
+  found = {
+    name
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Attribute | ast.Name)
+    and DANGEROUS.fullmatch(name := ast.unparse(node))
+    and name not in HARMLESS
+  }
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ImportFrom) and node.module:
+      found |= {name for alias in node.names if DANGEROUS.fullmatch(name := f"{node.module}.{alias.name}")} - HARMLESS
+    if isinstance(node, ast.keyword) and node.arg in ("shell", "allow_pickle"):
+      if not (isinstance(node.value, ast.Constant) and node.value.value is False):
+        found.add(f"{node.arg}={ast.unparse(node.value)}")
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "np.load":
+      if "allow_pickle" not in {keyword.arg for keyword in node.keywords}:
+        found.add("np.load without allow_pickle=False")
+  return found
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_code_comes_from_the_package_and_the_user_alone(name):
+  """Whatever can run code is in the list, with its reason; data cannot get there."""
+  assert dangerous(TREES[name]) <= RUNS_CODE.get(name, set())
+
+
+@pytest.mark.parametrize(
+  "code",
+  [
+    "eval(x)",
+    "builtins.exec(x)",
+    "map(eval, xs)",
+    "pickle.load(file)",
+    "class A(pickle.Unpickler): pass",
+    "from pickle import loads",
+    "from subprocess import run",
+    "subprocess.run(x, shell=True)",
+    "np.load(path)",
+    "np.load(path, allow_pickle=True)",
+    "os.system(x)",
+    "os.execvp(x, y)",
+    "joblib.load(x)",
+    "importlib.import_module(x)",
+    "torch.load(x)",
+  ],
+)
+def test_such_code_would_be_seen(code):
+  assert dangerous(ast.parse(code))
+  assert not dangerous(
+    ast.parse("re.compile(x); np.load(p, allow_pickle=False); jitted.lower().compile(); pickle.dumps(x)")
+  )

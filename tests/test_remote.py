@@ -136,3 +136,12 @@ def test_times_of_all_file_systems_are_the_same(info):
 def test_a_content_stands_in_for_a_time():
   one, other = (remote._wanted({"size": 3, "ETag": tag}) for tag in ("a", "b"))
   assert one != other and one == remote._wanted({"size": 3, "ETag": "a"})
+
+
+@pytest.mark.parametrize("name", ["../x.png", "train/../../x.png", "..", "train/.ssh/x.png"])
+def test_no_name_in_a_bucket_leads_out_of_the_local_folder(name):
+  class Hostile:
+    def find(self, root, detail):
+      return {f"{root}/{each}": {"type": "file", "size": 1} for each in ("train/a..b.png", name)}
+
+  assert list(remote._list(Hostile(), "bucket/raw")) == ["train/a..b.png"]

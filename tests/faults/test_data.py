@@ -238,7 +238,7 @@ def fuzz(program, *flags, timeout=120):
 
 def test_only_usage_errors_escape_from_damaged_files():
   """The long version: python tests/faults/fuzz.py --count=6000."""
-  fuzz("fuzz.py", "--count=272")
+  fuzz("fuzz.py", "--count=248")
 
 
 def test_nor_from_files_whose_damage_is_guided_by_coverage():
