@@ -1,5 +1,5 @@
 # make demo   trains on built-in façades and finishes with sample images and a metrics table
-# make test   checks style and types, then runs every test
+# make test   checks style and types, then runs every test; COVERAGE=60: also fails below 60 % of lines
 # make soak   repeats the trials of tests/faults at random moments for some minutes: make soak MINUTES=120
 # make lint   checks style and types only
 # make venv   only creates the environment
@@ -16,6 +16,8 @@ REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements-cuda.txt,re
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO ?= runs/demo
 MINUTES ?= 60
+LINES := .pytest_cache/coverage.json
+MEASURED := -m slipcover --source pix2pix_jax --json --out $(LINES)
 
 .PHONY: demo test soak lint bench venv clean
 .DELETE_ON_ERROR:
@@ -39,7 +41,9 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+	mkdir -p $(dir $(LINES))
+	$(BIN)/python $(if $(COVERAGE),$(MEASURED)) -m pytest -n 2 --dist loadfile tests
+	$(if $(COVERAGE),$(BIN)/python -m slipcover --merge $(LINES) --out $(LINES) --skip-covered --fail-under $(COVERAGE))
 
 soak: $(INSTALLED)
 	PIX2PIX_SOAK=$(MINUTES) $(BIN)/python -m pytest -rP tests/faults
