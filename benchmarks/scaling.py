@@ -93,11 +93,15 @@ def all_reduces(workdir, count):
   """The bytes of each all-reduce in the step of a run, compiled for `count` devices of one process."""
   command = [sys.executable, __file__, f"--compile={workdir}"]
   environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "PYTHONPATH": str(ROOT)}
-  program = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
-  sizes = []
-  for shapes in re.findall(r"= (\(.*?\)|\S+) all-reduce\(", program):
-    sizes.append(sum(4 * math.prod(map(int, filter(None, shape.split(",")))) for shape in F32.findall(shapes)))
-  return sizes
+  return sizes(subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def sizes(program):
+  """The bytes of each all-reduce of float32 numbers in optimized HLO."""
+  reduced = re.findall(r"= (\(.*?\)|\S+) all-reduce\(", program)
+  return [
+    sum(4 * math.prod(map(int, filter(None, one.split(",")))) for one in F32.findall(shapes)) for shapes in reduced
+  ]
 
 
 def compiled_step(workdir):

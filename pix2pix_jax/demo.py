@@ -144,9 +144,9 @@ def write_static(workdir: Path, folder: Path, *, step: str = "best", weights: st
   translator = Translator.load(workdir, step=step)
   examples = Examples.load(workdir)
   metrics: static.Metrics = {}
-  if weights != "float32" and not examples.ids:
+  if weights != rounding.FULL and not examples.ids:
     output.say(f"What {weights} costs in quality is unknown, because there is no data to measure it. {examples.reason}")
-  elif weights != "float32":
+  elif weights != rounding.FULL:
     output.say(f"Measuring what {weights} costs in quality …")
     metrics, count = rounding.measure(workdir, step, weights)
     output.say(f"{output.counted(count, 'image')}:\n{evaluation.table(metrics, translator.target_signal.unit)}")

@@ -234,6 +234,9 @@ def test_the_benchmarks_for_a_gpu_run_on_a_cpu(scripts):
 
 
 class Writer:
+  def load(self):
+    pass
+
   def write_scalars(self, step, scalars):
     pass
 
@@ -303,4 +306,12 @@ def test_scaling_over_processes_is_measured():
   assert done.returncode == 0, done.stderr
   result = json.loads(done.stdout.splitlines()[-1])
   assert result["steps_per_second"] > 0 and result["efficiency"] == 1
-  assert result["summed_bytes"] > result["read_bytes_per_process"] > 0
+  assert result["read_bytes_per_process"] > 0 and result["all_reduces"] == result["summed_bytes"] == 0
+
+
+def test_the_bytes_of_all_reduces_are_read_from_the_program(scripts):
+  program = """
+    %sum = f32[256]{0} all-reduce(%a), channel_id=1
+    %both = (f32[4,32]{1,0}, f32[], /*index=5*/f32[25,8]{1,0}) all-reduce(%b, %c, %d), channel_id=2
+    %other = f32[7]{0} add(%a, %sum)"""
+  assert scripts("scaling").sizes(program) == [1024, 4 * (128 + 1 + 200)]

@@ -60,7 +60,7 @@ def test_compiled_programs_are_kept_in_the_users_cache(tmp_path):
     return {path.name for path in (tmp_path / "pix2pix_jax/xla/programs").iterdir()}
 
   kept = start("first", 2)
-  assert {name.partition("-")[0] for name in kept} == {"init", "train_step", "eval_step"} and len(kept) == 6
+  assert {name.partition("-")[0] for name in kept} == {"draw", "begin", "train_step", "eval_step"} and len(kept) == 8
   assert start("second", 2) == kept
   first, second = (saved_arrays(tmp_path / name, 2) for name in ("first", "second"))
   assert_same_bits(first, second)

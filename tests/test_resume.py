@@ -211,7 +211,7 @@ def test_verbose_output_has_the_stages_of_the_start_and_every_parameter(verbose,
   config = tiny_config(train__num_steps=1)
   train_and_evaluate(config, tmp_path / "run")
   lines = capsys.readouterr().out.splitlines()
-  stages = [line.partition(" took ")[0] for line in lines if re.search(r" took \d+\.\d s\.$", line)]
+  stages = [line.partition(" took ")[0] for line in lines if re.search(r" took \d+\.\d+ s\.$", line)]
   expected = ["Preparing the data", "Reading the data", "Initializing the networks", "Validating the initial networks"]
   assert stages == ([*expected, "Final evaluation"] if verbose else [])
   sizes = [int(line.split()[-1].replace(",", "")) for line in lines if re.match(r"  \S+/(kernel|scale|bias) ", line)]

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-WEIGHTS = ("float32", "float16", "int8")
+FULL = "float32"  # what a model has
+WEIGHTS = (FULL, "float16", "int8")
 
 
 def to_int8(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +25,7 @@ def rounded(params: Any, weights: str) -> Any:
   """Parameters whose kernels have the values that are left if they are stored as `weights`; the others stay."""
 
   def of_leaf(path: Any, leaf: Any) -> Any:
-    if weights == "float32" or path[-1].key != "kernel":
+    if weights == FULL or path[-1].key != "kernel":
       return leaf
     if weights == "float16":
       return np.asarray(leaf).astype(np.float16).astype(np.float32)
@@ -58,7 +59,7 @@ def measure(workdir: Path, step: str, weights: str) -> tuple[dict[str, dict[str,
     _, variables = checkpointer.load_variables(step, run.abstract())
   generator = variables["generator"]
   found = {}
-  for name in ("float32", weights):
+  for name in (FULL, weights):
     params = rounded(generator["params"], name)
     result = evaluation.evaluate_split(run, variables | {"generator": generator | {"params": params}}, data)
     found[name] = {metric: result.means[metric] for metric in run.spec.target.metrics if metric in result.means}
