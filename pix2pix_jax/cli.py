@@ -48,7 +48,7 @@ COMMANDS = {
 }
 TRAIN_FLAGS = (
   *("--config", "--workdir", "--distributed", "--coordinator", "--num_processes", "--process_id", "--init_from"),
-  "--verbose",
+  *("--verbose", "--debug"),
 )
 _KEEP_MEMORY = ("train", "translate", "demo")  # the commands that compute the most
 _DESCRIBED_IN = {  # reader of raw files → the named configuration whose docstring describes them
@@ -74,6 +74,7 @@ commands:
 _TRAIN_HELP = """\
 usage: pix2pix_jax train --config=NAME[:VARIANT] --workdir=DIR [--config.FIELD=VALUE ...] [--init_from=WORKDIR]
                          [--distributed [--coordinator=HOST:PORT --num_processes=N --process_id=I]] [--verbose]
+                         [--debug]
 
 Trains a model. If the workdir holds an interrupted run, training resumes from its newest checkpoint.
 "python main.py" in a clone of the repository accepts the same flags.
@@ -88,6 +89,8 @@ flags:
   --distributed           run as one of several processes, which find each other on Slurm, TPU and Kubernetes;
                           elsewhere, add --coordinator=HOST:PORT (of process 0), --num_processes=N and --process_id=I
   --verbose               print the time of each stage of the start, and every parameter of the networks
+  --debug                 train nothing; repeat the run from its newest checkpoint, check every step, and save the batch
+                          and the state of the first step whose numbers are not finite
 
 configurations:
 {configurations}
@@ -167,7 +170,7 @@ def train(argv: list[str] | None = None) -> None:
   if {"-h", "--help"} & set(arguments):
     print(_train_help(), end="")
     return
-  config, workdir, together, verbose = parse_train(arguments)
+  config, workdir, together, verbose, debug = parse_train(arguments)
   if verbose:
     output.be_verbose()
   check_before_imports(config)
@@ -180,10 +183,11 @@ def train(argv: list[str] | None = None) -> None:
   with _stopping_signals_interrupt():
     try:
       with output.stage("Loading JAX"):
+        from pix2pix_jax.run.debugging import repeat_steps
         from pix2pix_jax.train import train_and_evaluate
 
       with processes.leaving_together():
-        train_and_evaluate(config, workdir)
+        (repeat_steps if debug else train_and_evaluate)(config, workdir)
     except KeyboardInterrupt:
       if any((workdir.expanduser() / "checkpoints").glob("*")):
         raise
@@ -270,12 +274,14 @@ class TrainOptions(NamedTuple):
     workdir: folder of the run.
     together: how to find the other processes of the run; None: this is the only one.
     verbose: whether to print the times of the start and all parameters.
+    debug: whether to look for a step that is not finite, instead of training.
   """
 
   config: "ml_collections.ConfigDict"
   workdir: Path
   together: Together | None
   verbose: bool
+  debug: bool
 
 
 def parse_train(arguments: list[str]) -> TrainOptions:
@@ -294,6 +300,7 @@ def parse_train(arguments: list[str]) -> TrainOptions:
   parser.add_argument("--num_processes", type=int)
   parser.add_argument("--process_id", type=int)
   parser.add_argument("--verbose", action="store_true")
+  parser.add_argument("--debug", action="store_true")
   parser.add_argument("--init_from", metavar="WORKDIR[@STEP]")
   try:
     options, overrides = parser.parse_known_args(arguments)
@@ -310,7 +317,7 @@ def parse_train(arguments: list[str]) -> TrainOptions:
   if options.init_from:
     overrides = [*overrides, f"--config.train.init_from={options.init_from}"]
   config = load_config(options.config, overrides)
-  return TrainOptions(config, options.workdir, _together(options), options.verbose)
+  return TrainOptions(config, options.workdir, _together(options), options.verbose, options.debug)
 
 
 def _together(options: argparse.Namespace) -> Together | None:

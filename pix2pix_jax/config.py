@@ -434,6 +434,9 @@ FIELDS: dict[str, dict[str, Field]] = {
     "decay_fraction": Field(
       0.0, "Final share of the run, over which the learning rate falls linearly to zero.", _SHARE
     ),
+    "clip_norm": Field(
+      0.0, "Largest norm of a network's gradient; a longer one is shortened to it. 0: no limit.", _NOT_NEGATIVE
+    ),
   },
   "train": {
     "batch_size": Field(

@@ -69,9 +69,18 @@ def make_optimizer(settings: Any) -> optax.GradientTransformation:
   rate, its decay and the length of the run may change at a resume.
 
   Args:
-    settings: config section with `beta1` and `beta2`.
+    settings: config section with `beta1`, `beta2` and `clip_norm`, the largest norm of a gradient (0: no limit). The
+      state does not depend on the latter.
   """
-  return optax.chain(_scale_by_adam(settings.beta1, settings.beta2), optax.scale(-1.0))
+  adam = optax.chain(_scale_by_adam(settings.beta1, settings.beta2), optax.scale(-1.0))
+  if not settings.clip_norm:
+    return adam
+  clip = optax.clip_by_global_norm(settings.clip_norm)
+
+  def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    return adam.update(clip.update(grads, optax.EmptyState())[0], state, params)
+
+  return optax.GradientTransformation(adam.init, update)
 
 
 def _scale_by_adam(beta1: float, beta2: float, epsilon: float = 1e-8) -> optax.GradientTransformation:

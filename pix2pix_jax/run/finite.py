@@ -22,7 +22,8 @@ def require_finite(step: int, scalars: Mapping[str, Any]) -> None:
   if broken:
     raise UsageError(
       f"At step {step}, {', '.join(broken)} became NaN or infinite. This step was not saved; earlier checkpoints are "
-      "intact. Lower optimizer.learning_rate or loss.l1_weight, check the data for NaN, or try train.dtype=float32."
+      "intact. Lower optimizer.learning_rate or loss.l1_weight, set optimizer.clip_norm, check the data for NaN, or "
+      "try train.dtype=float32. The same command with --debug finds the first broken step and saves its batch."
     )
 
 

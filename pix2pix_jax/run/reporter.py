@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
 from pix2pix_jax.model import metrics as metrics_lib
-from pix2pix_jax.run import events, history, processes, viz
+from pix2pix_jax.run import balance, events, history, processes, viz
 from pix2pix_jax.run.finite import require_finite
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class Reporter:
       smoothing=0.05,
     )
     self._pending: list[Mapping[str, jax.Array]] = []
+    self._balance = balance.Balance()
     self._is_first = True
     self._is_estimated = False
     self._validation_seconds = 0.0  # of the last one
@@ -196,6 +197,8 @@ class Reporter:
       )
       losses = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
       self.say(f"step {step}/{self._config.num_steps}  {losses}{pace}")
+    if advice := self._balance.look(step, scalars):
+      self.say(f"Warning: {advice}")
     self._pending = []
     self._restart_clock()
 
