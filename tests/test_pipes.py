@@ -109,7 +109,7 @@ def test_a_signal_before_the_first_step_is_reported(tmp_path, started, number):
   run.send_signal(number)
   _, shown = run.communicate(timeout=120)
   assert run.returncode == 130
-  assert shown.splitlines()[-1:] == ["Interrupted before the first checkpoint; nothing was saved."]
+  assert shown.splitlines()[-1:] == ["Interrupted before the first checkpoint; nothing was saved."], shown
 
 
 @posix

@@ -115,12 +115,12 @@ class Program:
     entry = Entry(_plain(arguments), _plain(lowered.out_info), f"{self._name}-{key}.code")
     loaded = _load(path.with_name(entry.code), entry.arguments, entry.results)
     if loaded:
-      _threads().submit(_write, path, entry)
+      _write_later(path, entry)
       return loaded
     with _own_cache_only(), _cache_hits() as hits:
       compiled = lowered.compile()
     if not hits:  # what JAX has loaded from its cache lacks parts when it is serialised again
-      _threads().submit(_write, path, entry, compiled)
+      _write_later(path, entry, compiled)
     return compiled
 
   def _entry(self, signature: Signature) -> Path | None:
@@ -255,6 +255,11 @@ def _load(path: Path, arguments: Any, results: Any) -> Any:
   with contextlib.suppress(OSError):
     os.utime(path)  # used now
   return program
+
+
+def _write_later(*arguments: Any) -> None:
+  with contextlib.suppress(RuntimeError):  # the program is exiting
+    _threads().submit(_write, *arguments)
 
 
 def _write(path: Path, entry: Entry, compiled: Any = None) -> None:

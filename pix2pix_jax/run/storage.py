@@ -40,6 +40,11 @@ def explained(workdir: Path) -> Iterator[None]:
     raise UsageError(message)
 
 
+def _is_no_exit(record: logging.LogRecord) -> bool:
+  """False for what Orbax logs of its tasks, such as looking for the remains of killed saves, when the program exits."""
+  return "cannot schedule new futures after" not in record.getMessage()
+
+
 @contextlib.contextmanager
 def quiet_tasks() -> Iterator[None]:
   """Silences what Orbax and asyncio print, besides raising an exception, when a part of a checkpoint fails."""
@@ -49,6 +54,7 @@ def quiet_tasks() -> Iterator[None]:
     logger.addFilter(silent)
   if not isinstance(sys.unraisablehook, _Hook):  # it stays, because some tasks end long afterwards
     sys.unraisablehook = _Hook(sys.unraisablehook)
+  logging.getLogger("absl").addFilter(_is_no_exit)  # stays, too
   try:
     with warnings.catch_warnings():
       warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
