@@ -54,21 +54,21 @@ def environment(**variables):
 )
 @pytest.mark.parametrize("first", [True, False])
 def test_overrides(arguments, name, value, first):
-  config, workdir, together, verbose = cli.parse_train([*arguments, *TRAIN] if first else [*TRAIN, *arguments])
+  config, workdir, together, verbose, debug = cli.parse_train([*arguments, *TRAIN] if first else [*TRAIN, *arguments])
   expected = config_lib.load("procedural")
   section, _, field = name.rpartition(".")
   (expected[section] if section else expected)[field] = value
   assert config.to_dict() == expected.to_dict()
-  assert (workdir, together, verbose) == (Path("w"), None, False)
+  assert (workdir, together, verbose, debug) == (Path("w"), None, False, False)
   assert config.is_locked
 
 
 def test_flags_may_follow_as_separate_arguments_and_variants_apply():
-  config, workdir, together, verbose = cli.parse_train(
+  config, workdir, together, verbose, debug = cli.parse_train(
     ["--distributed", "--verbose", "--config", "kitti:report,procedural", "--workdir", "runs/a b"]
   )
   assert (config.model.decoder_widths, config.data.name, config.data.task) == ("report", "procedural", "kitti_depth")
-  assert (workdir, together, verbose) == (Path("runs/a b"), cli.Together(), True)
+  assert (workdir, together, verbose, debug) == (Path("runs/a b"), cli.Together(), True, False)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,8 @@ class Checkpointer:
         best_fn=self._rank,  # without it Orbax does not save the metrics
         best_mode="max",
       )
-      self._manager = ocp.CheckpointManager(self._path, options=options)
+      with futures.ThreadPoolExecutor(1) as pool:  # where a signal cannot leave it half-made
+        self._manager = pool.submit(ocp.CheckpointManager, self._path, options=options).result()
 
   def __enter__(self) -> "Checkpointer":
     return self
