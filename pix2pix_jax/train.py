@@ -10,10 +10,10 @@ import ml_collections
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
-from pix2pix_jax.data import pipeline, prepare, summary
+from pix2pix_jax.data import pipeline, summary
 from pix2pix_jax.errors import user_path
 from pix2pix_jax.model.state import TrainState
-from pix2pix_jax.run import checkpoint, evaluation, experiment, final, fine_tuning, lock, loggers, processes, startup
+from pix2pix_jax.run import checkpoint, evaluation, final, fine_tuning, lock, loggers, processes, startup
 from pix2pix_jax.run.evaluation import Evaluation
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.run.feeding import open_feed, schedule
@@ -46,20 +46,11 @@ def train_and_evaluate(
     KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
   """
   workdir = user_path("--workdir", workdir)
-  config_lib.check(config)
-  experiment.use_compilation_cache(config.train.compilation_cache)
-  experiment.check_batch_size(config.train.batch_size)
-  fine_tuning.check(config.train.init_from)
-  config, old = config_lib.keep_recorded(config, workdir)
-  with output.stage("Preparing the data"), processes.main_first("prepare"):
-    source = source or prepare.prepare(config.data, config.model)
-  config = config_lib.resolve(config, source.spec)
-  changes = config_lib.differences(old, config) if old else {}
-  config_lib.require_same_model(workdir, changes)
+  run, source, changes = startup.settle(config, workdir, source)
+  config, data, val_split = run.config, run.config.data, None
   processes.require_equal(config_lib.shared_fields(config))
   with processes.main_first("workdir"):
     config_lib.make_workdir(workdir)
-  run, data, val_split = Experiment(config, source.spec), config.data, None
   startup.begin_drawing(run, workdir)
   with output.stage("Reading the data"):
     train_split = pipeline.load_split(source, "train", config_lib.load_shape(data), cache_gib=data.cache_gib)

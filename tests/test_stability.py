@@ -23,8 +23,9 @@ def test_debug_is_a_flag_of_train(tmp_path):
   assert parse_train([*flags, "--debug"]).debug and not parse_train(flags).debug
 
 
-def test_the_first_broken_step_is_found_and_can_be_repeated(tmp_path):
-  settings = {"data__num_val": 0, "train__checkpoint_every_steps": 1}
+@pytest.mark.parametrize("gan", ["vanilla", "none"])
+def test_the_first_broken_step_is_found_and_can_be_repeated(tmp_path, gan):
+  settings = {"data__num_val": 0, "train__checkpoint_every_steps": 1, "loss__gan": gan}
   train_and_evaluate(tiny_config(train__num_steps=2, **settings), tmp_path / "run")
   files = {path for path in tmp_path.rglob("*") if path.is_file()}
   config = tiny_config(train__num_steps=6, optimizer__learning_rate=3e38, **settings)
@@ -42,6 +43,13 @@ def test_a_run_without_a_broken_step_is_said_to_be_finite(tmp_path, capsys):
   assert repeat_steps(tiny_config(train__num_steps=2, data__num_val=0), tmp_path / "new") == 2
   assert "All numbers are finite up to step 2." in capsys.readouterr().out
   assert not (tmp_path / "new").exists()
+
+
+def test_a_finished_run_has_nothing_to_check(tmp_path, capsys):
+  config = tiny_config(train__num_steps=2, data__num_val=0)
+  train_and_evaluate(config, tmp_path / "run")
+  assert repeat_steps(config, tmp_path / "run") == 2
+  assert "Nothing to check: the newest checkpoint, of step 2, is the last" in capsys.readouterr().out
 
 
 # --- optimizer.clip_norm

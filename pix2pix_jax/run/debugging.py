@@ -13,10 +13,11 @@ import numpy as np
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
-from pix2pix_jax.data import pipeline, prepare
+from pix2pix_jax.data import pipeline
 from pix2pix_jax.data.source import Source
 from pix2pix_jax.errors import UsageError, few, user_path
-from pix2pix_jax.run import checkpoint, experiment, fine_tuning
+from pix2pix_jax.run import checkpoint, fine_tuning, startup
+from pix2pix_jax.run.experiment import Experiment
 
 
 def repeat_steps(config: ml_collections.ConfigDict, workdir: str | Path, *, source: Source | None = None) -> int:
@@ -38,16 +39,13 @@ def repeat_steps(config: ml_collections.ConfigDict, workdir: str | Path, *, sour
   workdir = user_path("--workdir", workdir)
   if jax.process_count() > 1:
     raise UsageError("--debug repeats a run in one process. Leave out --distributed and --coordinator.")
-  config_lib.check(config)
-  experiment.use_compilation_cache(config.train.compilation_cache)
-  experiment.check_batch_size(config.train.batch_size)
-  config, old = config_lib.keep_recorded(config, workdir)
-  source = source or prepare.prepare(config.data, config.model)
-  config = config_lib.resolve(config, source.spec)
-  config_lib.require_same_model(workdir, config_lib.differences(old, config) if old else {})
-  run, data = experiment.Experiment(config, source.spec), config.data
+  run, source, _ = startup.settle(config, workdir, source)
+  config, data = run.config, run.config.data
   split = pipeline.load_split(source, "train", config_lib.load_shape(data), cache_gib=data.cache_gib)
   start, state = _newest_state(run, workdir)
+  if start >= config.train.num_steps:
+    output.say(f"Nothing to check: the newest checkpoint, of step {start}, is the last, and its numbers are finite.")
+    return start
   batches = pipeline.train_batches(split, data, batch_size=config.train.batch_size, seed=config.seed, start_step=start)
   output.say(f"Checking every step from {start + 1} to {config.train.num_steps}; nothing is saved.")
   for step in range(start + 1, config.train.num_steps + 1):
@@ -62,11 +60,11 @@ def repeat_steps(config: ml_collections.ConfigDict, workdir: str | Path, *, sour
       )
     if step % config.train.log_every_steps == 0:
       output.say(f"step {step}/{config.train.num_steps}  finite")
-  output.say(f"All numbers are finite up to step {max(start, config.train.num_steps)}.")
-  return max(start, config.train.num_steps)
+  output.say(f"All numbers are finite up to step {config.train.num_steps}.")
+  return config.train.num_steps
 
 
-def _newest_state(run: experiment.Experiment, workdir: Path) -> tuple[int, Any]:
+def _newest_state(run: Experiment, workdir: Path) -> tuple[int, Any]:
   """The step and state of the newest checkpoint, or those of a fresh run."""
   if not any((workdir / "checkpoints").glob("*")):
     return 0, fine_tuning.initial_state(run)

@@ -1,13 +1,37 @@
-"""The start of a run: its programs are loaded or compiled in threads while data are read and the networks are drawn."""
+"""The start of a run: settings are checked and completed, data prepared, and programs loaded or compiled in threads."""
 
 from pathlib import Path
 
 import jax
+import ml_collections
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax.data import pipeline
-from pix2pix_jax.run import evaluation, feeding
+from pix2pix_jax import output
+from pix2pix_jax.data import pipeline, prepare
+from pix2pix_jax.data.source import Source
+from pix2pix_jax.run import evaluation, experiment, feeding, fine_tuning, processes
 from pix2pix_jax.run.experiment import Experiment
+
+
+def settle(
+  config: ml_collections.ConfigDict, workdir: Path, source: Source | None
+) -> tuple[Experiment, Source, config_lib.Changes]:
+  """The experiment of a start in a workdir, its data, and the fields that differ from the start before.
+
+  Raises:
+    UsageError: invalid data, sizes or fields, or a workdir with another architecture.
+  """
+  config_lib.check(config)
+  experiment.use_compilation_cache(config.train.compilation_cache)
+  experiment.check_batch_size(config.train.batch_size)
+  fine_tuning.check(config.train.init_from)
+  config, old = config_lib.keep_recorded(config, workdir)
+  with output.stage("Preparing the data"), processes.main_first("prepare"):
+    source = source or prepare.prepare(config.data, config.model)
+  config = config_lib.resolve(config, source.spec)
+  changes = config_lib.differences(old, config) if old else {}
+  config_lib.require_same_model(workdir, changes)
+  return Experiment(config, source.spec), source, changes
 
 
 def begin_drawing(run: Experiment, workdir: Path) -> None:
