@@ -18,13 +18,14 @@ from pix2pix_jax.data.source import Source
 from pix2pix_jax.errors import UsageError, few, user_path
 from pix2pix_jax.run import checkpoint, fine_tuning, startup
 from pix2pix_jax.run.experiment import Experiment
+from pix2pix_jax.run.finite import has_finite_norm
 
 
 def repeat_steps(config: ml_collections.ConfigDict, workdir: str | Path, *, source: Source | None = None) -> int:
   """Trains from the newest checkpoint to the last step without saving anything, and checks every step.
 
-  The first step after which a number is NaN or infinite ends it: the batch and the state before it are written to
-  `debug/step_N.npz` in the workdir, as `batch/NAME` and `before/PATH/OF/LEAF`.
+  The first step whose numbers a run would not save (NaN, infinite, or beyond about 1e19) ends it: the batch and the
+  state before it are written to `debug/step_N.npz` in the workdir, as `batch/NAME` and `before/PATH/OF/LEAF`.
 
   Args:
     config, workdir, source: as for `train_and_evaluate`.
@@ -82,8 +83,8 @@ def _named(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _broken(tree: Any) -> list[str]:
-  """The paths of leaves with a number that is NaN or infinite."""
-  return [name for name, leaf in _named(tree).items() if leaf.dtype.kind == "f" and not np.isfinite(leaf).all()]
+  """The paths of leaves that a run would not save (`finite.has_finite_norm`)."""
+  return [name for name, leaf in _named(tree).items() if leaf.dtype.kind == "f" and not has_finite_norm(leaf)]
 
 
 def _about_batch(batch: dict[str, np.ndarray]) -> str:
