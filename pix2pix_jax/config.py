@@ -469,6 +469,11 @@ FIELDS: dict[str, dict[str, Field]] = {
       "pixel_accuracy or class_accuracy. auto: l1, or mean_iou for classes.",
       _one_of("auto", *sorted({metric for kind in signals.TYPES.values() for metric in kind.metrics})),
     ),
+    "tensorboard": Field(
+      True,
+      "Write TensorBoard's event files, for which TensorFlow is loaded; history.jsonl holds the same scalars. False "
+      "saves seconds and memory in short runs.",
+    ),
     "logger": Field(
       "",
       "Logger that receives scalars and sample grids besides TensorBoard: wandb, MODULE:FUNCTION, or an entry point "

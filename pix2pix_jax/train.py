@@ -88,7 +88,8 @@ def train_and_evaluate(
   if progress.interrupted and progress.step < config.train.num_steps:
     raise KeyboardInterrupt("stopped, as a line has told")
   written = "checkpoints/, curves.png, samples/ and eval/" if val_split else "checkpoints/ and curves.png"
-  reporter.say(f"{written} are in {workdir}; for all scalars: tensorboard --logdir={workdir}")
+  scalars = f"tensorboard --logdir={workdir}" if config.train.tensorboard else "history.jsonl"
+  reporter.say(f"{written} are in {workdir}; for all scalars: {scalars}")
   return progress.state
 
 

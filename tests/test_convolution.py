@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
+from tiny_runs import with_devices
 
 from pix2pix_jax.model import convolution
 
@@ -140,11 +141,7 @@ def test_vmap_and_export(form):
 def test_batch_on_a_mesh():
   """Sharded over the images: the same numbers, and the kernel gradient is the sum over all of them."""
   here = pathlib.Path(__file__).parent
-  env = os.environ | {
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-    "JAX_PLATFORMS": "cpu",
-    "PYTHONPATH": os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")]),
-  }
+  env = with_devices(2) | {"PYTHONPATH": os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])}
   script = "import test_convolution; test_convolution.check_mesh()"
   subprocess.run([sys.executable, "-c", script], cwd=here, env=env, check=True)
 

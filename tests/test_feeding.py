@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from test_several_inputs import STACK, raw_parts
-from tiny_runs import assert_same_bits, changed, latest_step, saved_arrays, tiny_config
+from tiny_runs import assert_same_bits, changed, latest_step, saved_arrays, tiny_config, with_devices
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.data import pipeline, resident
@@ -269,11 +269,10 @@ def test_auto_depends_on_the_platform_and_its_memory(monkeypatch):
 
 
 def test_eight_devices_share_a_batch_without_sending_data():
-  environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
   code = "import test_feeding; test_feeding.check_eight_devices()"
   folder = os.path.dirname(__file__)
   done = subprocess.run(
-    [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment, cwd=folder
+    [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=with_devices(8), cwd=folder
   )
   assert done.returncode == 0, done.stderr
 

@@ -16,7 +16,12 @@ from pix2pix_jax.run import checkpoint, history, stopping
 from pix2pix_jax.run.stopping import StopOnSignal
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals, pseudo-terminals and /dev of POSIX")
-ENDLESS = {"train__num_steps": 10**6, "train__eval_every_steps": 10**6, "train__checkpoint_every_steps": 10**6}
+ENDLESS = {
+  "train__tensorboard": True,
+  "train__num_steps": 10**6,
+  "train__eval_every_steps": 10**6,
+  "train__checkpoint_every_steps": 10**6,
+}
 
 
 def saved_step(workdir):
@@ -128,7 +133,7 @@ def test_a_run_whose_output_nobody_reads_trains_to_its_end(tmp_path, started):
 @posix
 def test_a_run_without_standard_streams_trains_to_its_end(tmp_path):
   """Files that are opened must not get the numbers of closed streams, to which libraries write."""
-  shell = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *command(tmp_path / "run")]
+  shell = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *command(tmp_path / "run", train__tensorboard=True)]
   assert subprocess.run(shell, timeout=240, check=False).returncode == 0
   assert saved_step(tmp_path / "run") == 6 and (tmp_path / "run/eval/val/metrics.json").exists()
 

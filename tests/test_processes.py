@@ -1,7 +1,6 @@
 """Several processes on one machine, and several devices of one process, against a single device."""
 
 import json
-import os
 from pathlib import Path
 import shutil
 import signal
@@ -10,7 +9,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from tiny_runs import command, latest_step, saved_arrays
+from tiny_runs import command, latest_step, saved_arrays, with_devices
 
 from pix2pix_jax import cli
 from pix2pix_jax.errors import UsageError
@@ -66,9 +65,8 @@ class Run:
 
 
 def run_alone(workdir, devices: int = 1, **fields):
-  environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
   done = subprocess.run(
-    command(workdir, **fields), capture_output=True, text=True, check=False, timeout=300, env=environment
+    command(workdir, **fields), capture_output=True, text=True, check=False, timeout=300, env=with_devices(devices)
   )
   assert done.returncode == 0, done.stderr
   return done.stdout

@@ -401,7 +401,7 @@ def test_a_logger_gets_what_the_history_gets(tmp_path):
 def test_tensorboard_has_the_configuration_and_charts_of_both_splits(tmp_path):
   from tensorboard.backend.event_processing import event_accumulator
 
-  train_and_evaluate(tiny_config(**QUICK), tmp_path / "run")
+  train_and_evaluate(tiny_config(**QUICK, train__tensorboard=True), tmp_path / "run")
   events = event_accumulator.EventAccumulator(str(tmp_path / "run"))
   events.Reload()
   tags = events.Tags()["tensors"]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from tiny_runs import with_devices
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import prng
@@ -251,9 +252,8 @@ print(json.dumps([jax.device_count(), {{k: float(v) for k, v in metrics.items()}
 
 def test_two_devices_compute_what_one_does(stepped):
   """Batch norm over a split batch sees all of it: one image a device would otherwise have its own statistics."""
-  env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
   code = _TWO_DEVICES.format(tests=os.path.dirname(__file__))
-  done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+  done = subprocess.run([sys.executable, "-c", code], env=with_devices(2), capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
   devices, metrics = json.loads(done.stdout.splitlines()[-1])
   assert devices == 2

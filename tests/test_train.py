@@ -24,7 +24,7 @@ from pix2pix_jax.train import train_and_evaluate
 def trained(tmp_path_factory):
   """A run of six steps through main.py."""
   workdir = tmp_path_factory.mktemp("trained") / "run"
-  done = run(workdir)
+  done = run(workdir, train__tensorboard=True)
   assert done.returncode == 0, done.stderr
   return workdir, done.stdout
 
@@ -251,6 +251,13 @@ def test_the_first_step_on_prepared_data_needs_no_tensorflow(trained, tmp_path):
   blocked.mkdir(parents=True)
   blocked.joinpath("__init__.py").write_text("raise SystemExit('TensorFlow was imported')", encoding="utf-8")
   env = os.environ | {"PYTHONPATH": os.pathsep.join([str(blocked.parent), os.environ.get("PYTHONPATH", "")])}
-  start = command(tmp_path / "run", train__num_steps=2)
-  done = subprocess.run(start, capture_output=True, text=True, check=False, timeout=300, env=env)
+
+  def start(workdir, **fields):
+    arguments = command(tmp_path / workdir, train__num_steps=2, **fields)
+    return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=300, env=env)
+
+  done = start("run", train__tensorboard=True)
   assert "First step done" in done.stdout and "TensorFlow was imported" in done.stderr, done.stdout + done.stderr
+  done = start("without", train__tensorboard=False)  # nor does the rest, which writes no event files
+  assert done.returncode == 0 and "for all scalars: history.jsonl" in done.stdout, done.stderr
+  assert not list((tmp_path / "without").glob("events*")) and history.read(tmp_path / "without")

@@ -1,5 +1,6 @@
 """Runs of seconds, which several test modules share."""
 
+import os
 from pathlib import Path
 import subprocess
 import sys
@@ -32,6 +33,7 @@ TINY = {  # a network of 3 levels and 2 features on eight 16×16 façades
   "train.eval_every_steps": 3,
   "train.checkpoint_every_steps": 2,
   "train.log_every_steps": 2,
+  "train.tensorboard": False,  # most of the start of a program is TensorFlow's import
   "evaluation.batch_size": 4,
 }
 
@@ -45,6 +47,12 @@ def command(workdir, config="procedural.py", **fields):
     f"--workdir={workdir}",
     *(f"--config.{name}={value}" for name, value in settings.items()),
   ]
+
+
+def with_devices(count):
+  """The environment of a program that shall have several CPU devices."""
+  flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+  return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
 def run(workdir, **fields):

@@ -33,12 +33,12 @@ FIRST_ESTIMATE = 15  # seconds of training without a log line, after which the r
 
 
 def make_writer(workdir: Path, config: ml_collections.ConfigDict) -> events.EventWriter:
-  """A writer of TensorBoard event files; only process 0 has any.
+  """A writer of TensorBoard event files; only process 0 has any, and none with `train.tensorboard=False`.
 
   The files also contain the configuration, as text and as hyperparameters, and a layout of charts ("custom scalars")
   that shows the training and validation values of a metric together.
   """
-  if not processes.is_main():
+  if not (processes.is_main() and config.train.tensorboard):
     return events.EventWriter(None)
   writer = events.EventWriter(workdir)
   fields = {name: config_lib.get(config, name) for name, _ in config_lib.each_field()}
