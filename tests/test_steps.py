@@ -75,7 +75,7 @@ def differences(a, b):
 
 def test_the_discriminators_update_is_not_touched_by_l1_weight(state, batch, stepped):
   other, _ = make_step(loss__l1_weight=1.0)(state, batch)
-  assert differences(stepped[0].discriminator, other.discriminator) == 0
+  assert differences(stepped[0].discriminator, other.discriminator) < 1e-7  # another program may round differently
   assert differences(stepped[0].generator.params, other.generator.params) > 0
 
 

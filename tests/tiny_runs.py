@@ -86,6 +86,13 @@ def assert_same_bits(one, other):
     np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
+def assert_same_numbers(one, other):
+  """Up to rounding, which the programs of two configurations may do differently; the tests' rate is 2e-4."""
+  assert one.keys() == other.keys() and len(one) > 50
+  for name in one:
+    np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
 def changed(config, **fields):
   config = config.copy_and_resolve_references()
   with config.unlocked():
