@@ -152,7 +152,7 @@ def _environment() -> str:
   settings.pop("jax_compilation_cache_dir")
   return repr(
     (
-      [(name, metadata.version(name)) for name in LIBRARIES],
+      _versions(metadata.version),
       sys.version,
       [(each.id, each.device_kind) for each in jax.devices()],
       (device.platform, device.client.platform_version, _processor()),
@@ -161,6 +161,12 @@ def _environment() -> str:
       tuple(convolution._FORCED),
     )
   )
+
+
+@functools.cache
+def _versions(version_of: Callable[[str], str]) -> list[tuple[str, str]]:
+  """The versions of the libraries; finding one takes milliseconds."""
+  return [(name, version_of(name)) for name in LIBRARIES]
 
 
 @functools.cache
