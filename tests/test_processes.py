@@ -1,12 +1,17 @@
 """Several processes on one machine, and several devices of one process, against a single device."""
 
 import json
+import os
 from pathlib import Path
 import shutil
 import signal
 import socket
 import subprocess
+import time
+import types
 
+import jax
+from jax._src import distributed
 import numpy as np
 import pytest
 from tiny_runs import command, latest_step, saved_arrays, with_devices
@@ -168,6 +173,42 @@ def test_the_loss_of_a_process_ends_the_others_with_a_message(victim, tmp_path):
     assert "Run the same command on every host to resume." in run.output(other)
   assert "Traceback" not in run.output(other)
   assert latest_step(tmp_path / "run") >= 1
+
+
+class Ended(BaseException):
+  """Instead of the end of this process."""
+
+
+def test_a_process_that_died_just_after_a_report_is_lost(monkeypatch, capsys):
+  """The others may read that report only when their collective operation has failed already."""
+  reports = {}
+  store = types.SimpleNamespace(
+    key_value_set=lambda key, text, allow_overwrite: reports.update({key: text}),
+    key_value_dir_get=lambda folder: [*reports.items(), (f"{folder}1", json.dumps({"kind": "alive", "number": 1}))],
+  )
+  ended = []
+
+  def end(status):
+    ended.append(status)
+    raise SystemExit  # ends the watch's thread
+
+  def sleep(seconds, really=time.sleep):
+    if ended:
+      raise Ended
+    really(seconds)
+
+  monkeypatch.setattr(distributed.global_state, "client", store)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(jax, "process_index", lambda: 0)
+  monkeypatch.setattr(processes, "LOST_AFTER", 3)
+  monkeypatch.setattr(processes, "_READING", 0)
+  monkeypatch.setattr(os, "_exit", end)
+  monkeypatch.setattr(time, "sleep", sleep)
+  watch = processes._Watch()
+  with pytest.raises(Ended):
+    watch.fail("Gloo failed", 1)
+  assert ended == [processes.LOST] and "error: Process 1 was lost" in capsys.readouterr().err
+  assert "Gloo" not in "".join(reports.values())
 
 
 def test_processes_with_different_settings_end_before_training(tmp_path):

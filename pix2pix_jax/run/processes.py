@@ -176,6 +176,7 @@ class _Watch:
     self._stopped = threading.Event()
     self._reports = 0
     self._heard = dict.fromkeys(range(self._count), time.monotonic())
+    self._read = dict.fromkeys(range(self._count), 0)  # reports of each process
     self._report(_ALIVE)
     self._thread = threading.Thread(target=self._run, daemon=True, name="pix2pix_jax processes")
     self._thread.start()
@@ -201,6 +202,7 @@ class _Watch:
           self._end(f"Process {index} ended: {report['text']}", report["status"])
         if numbers.get(index) != report["number"]:
           numbers[index], self._heard[index] = report["number"], time.monotonic()
+          self._read[index] += 1
       for index, last in self._heard.items():
         if time.monotonic() - last > LOST_AFTER:
           self._lose(f"Process {index} was lost: no sign of life for {LOST_AFTER} s")
@@ -219,8 +221,8 @@ class _Watch:
   def fail(self, text: str, status: int) -> None:
     """Tells the other processes why this one ends."""
     if status == 1:  # if the reason is that another process is gone, the watch notices, and ends this one
-      now = time.monotonic()
-      while min(self._heard.values()) < now:
+      before = dict(self._read)
+      while any(self._read[index] < before[index] + 2 for index in before):  # the next may have been written before
         time.sleep(0.1)
     self.stop()
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # the store may be gone already
