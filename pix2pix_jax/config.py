@@ -492,6 +492,13 @@ FIELDS: dict[str, dict[str, Field]] = {
       "10 on a GPU or TPU, 1 on a CPU. A signal stops the run at most three times as many steps later.",
       _between(0, 10_000),
     ),
+    "num_replicas": Field(
+      1,
+      "Number of seeds that one program trains side by side: seed, seed + 1, …, each as in a run of its own, with its "
+      "own initial weights, data order and noise. Metrics are means over them, with their standard deviation. Needs a "
+      "single device. pix2pix_jax extract makes a workdir of one of them.",
+      _between(1, 1000),
+    ),
     "init_from": Field(
       "",
       "Workdir of a trained model (append @STEP to choose a checkpoint; default: the best) whose networks a new run "
@@ -1106,6 +1113,11 @@ def require_same_model(workdir: Path, changes: Changes) -> None:
     "data.input_classes",
     *("data.target_classes", "data.validity_channel"),
   )
+  if count := changes.get("train.num_replicas"):
+    raise UsageError(
+      f"{workdir} holds {counted(count[0], 'network')} of each kind, but train.num_replicas is {count[1]}. Use a new "
+      f"--workdir, or --config.train.num_replicas={count[0]}."
+    )
   changed = {name: pair for name, pair in changes.items() if name.startswith("model.") or name in fixed}
   if changed:
     raise UsageError(

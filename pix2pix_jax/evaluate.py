@@ -19,6 +19,7 @@ import numpy as np
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
 from pix2pix_jax.errors import URL, CommandParser, UsageError, nearest_path, run_command, user_path
+from pix2pix_jax.run import replicas
 from pix2pix_jax.signals import Signal
 
 SPLITS = ("train", "val", "test", "whole")
@@ -129,7 +130,7 @@ def _check_names(workdir: Path, split: str, step: str | int | None) -> None:
   Raises:
     UsageError: with the names that there are.
   """
-  config_lib.read(workdir)
+  replicas.require_one(config_lib.read(workdir), workdir)
   if split not in SPLITS:
     near = [name for name in SPLITS if split.lower().startswith(name) or name.startswith(split.lower())]
     raise UsageError(f"--split is {split!r}; {f'did you mean {near[0]}?' if near else 'it is train, val or test.'}")

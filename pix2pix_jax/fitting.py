@@ -26,7 +26,7 @@ from pix2pix_jax.data import pipeline, summary
 from pix2pix_jax.errors import UsageError, few, require_integer, user_path
 from pix2pix_jax.inference import Translator, as_array
 from pix2pix_jax.model.state import TrainState
-from pix2pix_jax.run import evaluation, history
+from pix2pix_jax.run import evaluation, history, replicas
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.signals import DataSpec, Signal
 from pix2pix_jax.train import Observer, train_and_evaluate
@@ -246,7 +246,7 @@ def _settings(
   """The configuration of a run on arrays: `config`, then the arguments, then `overrides`.
 
   Raises:
-    UsageError: wrong types, or unknown fields.
+    UsageError: wrong types, unknown fields, or several replicas.
   """
   shape = np.shape(x)
   _require_channels_last("x", shape)
@@ -283,6 +283,7 @@ def _settings(
     config_lib.update(settings, overrides or {})
   except UsageError as error:
     raise UsageError(f"overrides: {error}") from error
+  replicas.refuse(settings, "fit trains one network", "Call it once for each seed, or use pix2pix_jax train on files.")
   return settings.lock()
 
 

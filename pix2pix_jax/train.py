@@ -143,7 +143,7 @@ def _loop(
           require_finite_state(step, state, metrics)
           if last and not stop.asked:
             reporter.say(f"Saving step {step} …")  # a slow disk takes a while
-          checkpointer.save(step, state, validation.means if validation else None)
+          checkpointer.save(step, state, validation.scalars if validation else None)
       progress.state, progress.step, progress.evaluation = state, step, validation
       if stopping:
         break

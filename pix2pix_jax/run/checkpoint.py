@@ -33,7 +33,7 @@ from pix2pix_jax import output, signals
 from pix2pix_jax.errors import UsageError, few, reason
 from pix2pix_jax.model.metrics import HIGHER_IS_BETTER
 from pix2pix_jax.model.state import TrainState
-from pix2pix_jax.run import storage
+from pix2pix_jax.run import replicas, storage
 
 _DATA = "data"  # the fingerprint of the validation data, stored among the metrics
 _KEPT = 2  # newest checkpoints; the second is for the day on which the newest is damaged
@@ -62,6 +62,7 @@ class Checkpointer:
     self._folder = Path(workdir).resolve() / "checkpoints"
     self._metric = config.train.best_metric if config else "l1"
     self._data = config.data.fingerprint if config else None
+    self._config = config
     policies: list[preservation_policy.PreservationPolicy] = [
       preservation_policy.LatestN(_KEPT),
       preservation_policy.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False),
@@ -177,6 +178,16 @@ class Checkpointer:
     scores = {step: self._rank(self._metrics_of(step) or {}) for step in self._manager.all_steps()}
     return sorted((step for step, score in scores.items() if score > -np.inf), key=lambda step: -scores[step])
 
+  def validation(self, step: int) -> dict[str, float] | None:
+    """The validation at a step; None if there was none, or on other data."""
+    found = dict(self._metrics_of(step) or {})
+    same_data = signals.same_data(found.pop(_DATA, ""), self._data or "")
+    return found if found and same_data else None
+
+  def all_steps(self) -> list[int]:
+    """The steps of all checkpoints in ascending order."""
+    return sorted(self._manager.all_steps())
+
   def latest_step(self) -> int | None:
     """The step of the newest checkpoint, or None."""
     return self._manager.latest_step()
@@ -241,8 +252,10 @@ class Checkpointer:
       networks: the networks to read.
 
     Raises:
-      UsageError: no such checkpoint, or it belongs to other networks or is damaged.
+      UsageError: no such checkpoint, or it belongs to other networks or is damaged, or it holds several replicas.
     """
+    if self._config:
+      replicas.require_one(self._config, self._folder.parent)
 
     def load(number: int) -> dict[str, Any]:
       self._require_fit(number, like)

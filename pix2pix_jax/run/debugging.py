@@ -16,7 +16,7 @@ from pix2pix_jax import output
 from pix2pix_jax.data import pipeline
 from pix2pix_jax.data.source import Source
 from pix2pix_jax.errors import UsageError, few, user_path
-from pix2pix_jax.run import checkpoint, fine_tuning, startup
+from pix2pix_jax.run import checkpoint, fine_tuning, replicas, startup
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.run.finite import has_finite_norm
 
@@ -40,6 +40,10 @@ def repeat_steps(config: ml_collections.ConfigDict, workdir: str | Path, *, sour
   workdir = user_path("--workdir", workdir)
   if jax.process_count() > 1:
     raise UsageError("--debug repeats a run in one process. Leave out --distributed and --coordinator.")
+  remedy = (
+    "Use it on one: in a workdir that pix2pix_jax extract makes or, if nothing was saved, in a run of its seed alone."
+  )
+  replicas.refuse(config, "--debug repeats the steps of one network", remedy)
   run, source, _ = startup.settle(config, workdir, source)
   config, data = run.config, run.config.data
   split = pipeline.load_split(source, "train", config_lib.load_shape(data), cache_gib=data.cache_gib)

@@ -15,7 +15,7 @@ import numpy as np
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.data import pipeline
 from pix2pix_jax.model import metrics as metrics_lib
-from pix2pix_jax.run import processes, viz
+from pix2pix_jax.run import processes, replicas, viz
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.signals import DataSpec
 
@@ -37,6 +37,7 @@ class Evaluation:
     worst: numbers of the images with the worst, worst first.
     spec: signals of the data.
     num_samples: number of rows of the sample grid.
+    others: the results of the further replicas, if there are several; the above are those of the first.
   """
 
   per_image: dict[str, np.ndarray]
@@ -45,6 +46,7 @@ class Evaluation:
   worst: list[int]
   spec: DataSpec
   num_samples: int
+  others: tuple["Evaluation", ...] = ()
 
   @functools.cached_property
   def grid(self) -> np.ndarray:
@@ -61,8 +63,26 @@ class Evaluation:
     return [self.rows[i] for i in sorted(self.rows)[: self.num_samples]]
 
   @property
+  def by_replica(self) -> list[dict[str, float]]:
+    """The means over the images for each replica, of the metrics that all of them have."""
+    found = [means(one.per_image) for one in (self, *self.others)]
+    return [{name: one[name] for name in found[0] if all(name in other for other in found)} for one in found]
+
+  @property
+  def scalars(self) -> dict[str, float]:
+    """The means, and for several replicas also their spread and the means of each (`replicas.scalars`)."""
+    found = self.by_replica
+    return replicas.scalars({name: [one[name] for one in found] for name in found[0]})
+
+  @property
   def means(self) -> dict[str, float]:
-    return means(self.per_image)
+    """The mean of each metric over the images, and over the replicas."""
+    return {name: value for name, value in self.scalars.items() if "/" not in name}
+
+  @property
+  def spreads(self) -> dict[str, float]:
+    """The sample standard deviation of each mean over the replicas; empty if there is one."""
+    return {name.removesuffix("/std"): value for name, value in self.scalars.items() if name.endswith("/std")}
 
 
 def sums(per_image: dict[str, np.ndarray]) -> dict[str, tuple[float, int]]:
@@ -97,45 +117,65 @@ def evaluate_split(
 
   Args:
     experiment: provides the compiled step, the mesh and the batch size.
-    variables: parameters and statistics of both networks (`TrainState.variables`).
+    variables: parameters and statistics of both networks (`TrainState.variables`), stacked if there are replicas.
     split: the split at the evaluation shape.
-    on_batch: `on_batch(batch, output)` is called after each batch, with the real rows only; for a single process.
+    on_batch: `on_batch(batch, output)` is called after each batch, with the real rows only; for a single process and
+      one network.
   """
-  config = experiment.config.evaluation
-  per_image: list[dict[str, np.ndarray]] = []
-  order: list[np.ndarray] = []
-  first = range(min(len(split), max(SHEET_ROWS, config.num_samples)))
-  rows: dict[int, viz.Row] = {}
-  ranked: list[tuple[float, int]] = []  # (badness, number) of the best and the worst so far
+  collectors = [_Collector(experiment, split, draws=not k) for k in range(experiment.config.train.num_replicas)]
   for batch in _batches(experiment, split):
     output, values = jax.device_get(experiment.eval_step(variables, _share(batch, experiment.split_rows)))
-    is_real = batch["is_real"]
-    per_image.append({name: value[is_real] for name, value in values.items()})
-    order.append(batch["index"][is_real])
+    if len(collectors) == 1:
+      collectors[0].add(batch, output, values)
+    else:
+      for k, collector in enumerate(collectors):
+        collector.add(batch, output[k], {name: value[k] for name, value in values.items()})
     if on_batch:
-      for part in _without_padding({**batch, "output": output}, is_real):
+      for part in _without_padding({**batch, "output": output}, batch["is_real"]):
         on_batch(part, part.pop("output"))
-    badness = _badness(values, experiment.config.train.best_metric)
-    candidates = [
-      (float(badness[row]), int(batch["index"][row])) for row in np.flatnonzero(is_real & ~np.isnan(badness))
-    ]
-    ranked = _extremes(ranked + candidates, min(config.num_samples, RANKED_ROWS))
-    drawn = {*first, *(number for _, number in ranked)}
-    rows = {number: row for number, row in rows.items() if number in drawn}
-    for row in np.flatnonzero(is_real) if processes.is_main() else ():
-      if (number := int(batch["index"][row])) in drawn:
-        rows[number] = viz.draw_row(_example(batch, output, int(row), split), experiment.spec)
-  numbers = [number for _, number in ranked]
-  in_order = np.argsort(np.concatenate(order))
-  count = min(config.num_samples, RANKED_ROWS)
-  return Evaluation(
-    {name: np.concatenate([values[name] for values in per_image])[in_order] for name in per_image[0]},
-    rows,
-    best=numbers[:count],
-    worst=numbers[::-1][:count],
-    spec=experiment.spec,
-    num_samples=config.num_samples,
-  )
+  first, *others = [collector.result() for collector in collectors]
+  return dataclasses.replace(first, others=tuple(others)) if others else first
+
+
+class _Collector:
+  """Collects the results of one network and, if it `draws`, the images to show."""
+
+  def __init__(self, experiment: Experiment, split: pipeline.Split, *, draws: bool):
+    self._split, self._spec, self._draws = split, experiment.spec, draws and processes.is_main()
+    self._config, self._metric = experiment.config.evaluation, experiment.config.train.best_metric
+    self._per_image: list[dict[str, np.ndarray]] = []
+    self._order: list[np.ndarray] = []
+    self._rows: dict[int, viz.Row] = {}
+    self._ranked: list[tuple[float, int]] = []  # (badness, number) of the best and the worst so far
+    self._count = min(self._config.num_samples, RANKED_ROWS)
+
+  def add(self, batch: Batch, output: np.ndarray, values: dict[str, np.ndarray]) -> None:
+    """Adds the translations and metrics of a batch."""
+    is_real, index = batch["is_real"], batch["index"]
+    self._per_image.append({name: value[is_real] for name, value in values.items()})
+    self._order.append(index[is_real])
+    badness = _badness(values, self._metric)
+    candidates = [(float(badness[row]), int(index[row])) for row in np.flatnonzero(is_real & ~np.isnan(badness))]
+    self._ranked = _extremes(self._ranked + candidates, self._count)
+    first = range(min(len(self._split), max(SHEET_ROWS, self._config.num_samples)))
+    drawn = {*first, *(number for _, number in self._ranked)}
+    self._rows = {number: row for number, row in self._rows.items() if number in drawn}
+    for row in np.flatnonzero(is_real) if self._draws else ():
+      if (number := int(index[row])) in drawn:
+        self._rows[number] = viz.draw_row(_example(batch, output, int(row), self._split), self._spec)
+
+  def result(self) -> Evaluation:
+    """The results, in the order of the split."""
+    numbers = [number for _, number in self._ranked]
+    in_order = np.argsort(np.concatenate(self._order))
+    return Evaluation(
+      {name: np.concatenate([each[name] for each in self._per_image])[in_order] for name in self._per_image[0]},
+      self._rows,
+      best=numbers[: self._count],
+      worst=numbers[::-1][: self._count],
+      spec=self._spec,
+      num_samples=self._config.num_samples,
+    )
 
 
 def _batches(experiment: Experiment, split: pipeline.Split) -> Iterator[Batch]:
@@ -200,6 +240,7 @@ def _extremes(ranked: list[tuple[float, int]], count: int) -> list[tuple[float, 
 
 def protocol(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The settings that affect the results and are recorded with them."""
+  several = {"replicas": replicas.protocol(config)} if config.train.num_replicas > 1 else {}
   return {
     "dropout": config.evaluation.dropout,
     "norm_stats": config.evaluation.norm_stats,
@@ -208,6 +249,7 @@ def protocol(config: ml_collections.ConfigDict) -> dict[str, Any]:
     "source_dir": config.data.source_dir,
     "height_width": list(config_lib.eval_resize(config.data) or ()),  # empty: each image's own
     "scale": "l1, psnr and ssim on [0, 1]",
+    **several,
   }
 
 
@@ -264,6 +306,9 @@ def write(
     counts = evaluation.per_image[metrics_lib.CONFUSION].sum(0, dtype=np.float64)
     summary["confusion"] = counts.astype(int).tolist()
     viz.save_confusion(folder / "confusion.png", counts, evaluation.spec.target)
+  if evaluation.others:
+    each = zip(replicas.seeds(config), evaluation.by_replica, strict=True)
+    summary |= {"std": evaluation.spreads, "replicas": [{"seed": seed, "metrics": own} for seed, own in each]}
   part = folder / "metrics.json.part"  # last, and atomically: it marks a complete folder
   part.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
   part.replace(folder / "metrics.json")

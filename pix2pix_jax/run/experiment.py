@@ -24,10 +24,13 @@ from pix2pix_jax.errors import UsageError
 from pix2pix_jax.model import losses, networks, steps
 from pix2pix_jax.model import state as state_lib
 from pix2pix_jax.model.state import NetworkState, TrainState
+from pix2pix_jax.run import replicas
 from pix2pix_jax.run.programs import Program
 from pix2pix_jax.signals import DataSpec
 
 _FAST_TO_COMPILE = {"xla_backend_optimization_level": 1}  # for programs that run only once
+# The axis of the replicas in a state, for `jax.vmap`: every array but the step has it first.
+_STACKED = TrainState(step=None, generator=0, discriminator=0, average=0)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,22 @@ class Experiment:
   def split_rows(self) -> NamedSharding:
     return NamedSharding(self.mesh, PartitionSpec("data"))
 
+  @property
+  def stacked(self) -> tuple[int, ...]:
+    """The leading axis of the networks' arrays, of training batches and of metrics: that of the replicas, or none."""
+    return () if self.config.train.num_replicas == 1 else (self.config.train.num_replicas,)
+
+  def _for_each(self, function: Any, in_axes: tuple[Any, ...], out_axes: Any) -> Any:
+    """A function of one network, for every replica at once; the axes are as for `jax.vmap`."""
+    return jax.vmap(function, in_axes, out_axes) if self.stacked else function
+
+  def _seeded(self, function: Any, in_axes: tuple[Any, ...], out_axes: Any) -> Any:
+    """The same for a function that also needs a `seed`: the run's, to which a replica adds its number."""
+    if not self.stacked:
+      return functools.partial(function, seed=self.config.seed)
+    mapped = jax.vmap(lambda seed, *arguments: function(*arguments, seed=seed), (0, *in_axes), out_axes)
+    return lambda *arguments: mapped(jnp.asarray(replicas.seeds(self.config)), *arguments)
+
   @functools.cached_property
   def networks(self) -> dict[str, Any]:
     """The `generator` and `discriminator` modules."""
@@ -77,13 +96,13 @@ class Experiment:
     """The learning rate of the update after `step` steps."""
     return state_lib.learning_rate(self.config.optimizer, self.config.train.num_steps, step)
 
-  def _draw(self) -> tuple[dict[str, Any], dict[str, Any]]:
+  def _draw(self, seed: int | jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
     side = 2 ** max(
       self.config.model.levels, 6 + self.config.model.discriminators
     )  # any size that suits both networks: no parameter depends on it
     x = jnp.zeros((1, side, side, self.spec.input.channels))
     y = jnp.zeros((1, side, side, self.spec.target.channels))  # the discriminator does not see the validity channel
-    keys = jax.random.split(prng.key(self.config.seed, "init"))
+    keys = jax.random.split(prng.key(seed, "init"))
     return (
       self.networks["generator"].init(keys[0], x, dropout=False, norm_stats="batch"),
       self.networks["discriminator"].init(keys[1], x, y, norm_stats="batch"),
@@ -106,12 +125,13 @@ class Experiment:
   @functools.cached_property
   def draw(self) -> Program:
     """A compiled function without arguments that returns the variables of both networks."""
-    return self.program("draw", self._once(self._draw), _FAST_TO_COMPILE)
+    return self.program("draw", self._once(self._seeded(self._draw, (), 0)), _FAST_TO_COMPILE)
 
   @functools.cached_property
   def _begin(self) -> Program:
     """A compiled function from the variables, which it consumes, to the state before the first step."""
-    return self.program("begin", self._once(self._begin_with, donate_argnums=0), _FAST_TO_COMPILE)
+    begin = self._for_each(self._begin_with, (0,), _STACKED)
+    return self.program("begin", self._once(begin, donate_argnums=0), _FAST_TO_COMPILE)
 
   def _once(self, function: Any, **settings: Any) -> Any:
     return jax.jit(function, out_shardings=self.replicated, compiler_options=_FAST_TO_COMPILE, **settings)
@@ -133,10 +153,10 @@ class Experiment:
 
   @functools.cached_property
   def parameters(self) -> dict[str, dict[str, tuple[int, ...]]]:
-    """The shape of every parameter, such as `up_0/conv/kernel`, by network; from shapes alone."""
+    """The shape of every parameter, such as `up_0/conv/kernel`, by network (of one replica); from shapes alone."""
     variables = self._shapes.variables
     return {
-      network: {name: leaf.shape for name, leaf in flatten_dict(each["params"], sep="/").items()}
+      network: {name: leaf.shape[len(self.stacked) :] for name, leaf in flatten_dict(each["params"], sep="/").items()}
       for network, each in variables.items()
     }
 
@@ -168,6 +188,7 @@ class Experiment:
       f"Loss: {self.describe_loss()}.",
       f"Run: {train.num_steps} steps, batch size {train.batch_size}, crops of {width}×{height} (width × height), "
       f"{devices}.",
+      *replicas.describe(self.config),
     ]
 
   def describe_loss(self) -> str:
@@ -190,7 +211,7 @@ class Experiment:
   @functools.cached_property
   def train_step(self) -> Program:
     """`steps.train_step` under jit, with the batch split along `data` and the state replicated and donated. Batch norm
-    sees the whole batch.
+    sees the whole batch. Replicas each have their own state and batch; only the step is common.
     """
     step = functools.partial(
       steps.train_step,
@@ -198,12 +219,11 @@ class Experiment:
       optimizer=self.optimizer,
       learning_rate=self.learning_rate,
       loss=self.config.loss,
-      seed=self.config.seed,
       target_signal=self.spec.target,
       ema_decay=self.config.train.ema_decay,
     )
     compiled = jax.jit(
-      step,
+      self._seeded(step, (_STACKED, 0), (_STACKED, 0)),
       in_shardings=(self.replicated, self.split_rows),
       out_shardings=(self.replicated, self.replicated),
       donate_argnums=0,
@@ -222,21 +242,24 @@ class Experiment:
         for name in names
       }
 
-    return jax.jit(compute, in_shardings=self.replicated, out_shardings=self.replicated)
+    norms = self._for_each(compute, (_STACKED,), 0)
+    return jax.jit(norms, in_shardings=self.replicated, out_shardings=self.replicated)
 
   @functools.cached_property
   def eval_step(self) -> Program:
-    """`steps.eval_step` under jit, with outputs on every device, so that process 0 can read all of them."""
+    """`steps.eval_step` under jit, with outputs on every device, so that process 0 can read all of them. Replicas all
+    translate the same batch.
+    """
     step = functools.partial(
       steps.eval_step,
       **self.networks,
       loss=self.config.loss,
-      seed=self.config.seed,
       dropout=self.config.evaluation.dropout,
       norm_stats=self.config.evaluation.norm_stats,
       input_signal=self.spec.input,
       target_signal=self.spec.target,
     )
+    step = self._seeded(step, (0, None), 0)
     compiled = jax.jit(step, in_shardings=(self.replicated, self.split_rows), out_shardings=self.replicated)
     return self.program("eval_step", compiled)
 

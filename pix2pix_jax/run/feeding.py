@@ -4,7 +4,7 @@ The host makes every batch, and steps are dispatched one by one; or the training
 make the batches of several steps and train on them in one dispatch (`lax.scan`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import functools
 from typing import Any
 
@@ -18,6 +18,7 @@ from pix2pix_jax.data import pipeline, resident
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.model.state import TrainState
 from pix2pix_jax.model.steps import Metrics
+from pix2pix_jax.run import replicas
 from pix2pix_jax.run.experiment import Experiment
 
 STEPS_PER_DISPATCH = 10  # on a GPU or TPU, if train.steps_per_dispatch is 0
@@ -37,10 +38,10 @@ class HostFeed:
   def __init__(self, run: Experiment, split: pipeline.Split, start: int, note: str):
     self._run, self.note = run, note
     train = run.config.train
-    batches = pipeline.train_batches(
-      split, run.config.data, batch_size=train.batch_size, seed=run.config.seed, start_step=start
+    make = functools.partial(
+      pipeline.train_batches, split, run.config.data, batch_size=train.batch_size, start_step=start
     )
-    self._batches = pipeline.to_devices(batches, run.split_rows)
+    self._batches = pipeline.to_devices(_for_each_seed(run, make), run.split_rows)
 
   def take(self, count: int) -> Any:
     """What the next `count` steps are computed from, on the devices."""
@@ -61,11 +62,13 @@ class DeviceFeed:
     place = "the device" if run.mesh.size == 1 else "every device"
     self.note = f"Data: {_gib(packed)} on {place}, {output.counted(per_dispatch, 'step')} per dispatch."
     self._packed = jax.device_put(packed, run.replicated)
-    self._draws = pipeline.train_draws(
-      split, config.data, batch_size=config.train.batch_size, seed=config.seed, start_step=start
+    draw = functools.partial(
+      pipeline.train_draws, split, config.data, batch_size=config.train.batch_size, start_step=start
     )
+    self._draws = _for_each_seed(run, draw)
     self._draws_split = NamedSharding(run.mesh, PartitionSpec(None, "data"))
     make_batch = functools.partial(resident.make_batch, spec=split.spec, crop=config_lib.crop_shape(config.data))
+    make_batch = jax.vmap(make_batch, (None, 0)) if run.stacked else make_batch
     self._make_batch = jax.jit(make_batch, out_shardings=run.split_rows)
 
   def take(self, count: int) -> jax.Array:
@@ -97,6 +100,14 @@ class DeviceFeed:
       donate_argnums=0,
     )
     return self._run.program("scan", compiled)
+
+
+def _for_each_seed(run: Experiment, make: Callable[..., Iterator[Any]]) -> Iterator[Any]:
+  """What `make` yields for the run's seed or, stacked, for the seed of each replica."""
+  if not run.stacked:
+    return make(seed=run.config.seed)
+  each = [make(seed=seed) for seed in replicas.seeds(run.config)]
+  return (jax.tree.map(lambda *arrays: np.stack(arrays), *together) for together in zip(*each))
 
 
 Feed = HostFeed | DeviceFeed

@@ -68,14 +68,16 @@ def evaluate(
     told = f"Interrupted after the last step, {step}, which is saved. Run the same command for the final evaluation."
     reporter.say(told)
     raise KeyboardInterrupt(told) from None
-  table = evaluation.table({"model": result.means, **compared}, run.spec.target.unit)
+  columns = {"mean": result.means, "± std": result.spreads} if result.others else {"model": result.means}
+  table = evaluation.table({**columns, **compared}, run.spec.target.unit)
   reporter.say(f"Validation at the last step, {output.counted(len(split), 'image')}:\n{table}")
   metric = run.config.train.best_metric
   if warning := _not_better(metric, result.means, compared):
     reporter.say(warning)
   if progress.best:
     score = f"{progress.best[1]:.4f} {metrics.unit_of(metric, run.spec.target.unit)}".rstrip()
-    reporter.say(f"Best validation {metric}: {score} at step {progress.best[0]}.")
+    mean = " (mean of the replicas)" if result.others else ""
+    reporter.say(f"Best validation {metric}{mean}: {score} at step {progress.best[0]}.")
 
 
 def _not_better(metric: str, means: dict[str, float], compared: dict[str, dict[str, float]]) -> str:

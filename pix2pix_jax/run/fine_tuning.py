@@ -11,6 +11,7 @@ from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
 from pix2pix_jax.errors import UsageError, few, user_path
 from pix2pix_jax.model.state import NetworkState, TrainState
+from pix2pix_jax.run import replicas
 from pix2pix_jax.run.checkpoint import Checkpointer
 from pix2pix_jax.run.experiment import Experiment
 
@@ -32,6 +33,7 @@ def find(init_from: str) -> tuple[Path, str]:
   try:
     config = config_lib.read(workdir)
     with Checkpointer(workdir, config=config, read_only=True) as checkpointer:
+      replicas.require_one(config, workdir)
       return workdir, str(checkpointer.resolve_step(step))
   except UsageError as error:
     raise UsageError(f"train.init_from is {init_from!r}: {error}") from error
@@ -55,12 +57,14 @@ def initial_state(run: Experiment) -> TrainState:
     variables = checkpointer.restore_variables(int(step), list(train.init_networks))
   networks = {"generator": state.generator, "discriminator": state.discriminator}
   for name, stored in variables.items():
-    networks[name] = _take(networks[name], stored, name, f"{workdir}, step {step}")
+    networks[name] = _take(networks[name], stored, name, f"{workdir}, step {step}", leading=len(run.stacked))
   return TrainState(state.step, **networks).with_average(train.ema_decay)
 
 
-def _take(network: NetworkState, variables: dict[str, Any], name: str, origin: str) -> NetworkState:
-  """A network with every array of `variables` that fits. The optimizer starts afresh."""
+def _take(network: NetworkState, variables: dict[str, Any], name: str, origin: str, *, leading: int) -> NetworkState:
+  """A network with every array of `variables` that fits: in all replicas, of which its arrays have `leading` axes. The
+  optimizer starts afresh.
+  """
   stored = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
   missing: list[str] = []
   count = kernels = 0
@@ -69,12 +73,13 @@ def _take(network: NetworkState, variables: dict[str, Any], name: str, origin: s
     nonlocal count, kernels
     key = jax.tree_util.keystr(path)
     found = stored.get(key)
-    if found is None or np.shape(found) != leaf.shape:
+    shape = leaf.shape[leading:]
+    if found is None or np.shape(found) != shape:
       missing.append(key)
       return leaf
     count += 1
-    kernels += leaf.ndim > 1
-    return jax.device_put(np.asarray(found, leaf.dtype), leaf.sharding)
+    kernels += len(shape) > 1
+    return jax.device_put(np.broadcast_to(np.asarray(found, leaf.dtype), leaf.shape), leaf.sharding)
 
   taken = jax.tree_util.tree_map_with_path(choose, network.variables)
   if not kernels:

@@ -19,6 +19,7 @@ def require_finite(step: int, scalars: Mapping[str, Any]) -> None:
     UsageError: names the scalars that are not finite.
   """
   broken = [name for name, value in scalars.items() if not np.isfinite(value).all()]
+  broken = [name for name in broken if "/replica_" in name] or broken  # without their mean and spread
   if broken:
     raise UsageError(
       f"At step {step}, {', '.join(broken)} became NaN or infinite. This step was not saved; earlier checkpoints are "

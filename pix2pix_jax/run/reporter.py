@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import ml_collections
-import numpy as np
 from tqdm import tqdm
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
 from pix2pix_jax.model import metrics as metrics_lib
-from pix2pix_jax.run import balance, events, history, processes, viz
+from pix2pix_jax.run import balance, events, history, processes, replicas, viz
 from pix2pix_jax.run.finite import require_finite
 
 if TYPE_CHECKING:
@@ -160,10 +159,11 @@ class Reporter:
     at_log: Callable[[], Mapping[str, jax.Array]] = dict,
   ) -> None:
     """Collects the metrics of the steps of a dispatch, still on the devices: scalars of one step, or arrays (steps,) of
-    several, of which `step` is the last. At log intervals, writes their means over the interval.
+    several, of which `step` is the last; replicas add an axis at the end. At log intervals, writes their means over the
+    interval.
     """
     self._pending.append(metrics)
-    count = next(iter(metrics.values())).size
+    count = next(iter(metrics.values())).size // self._config.num_replicas
     self._bar.update(count)
     self._timed_steps += count
     self._steps_done += count
@@ -176,27 +176,24 @@ class Reporter:
       self._estimate(step)
       return
     self._is_estimated = True
-    rows = jax.device_get(self._pending)
-    scalars = {f"train/{name}": float(np.mean(np.hstack([row[name] for row in rows]))) for name in rows[0]}
+    means = replicas.steps_mean(jax.device_get(self._pending), self._config.num_replicas)
     seconds = max(time.perf_counter() - self._since - self._paused, 1e-9)
-    scalars |= {f"train/{name}": float(value) for name, value in jax.device_get(at_log()).items()}
+    means |= jax.device_get(dict(at_log()))
+    scalars = replicas.scalars({f"train/{name}": value for name, value in means.items()})
     require_finite(step, scalars)
     speed = self._timed_steps / seconds
     if self._timed_steps:
       scalars |= {"train/steps_per_second": speed, "train/data_wait_share": self._waited / seconds}
     self._write(step, scalars)
-    shown = {
-      name: scalars[f"train/{name}"]
-      for name in ("generator_loss", "discriminator_loss", "l1", "cross_entropy")
-      if f"train/{name}" in scalars
-    }
-    self._bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()})
+    losses = ("generator_loss", "discriminator_loss", "l1", "cross_entropy")
+    shown = [name for name in losses if f"train/{name}" in scalars]
+    self._bar.set_postfix({name: f"{scalars[f'train/{name}']:.3f}" for name in shown})
     if not self._on_terminal:
       pace = (
         f"  {speed:.2f} steps/s  {output.duration(self._seconds_left(step, speed))} left" if self._timed_steps else ""
       )
-      losses = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
-      self.say(f"step {step}/{self._config.num_steps}  {losses}{pace}")
+      values = "  ".join(f"{name} {replicas.shown(scalars, f'train/{name}')}" for name in shown)
+      self.say(f"step {step}/{self._config.num_steps}  {values}{pace}")
     if advice := self._balance.look(step, scalars):
       self.say(f"Warning: {advice}")
     self._pending = []
@@ -224,8 +221,8 @@ class Reporter:
     self._restart_clock()
 
   def validated(self, step: int, validation: "Evaluation") -> None:
-    """Writes the means of a validation and its sample grid."""
-    means = validation.means
+    """Writes the means of a validation, by replica too if there are several, and its sample grid."""
+    means = validation.scalars
     require_finite(step, means)
     if not self._is_main:
       return
@@ -237,7 +234,7 @@ class Reporter:
     texts = {viz.LAYOUT_KEY: json.dumps(validation.grid_layout)}
     viz.save_png(self._workdir / "samples" / f"step_{step:08d}.png", grid, texts)
     units = {name: metrics_lib.unit_of(name, self._unit) for name in _VALIDATION}
-    shown = [f"{name} {means[name]:.4f} {units[name]}".rstrip() for name in _VALIDATION if name in means]
+    shown = [f"{name} {replicas.shown(means, name)} {units[name]}".rstrip() for name in _VALIDATION if name in means]
     self.say(f"step {step}/{self._config.num_steps}  validation  {'  '.join(shown)}")
 
   def _write(self, step: int, scalars: dict[str, float]) -> None:

@@ -9,7 +9,7 @@ from pix2pix_jax import config as config_lib
 from pix2pix_jax import output
 from pix2pix_jax.data import pipeline, prepare
 from pix2pix_jax.data.source import Source
-from pix2pix_jax.run import evaluation, experiment, feeding, fine_tuning, processes
+from pix2pix_jax.run import evaluation, experiment, feeding, fine_tuning, processes, replicas
 from pix2pix_jax.run.experiment import Experiment
 
 
@@ -23,6 +23,7 @@ def settle(
   """
   config_lib.check(config)
   experiment.use_compilation_cache(config.train.compilation_cache)
+  replicas.check(config)
   experiment.check_batch_size(config.train.batch_size)
   fine_tuning.check(config.train.init_from)
   config, old = config_lib.keep_recorded(config, workdir)
@@ -50,11 +51,8 @@ def begin(run: Experiment, start: int, train: pipeline.Split, validation: pipeli
   """
   if start >= run.config.train.num_steps or jax.process_count() > 1:
     return
-  state, rows = run.abstract(), run.config.train.batch_size
-  batch = {
-    name: jax.ShapeDtypeStruct((rows, *config_lib.crop_shape(run.config.data), train.channels(name)), "float32")
-    for name in train.names
-  }
+  state, shape = run.abstract(), (*run.stacked, run.config.train.batch_size, *config_lib.crop_shape(run.config.data))
+  batch = {name: jax.ShapeDtypeStruct((*shape, train.channels(name)), "float32") for name in train.names}
   if feeding.is_host(run.config.train):
     run.train_step.start(state, batch)
   if validation:
