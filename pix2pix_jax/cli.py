@@ -40,6 +40,7 @@ COMMANDS = {
   "evaluate": "Compute metrics and baselines over every image of a split.",
   "translate": "Translate image and depth files with a trained model.",
   "export": "Write a trained generator to a single file: StableHLO, SavedModel, TFLite or ONNX.",
+  "extract": "Make a workdir of one of the networks that train.num_replicas trained side by side.",
   "import-torch": "Turn PyTorch weights of pytorch-CycleGAN-and-pix2pix into a workdir.",
   "report": "Write one self-contained HTML page about a run.",
   "demo": "Serve a page to try a trained model in a browser, and an HTTP interface for programs.",

@@ -222,6 +222,7 @@ def test_processes_that_cannot_be_connected_are_one_paragraph(tmp_path):
     (["evaluate", "--workdir=x", "--spilt", "test"], "There is no flag --spilt; did you mean --split? "),
     (["inspect", "--config=folder", "--outptu=x"], "There is no flag --outptu; did you mean --output? "),
     (["import-torch", "--colour"], "There is no flag --colour. "),
+    (["extract", "--workdir=x", "--output=y"], "The following arguments are required: --replica. "),
     (["export", "--workdir=x"], "The following arguments are required: --output. "),
     (["translate", "--workdir=x", "--input=y", "--output=z", "--samples=two"], "--samples: invalid int value: 'two'. "),
     (["evaluate", "--workdir=x", "--dropout=maybe"], "--dropout: invalid choice: 'maybe' (choose from "),
@@ -394,6 +395,8 @@ def test_train_restarts_once_with_kept_memory_whatever_the_paths(start, tmp_path
     ["demo", "--workdir=gs://bucket/run"],
     ["demo", "--workdir=w", "--static=gs://bucket/run"],
     ["import-torch", "--workdir=gs://bucket/run", "--generator=g.pth"],
+    ["extract", "--workdir=gs://bucket/run", "--replica=0", "--output=x"],
+    ["extract", "--workdir=w", "--replica=0", "--output=gs://bucket/run"],
   ],
   ids=lambda arguments: " ".join(arguments[:1] + [each for each in arguments if "gs://" in each]),
 )
