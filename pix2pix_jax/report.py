@@ -29,7 +29,7 @@ from pix2pix_jax import __version__
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.errors import CommandParser, UsageError, run_command, user_path
 from pix2pix_jax.output import counted
-from pix2pix_jax.run import history, viz
+from pix2pix_jax.run import history, replicas, viz
 from pix2pix_jax.run.experiment import Experiment
 
 MAX_SAMPLES = 40  # sample grids
@@ -85,7 +85,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     "best_metric": config.train.best_metric,
     "baselines": next((split["summary"].get("baselines", {}) for split in splits if split["name"] == "val"), {}),
     "changes": _changes(workdir),
-    "samples": _samples(workdir),
+    "samples": _samples(workdir, config),
     "splits": splits,
     **_curves(rows),
     **_configuration(workdir, config),
@@ -159,6 +159,9 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
   gan += f"; R1 penalty on the discriminator, γ {loss.r1_weight:g}" if loss.r1_weight else ""
   several = f"{model.discriminators} scales of a " if model.discriminators > 1 else ""
   resized = ", resize-convolutions" if model.upsample == "resize" else ""
+  seeds = f"seed {config.seed}"
+  if train.num_replicas > 1:
+    seeds = f"{train.num_replicas} replicas, seeds {config.seed} to {replicas.seeds(config)[-1]}"
   facts = {
     "Data": names.get(data.name, data.name),
     "Source folder": Path(data.source_dir).name,
@@ -175,7 +178,7 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
     "Loss": f"{run.describe_loss()}{gan}",
     "Optimizer": f"Adam, learning rate {optimizer.learning_rate:g}{decay}, "
     f"β\u00a0{optimizer.beta1:g}\u00a0and\u00a0{optimizer.beta2:g}",
-    "Training": f"{train.num_steps:,} steps, batch size {train.batch_size}, seed {config.seed}, {train.dtype}"
+    "Training": f"{train.num_steps:,} steps, batch size {train.batch_size}, {seeds}, {train.dtype}"
     + (f"; evaluated with the moving average of the weights, decay {train.ema_decay:g}" if train.ema_decay else ""),
   }
   return {name: fact for name, fact in facts.items() if fact}
@@ -245,7 +248,7 @@ def _embed(sources: Mapping[str, Path | Image.Image], limit: int) -> tuple[dict[
   return encoded, note + (f"Unreadable and left out: {', '.join(broken)}." if broken else "")
 
 
-def _samples(workdir: Path) -> dict[str, Any]:
+def _samples(workdir: Path, config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The sample grids in order, without their labels, which the page shows as text.
 
   If some grids do not describe their layout, such as those of older versions, all are shown whole, labels included.
@@ -260,6 +263,8 @@ def _samples(workdir: Path) -> dict[str, Any]:
   encoded, note = _embed(sources, SAMPLE_BYTES)
   if len(paths) > MAX_SAMPLES:
     note = f"{MAX_SAMPLES} of {len(paths)} grids are shown, evenly chosen. {note}"
+  if config.train.num_replicas > 1:
+    note = f"The images are those of the replica with seed {config.seed}; metrics are means over all replicas. {note}"
   return {
     "pictures": [{"step": int(shown[name].stem[5:]), **image} for name, image in encoded.items()],
     "columns": [] if has_labels else layouts[-1]["columns"],
@@ -274,7 +279,8 @@ def _count_swatches(scales: list[dict[str, Any]]) -> int:
 
 
 def _curves(rows: list[dict[str, float]]) -> dict[str, Any]:
-  """All validations and at most MAX_POINTS of the other rows."""
+  """All validations and at most MAX_POINTS of the other rows, without the scalars of single replicas."""
+  rows = [{name: value for name, value in row.items() if "/replica_" not in name} for row in rows]
   validates = [any(name.startswith("val/") for name in row) for row in rows]
   training = [row for row, is_validation in zip(rows, validates) if not is_validation]
   kept = {id(row) for row in _thin(training, MAX_POINTS)}
@@ -282,6 +288,8 @@ def _curves(rows: list[dict[str, float]]) -> dict[str, Any]:
     f"Training curves show {MAX_POINTS} of {len(training)} points, evenly chosen." if len(training) > MAX_POINTS else ""
   )
   shown = [row for row, is_validation in zip(rows, validates) if is_validation or id(row) in kept]
+  if any(name.endswith("/std") for row in rows for name in row):
+    note = f"{note} {viz.ABOUT_BANDS}"
   return {"rows": shown, "rows_note": note}
 
 
@@ -326,7 +334,7 @@ def _protocol(protocol: dict[str, Any], config: ml_collections.ConfigDict) -> li
   sentences = []
   dropout, norm_stats, seed = rest.pop("dropout", None), rest.pop("norm_stats", None), rest.pop("seed", None)
   if dropout is not None and config.model.dropout_blocks:
-    noise = f"; its noise follows from seed {seed}" if seed is not None else ""
+    noise = f"; its noise follows from seed {seed}" if seed is not None and "replicas" not in rest else ""
     sentences.append(f"Dropout stays on, as in training{noise}." if dropout else "Dropout is off.")
   statistics = {
     "image": "each image's own statistics",

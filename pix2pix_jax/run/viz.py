@@ -588,13 +588,14 @@ _ABOUT_LIMITS = (
   "Vertical axes cover the values after step 0 (2nd to 98th percentile of 50 or more points), and step 0 and baselines "
   "if near; anything beyond is cut off."
 )
+ABOUT_BANDS = "Lines are means over the replicas, bands their standard deviation."
 _BASELINE_DASHES = ((0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (1, 4)))
 
 Points = list[tuple[float, float]]
 
 
 def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[str, Any]] = (), unit: str = "") -> None:
-  """Draws the training (line) and validation (dots) curves of a history as a PNG.
+  """Draws the training (line) and validation (dots) curves of a history as a PNG. Means over replicas have a band.
 
   Baselines are read from `eval/val/metrics.json` beside the PNG, if it exists. A learning rate that is not constant
   gets its own panel.
@@ -629,7 +630,10 @@ def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[s
     axis.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     axis.set_ylim(0, 1.1 * max(rate for _, rate in rates))
     _finish_axis(axis, "learning rate", rows, changes)
-  figure.supxlabel(_ABOUT_LIMITS if num_columns > 2 else _ABOUT_LIMITS.replace("; ", ";\n"), fontsize=8, color="0.35")
+  about = _ABOUT_LIMITS if num_columns > 2 else _ABOUT_LIMITS.replace("; ", ";\n")
+  if any(name.endswith("/std") for row in rows for name in row):
+    about += f"\n{ABOUT_BANDS}"
+  figure.supxlabel(about, fontsize=8, color="0.35")
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=100)
 
@@ -648,6 +652,12 @@ def _points(rows: list[dict[str, float]], scalar: str) -> Points:
   return [(row["step"], row[scalar]) for row in rows if scalar in row and math.isfinite(row[scalar])]
 
 
+def _band(rows: list[dict[str, float]], scalar: str) -> list[tuple[float, float, float]]:
+  """(step, lower, upper) of a scalar's mean ± its standard deviation over the replicas; empty if there are none."""
+  spreads = dict(_points(rows, f"{scalar}/std"))
+  return [(step, x - spreads[step], x + spreads[step]) for step, x in _points(rows, scalar) if step in spreads]
+
+
 def _draw_lines(
   axis: Any, rows: list[dict[str, float]], names: tuple[str, ...], baselines: Mapping[str, float]
 ) -> None:
@@ -663,6 +673,10 @@ def _draw_lines(
       size = 4 if split == "val" else 2
       # Two scalars share hues by split; the second is lighter.
       axis.plot(*zip(*points), style, label=label, markersize=size, linewidth=1.3, color=color, alpha=1 - 0.55 * shade)
+      if band := _band(rows, f"{split}/{name}"):
+        steps, lower, upper = zip(*band)
+        axis.fill_between(steps, lower, upper, color=color, alpha=0.18 - 0.1 * shade, linewidth=0)
+        lines += [list(zip(steps, lower)), list(zip(steps, upper))]
   if len(names) > 1:  # accuracies
     axis.set_ylim(-0.03, 1.03)
     return
