@@ -46,7 +46,7 @@ from pix2pix_jax import launch  # noqa: E402
 
 if Path(sys.argv[0]).resolve() in [
   ROOT / "benchmarks" / name
-  for name in ("train_step.py", "translate.py", "input_pipeline.py", "feeding.py", "demo_server.py")
+  for name in ("train_step.py", "translate.py", "input_pipeline.py", "feeding.py", "replicas.py", "demo_server.py")
 ]:
   launch.keep_memory()  # not startup.py: it runs main.py, which does this itself
 

@@ -20,13 +20,14 @@ import sys
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = ("train_step", "translate", "input_pipeline", "feeding", "startup", "convolution", "cost")
+NAMES = ("train_step", "translate", "input_pipeline", "feeding", "replicas", "startup", "convolution", "cost")
 _NETWORK = ("--image_size=32", "--base_features=4")
 TINY = {  # flags that override the sizes
   "train_step": (*_NETWORK, "--steps=2", "--peers=eager"),
   "translate": (*_NETWORK, "--steps=2", "--files=2", "--runtimes"),
   "input_pipeline": ("--image_size=32", "--pairs=4", "--workers=1", "--seconds=0.1", "--blocks=2"),
   "feeding": (*_NETWORK, "--per_dispatch=2", "--pairs=4", "--blocks=2"),
+  "replicas": (*_NETWORK, "--replicas=1,2", "--steps=2"),
   "startup": (*_NETWORK, "--steps=2", "--starts=1", "--pairs=10", "--val_pairs=1"),
   "convolution": ("--layers=g.down6", "--reps=1"),
   "cost": (*_NETWORK, "--sizes=32", "--batches=1,2", "--widths=4", "--pairs=4"),
@@ -49,6 +50,7 @@ def commands(
     every += [["train_step", "--batch_size=10", f"--layout={layout}", *alone] for layout in ("nhwc", "nchw")]
     every += [["input_pipeline", f"--batch_size={size}", "--workers=0,2,8", *peer] for size in (1, 10, 64)]
     every += [["feeding", f"--batch_size={size}", *alone] for size in (1, 10, 64)]
+    every += [["replicas", f"--batch_size={size}", "--replicas=1,2,4,8", *alone] for size in (1, 10)]
     every += [
       ["startup", "--batch_size=10", f"--dtype={dtype}", "--steps=100", *peer] for dtype in ("float32", "bfloat16")
     ]

@@ -224,13 +224,30 @@ def test_the_benchmarks_for_a_gpu_run_on_a_cpu(scripts):
   """Those that the quick ones do not run: other precisions and layouts."""
   run_all = scripts("run_all")
   every = run_all.commands(gpu=True, quick=True)
-  assert {command[0] for command in every} == {"train_step", "translate", "input_pipeline", "feeding", "startup"}
+  names = {"train_step", "translate", "input_pipeline", "feeding", "replicas", "startup"}
+  assert {command[0] for command in every} == names
   full = run_all.commands(gpu=True)
   assert [command[: len(one)] for command, one in zip(every, full, strict=True)] == full
   chosen = [command for command in every if "--layout=nhwc" in command or command[:2] == ["feeding", "--batch_size=10"]]
   for one in map(run_all.run, chosen):
     assert one["dtype"] == "bfloat16" and one["median_s"] > 0 and one["batch_size"] == 10
     assert one["environment"].get("XLA_FLAGS", "").endswith("nhwc=true") == (one["benchmark"] == "train_step")
+
+
+def test_replicas_are_timed_side_by_side(scripts):
+  """Only on a GPU by default: `make bench` on a CPU stays as it is."""
+  run_all = scripts("run_all")
+  assert "replicas" not in {command[0] for command in run_all.commands() + run_all.commands(quick=True)}
+  sizes = dict(flag.removeprefix("--").split("=") for flag in run_all.TINY["replicas"])
+  numbers = {name: int(value) for name, value in sizes.items() if name != "replicas"}
+  options = argparse.Namespace(**numbers, replicas=sizes["replicas"], batch_size=1, dtype="float32")
+  one = scripts("replicas").benchmark(options)
+  assert one.keys() >= {"median_s", "spread"} and [point["replicas"] for point in one["points"]] == [1, 2]
+  single, double = one["points"]
+  assert single["gain"] == 1 and double["gain"] == pytest.approx(2 * single["median_s"] / double["median_s"], rel=1e-3)
+  assert 1.5 < double["memory_mib"] / single["memory_mib"] < 2.5
+  docstring = (BENCHMARKS / "replicas.py").read_text().split('"""')[1]
+  assert all(re.search(rf"\b{key}\b", docstring) for key in single)
 
 
 class Writer:
