@@ -252,7 +252,7 @@ def places(batch):
   return np.round((batch["input"] + 1) * 127.5).astype(int)
 
 
-@slow_examples(max_examples=15)
+@slow_examples(max_examples=10)
 @given(cases())
 def test_each_epoch_has_every_example_once_in_crops_within_it(case):
   split, data, form = case
@@ -276,7 +276,7 @@ def test_each_epoch_has_every_example_once_in_crops_within_it(case):
     assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
-@slow_examples(max_examples=12)
+@slow_examples(max_examples=6)
 @given(cases(), st.integers(0, 12), st.sampled_from([2, 3]))
 def test_batches_depend_on_neither_the_start_nor_the_processes(case, start, processes):
   split, data, form = case
@@ -293,7 +293,7 @@ def test_batches_depend_on_neither_the_start_nor_the_processes(case, start, proc
       np.testing.assert_array_equal(np.concatenate([share[number][name] for share in shares]), batch[name], name)
 
 
-@slow_examples(max_examples=8)
+@slow_examples(max_examples=5)
 @given(cases())
 def test_mirroring_twice_is_not_mirroring(case):
   split, data, form = case
@@ -348,7 +348,7 @@ def translator(request):
   return make_translator(**KINDS[request.param])
 
 
-@slow_examples(max_examples=15)
+@slow_examples(max_examples=10)
 @given(st.data(), st.integers(1, 16), st.integers(1, 16), st.integers(0, 2), seeds)
 def test_an_image_of_any_size_and_form_comes_back_at_its_size(translator, data, height, width, count, seed):
   channels = translator.input_signal.channels

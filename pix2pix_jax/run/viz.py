@@ -635,6 +635,8 @@ def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[s
     about += f"\n{ABOUT_BANDS}"
   figure.supxlabel(about, fontsize=8, color="0.35")
   path.parent.mkdir(parents=True, exist_ok=True)
+  figure.get_layout_engine().execute(figure)  # savefig would draw everything once more for it
+  figure.set_layout_engine("none")
   figure.savefig(path, dpi=100)
 
 
