@@ -608,6 +608,7 @@ def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[s
   """
   # Not pyplot, which would keep the figure, and whose backend is the user's choice.
   from matplotlib.figure import Figure  # slow to import, used once
+  from matplotlib.layout_engine import ConstrainedLayoutEngine
 
   present = {name.split("/")[1] for row in rows for name in row if "/" in name}
   shown = [(title, names) for title, names in CURVES.items() if present.intersection(names)]
@@ -616,7 +617,8 @@ def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[s
   baselines = _read_baselines(path.parent)
 
   num_columns, num_rows = max(1, min(3, len(shown))), max(1, -(-len(shown) // 3))
-  figure = Figure(figsize=(13 / 3 * num_columns, 3.25 * num_rows + 1.5 * rate_panel), layout="constrained")
+  layout = ConstrainedLayoutEngine()
+  figure = Figure(figsize=(13 / 3 * num_columns, 3.25 * num_rows + 1.5 * rate_panel), layout=layout)
   panels = figure.add_gridspec(num_rows + rate_panel, num_columns, height_ratios=[1] * num_rows + [0.4] * rate_panel)
   for i, (title, names) in enumerate(shown):
     axis = figure.add_subplot(panels[divmod(i, num_columns)])
@@ -635,7 +637,7 @@ def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[s
     about += f"\n{ABOUT_BANDS}"
   figure.supxlabel(about, fontsize=8, color="0.35")
   path.parent.mkdir(parents=True, exist_ok=True)
-  figure.get_layout_engine().execute(figure)  # savefig would draw everything once more for it
+  layout.execute(figure)  # savefig would draw everything once more for it
   figure.set_layout_engine("none")
   figure.savefig(path, dpi=100)
 
