@@ -42,7 +42,7 @@ lint: $(INSTALLED)
 
 test: lint
 	mkdir -p $(dir $(LINES))
-	$(BIN)/python $(if $(COVERAGE),$(MEASURED)) -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests
+	$(BIN)/python $(if $(COVERAGE),$(MEASURED)) -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 	$(if $(COVERAGE),$(BIN)/python -m slipcover --merge $(LINES) --out $(LINES) --skip-covered --fail-under $(COVERAGE))
 
 soak: $(INSTALLED)
