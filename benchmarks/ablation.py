@@ -1,15 +1,15 @@
-"""What each option does: trainings that differ from the paper's recipe in one option, with several seeds each.
+"""Measures each option in runs that differ from the paper's recipe in that option alone, with several seeds each.
 
   python benchmarks/ablation.py --source_dir=facades --output=runs/ablation
   python benchmarks/ablation.py --source_dir=facades --output=runs/ablation --only=paper,ema --seeds=0
 
-Façades at 128×128, 32 features, batch size 1 and 20 epochs unless the flags say otherwise: on two CPU cores, a training
-takes a quarter of an hour. The program can be stopped at any time; the same command goes on where it was, and the table
-holds what has been finished. Trainings with the first seed come first.
+The defaults are façades at 128×128, 32 features, batch size 1 and 20 epochs, or about a quarter of an hour per run on
+two CPU cores. If interrupted, rerun the same command to resume. The first seed of all variants comes first. Every run
+also gets the flags of the form --config.FIELD=VALUE.
 
-The table has the mean of each metric over the last five validations of a training, and then mean ± sample standard
-deviation over the seeds. The rows "evaluated with" are the last checkpoints under other statistics of batch norm
-(`evaluation.norm_stats`).
+Each metric is averaged over the last five validations of a run; the table shows the mean ± sample standard deviation
+over the seeds, for finished runs only. The rows "evaluated with" show the last checkpoints with each kind of batch norm
+statistics (`evaluation.norm_stats`).
 """
 
 import argparse
@@ -49,12 +49,14 @@ def main() -> None:
   parser.add_argument("--output", type=Path, required=True, help="folder for the workdirs")
   parser.add_argument("--only", default=",".join(VARIANTS), help="variants, separated by commas (default: all)")
   parser.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas (default: 0,1,2)")
-  parser.add_argument("--table", action="store_true", help="train nothing; print the table of what is there")
-  parser.add_argument("--num_epochs", type=int, default=20, help="epochs per training (default: 20)")
+  parser.add_argument("--table", action="store_true", help="only print the table of the finished runs")
+  parser.add_argument("--num_epochs", type=int, default=20, help="epochs per run (default: 20)")
   parser.add_argument("--crop_size", type=int, default=128, help="height and width (default: 128)")
   parser.add_argument("--base_features", type=int, default=32, help="width of the networks (default: 32)")
-  parser.add_argument("flags", nargs="*", help="further flags of every training, such as --config.train.dtype=bfloat16")
-  options = parser.parse_args()
+  options, options.flags = parser.parse_known_args()
+  if unknown := [flag for flag in options.flags if not flag.startswith("--config.")]:
+    parser.error(f"unknown flags: {' '.join(unknown)}")
+  options.source_dir, options.output = (each.expanduser().resolve() for each in (options.source_dir, options.output))
   variants, seeds = options.only.split(","), [int(seed) for seed in options.seeds.split(",")]
   if unknown := [name for name in variants if name not in VARIANTS]:
     parser.error(f"--only: there is no {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
@@ -106,7 +108,7 @@ def evaluated(workdir: Path, kind: str) -> dict[str, float]:
 
 
 def last_step(workdir: Path) -> int:
-  """The last step of a finished training; -1 before."""
+  """The last step of a finished run; -1 before it has finished."""
   rows = validations(workdir)
   finished = (workdir / "eval/val/metrics.json").exists()  # written at the end
   return int(rows[-1]["step"]) if rows and finished else -1
@@ -118,13 +120,13 @@ def validations(workdir: Path) -> list[dict[str, float]]:
 
 
 def means(workdir: Path) -> dict[str, float]:
-  """The mean of each metric over the last validations of a finished training; empty before."""
+  """The mean of each metric over the last validations of a finished run; empty before it has finished."""
   rows = validations(workdir)[-LAST:] if last_step(workdir) > 0 else []
   return {name: float(np.mean([row[f"val/{name}"] for row in rows])) for name in METRICS} if rows else {}
 
 
 def table(output: Path, variants: Sequence[str], seeds: Sequence[int]) -> str:
-  """Markdown: a row for each variant, and for its kinds of norm statistics; finished trainings only."""
+  """Markdown: a row for each variant, and for its kinds of norm statistics; finished runs only."""
   lines = [f"| variant | seeds | {' | '.join(heading for heading, _ in METRICS.values())} |"]
   lines.append("| --- | --- |" + " --- |" * len(METRICS))
   for name in variants:

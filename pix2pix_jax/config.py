@@ -59,7 +59,8 @@ def _one_of(*choices: Any) -> Limit:
   return Limit(lambda value: value in choices, f"one of {', '.join(map(repr, choices))}", choices)
 
 
-_SEED = _between(0, 2**31 - 1)
+LARGEST_SEED = 2**31 - 1
+_SEED = _between(0, LARGEST_SEED)
 _SIZE = _between(1, 65_536)
 _SIZE_OR_ZERO = _between(0, 65_536)
 _COUNT = _between(0, 10**9)

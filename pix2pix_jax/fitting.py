@@ -273,7 +273,7 @@ def _settings(
   if config is None:
     changes |= {"data.mirror": False, "train.num_epochs": 1}
   if seed is not None:
-    changes["seed"] = require_integer("seed", seed, 0, 2**31 - 1)
+    changes["seed"] = require_integer("seed", seed, 0, config_lib.LARGEST_SEED)
   if batch_size is not None:
     changes["train.batch_size"] = require_integer("batch_size", batch_size, 1)
   if epochs is not None:

@@ -14,8 +14,8 @@ os.environ["XDG_CACHE_HOME"] = str(_CACHE)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE / "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 os.environ.pop("TFDS_DATA_DIR", None)
-# Compile fast: tests depend on shapes and numbers, not on speed. The fusion emitters make two thirds of the work of
-# compiling a small step.
+# Compile fast: tests depend on shapes and numbers, not on speed. XLA's fusion emitters cost two thirds of the time to
+# compile a small step.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 

@@ -18,7 +18,7 @@ def ablation():
   sys.path.pop(0)
 
 
-def test_every_variant_is_a_training_that_differs_from_the_papers(ablation, monkeypatch, tmp_path):
+def test_every_variant_is_a_run_that_differs_from_the_papers(ablation, monkeypatch, tmp_path):
   commands = []
   monkeypatch.setattr(ablation, "run", commands.append)
   options = {"source_dir": tmp_path, "output": tmp_path, "crop_size": 128, "base_features": 32, "num_epochs": 20}
@@ -38,7 +38,25 @@ def test_every_variant_is_a_training_that_differs_from_the_papers(ablation, monk
   assert configs["classes_ema"].data.input_kind == "classes" and configs["classes_ema"].train.ema_decay == 0.999
 
 
-def test_the_table_has_the_means_of_the_last_validations_of_finished_trainings(ablation, tmp_path):
+def test_paths_are_those_of_the_callers_folder_and_further_flags_reach_every_run(
+  ablation, monkeypatch, tmp_path, capsys
+):
+  commands = []
+  monkeypatch.setattr(ablation, "run", commands.append)
+  monkeypatch.chdir(tmp_path)
+  call = ["ablation.py", "--source_dir=facades", "--output=runs", "--only=ema,batch_4", "--seeds=5", "--config.seed=9"]
+  monkeypatch.setattr(sys, "argv", call)
+  ablation.main()
+  trained = [command for command in commands if command[1].endswith("main.py")]
+  assert len(trained) == 2 and all(command[-1] == "--config.seed=9" for command in trained)
+  assert all(f"--config.data.source_dir={tmp_path / 'facades'}" in command for command in trained)
+  monkeypatch.setattr(sys, "argv", [*call, "--nonsense"])
+  with pytest.raises(SystemExit):
+    ablation.main()
+  assert "unknown flags: --nonsense" in capsys.readouterr().err
+
+
+def test_the_table_has_the_means_of_the_last_validations_of_finished_runs(ablation, tmp_path):
   def write(seed, l1, finished=True):
     workdir = ablation.workdir_of(tmp_path, "paper", seed)
     workdir.mkdir(parents=True)

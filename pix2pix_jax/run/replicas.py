@@ -15,9 +15,9 @@ import jax
 import ml_collections
 import numpy as np
 
+from pix2pix_jax import config as config_lib
 from pix2pix_jax.errors import UsageError
 
-LARGEST_SEED = 2**31 - 1  # as for `seed`
 _COMMON = ("train/learning_rate",)  # scalars that are the same for all replicas
 _PART = re.compile(r"/(std|replica_\d+)$")  # the end of a scalar's name that belongs to another one
 
@@ -42,10 +42,10 @@ def check(config: ml_collections.ConfigDict) -> None:
       f"train.num_replicas is {count}, but replicas are trained on one device by one process, and there are {where}. "
       "Use one device (CUDA_VISIBLE_DEVICES), or a run for each seed with train.num_replicas=1."
     )
-  if seeds(config)[-1] > LARGEST_SEED:
+  if seeds(config)[-1] > config_lib.LARGEST_SEED:
     raise UsageError(
       f"seed is {config.seed} and train.num_replicas is {count}, so the last replica would have the seed "
-      f"{seeds(config)[-1]}, but seeds are at most {LARGEST_SEED}. Lower seed."
+      f"{seeds(config)[-1]}, but seeds are at most {config_lib.LARGEST_SEED}. Lower seed."
     )
 
 
