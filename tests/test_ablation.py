@@ -38,9 +38,7 @@ def test_every_variant_is_a_run_that_differs_from_the_papers(ablation, monkeypat
   assert configs["classes_ema"].data.input_kind == "classes" and configs["classes_ema"].train.ema_decay == 0.999
 
 
-def test_paths_are_the_callers_and_further_flags_reach_every_run(
-  ablation, monkeypatch, tmp_path, capsys
-):
+def test_paths_are_the_callers_and_further_flags_reach_every_run(ablation, monkeypatch, tmp_path, capsys):
   commands = []
   monkeypatch.setattr(ablation, "run", commands.append)
   monkeypatch.chdir(tmp_path)
