@@ -11,7 +11,9 @@ import platform
 import re
 import subprocess
 import sys
+import types
 
+import forked
 import jax
 import jax.numpy as jnp
 import pytest
@@ -96,7 +98,9 @@ def results(scripts):
   run_all = scripts("run_all")
   # OpenMP threads that spin while they wait are slow next to parallel tests.
   os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+  started = types.SimpleNamespace(run=forked.run, PIPE=subprocess.PIPE)
+  with pytest.MonkeyPatch.context() as patch, concurrent.futures.ThreadPoolExecutor(2) as pool:
+    patch.setattr(run_all, "subprocess", started)
     done = list(pool.map(run_all.run, reversed(run_all.commands(quick=True, against=AGAINST))))
   return {one["benchmark"]: one for one in done}
 
@@ -307,9 +311,7 @@ def test_the_age_of_the_process_is_reported_once(monkeypatch):
 def test_a_raster_is_translated_and_measured():
   pytest.importorskip("rasterio")
   flags = ["--side=96", "--channels=2", "--tile=64", "--base_features=2", "--levels=4"]
-  done = subprocess.run(
-    [sys.executable, BENCHMARKS / "large_raster.py", *flags], capture_output=True, text=True, check=False
-  )
+  done = forked.run([sys.executable, BENCHMARKS / "large_raster.py", *flags])
   assert done.returncode == 0, done.stderr
   result = json.loads(done.stdout.splitlines()[-1])
   assert result["peak_memory_gib"] > 0 and result["seconds"] > 0
@@ -317,9 +319,7 @@ def test_a_raster_is_translated_and_measured():
 
 def test_scaling_over_processes_is_measured():
   flags = ["--processes=1", "--batch_size=1", "--size=16", "--base_features=2", "--steps=30"]
-  done = subprocess.run(
-    [sys.executable, BENCHMARKS / "scaling.py", *flags], capture_output=True, text=True, check=False
-  )
+  done = forked.run([sys.executable, BENCHMARKS / "scaling.py", *flags])
   assert done.returncode == 0, done.stderr
   result = json.loads(done.stdout.splitlines()[-1])
   assert result["steps_per_second"] > 0 and result["efficiency"] == 1

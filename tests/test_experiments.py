@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-import subprocess
 import sys
 
+import forked
 import jax
 import numpy as np
 from PIL import Image
@@ -45,19 +45,8 @@ TINY = [
 )
 def test_experiment_on_built_in_data(tmp_path, config, metric, baselines):
   extra = ["--config.data.validity_channel=True"] if "kitti" in config else []
-  done = subprocess.run(
-    [
-      sys.executable,
-      str(ROOT / "main.py"),
-      f"--config={ROOT}/configs/{config}",
-      f"--workdir={tmp_path / 'run'}",
-      *TINY,
-      *extra,
-    ],
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  program = [sys.executable, str(ROOT / "main.py"), f"--config={ROOT}/configs/{config}"]
+  done = forked.run([*program, f"--workdir={tmp_path / 'run'}", *TINY, *extra])
   assert done.returncode == 0, done.stderr
   summary = json.loads((tmp_path / "run/eval/val/metrics.json").read_text())
   assert summary["count"] == 3 and summary["baselines"].keys() == baselines

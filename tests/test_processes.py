@@ -10,6 +10,7 @@ import subprocess
 import time
 import types
 
+import forked
 import jax
 from jax._src import distributed
 import numpy as np
@@ -42,9 +43,7 @@ class Run:
         *each[index : index + 1],
       ]
       with path.open("w") as file:
-        self.started.append(
-          subprocess.Popen([*command(workdir, **fields), *flags], stdout=file, stderr=subprocess.STDOUT)
-        )
+        self.started.append(forked.Popen([*command(workdir, **fields), *flags], stdout=file, stderr=subprocess.STDOUT))
 
   def output(self, index: int) -> str:
     return self._files[index].read_text(encoding="utf-8", errors="replace")
@@ -70,9 +69,7 @@ class Run:
 
 
 def run_alone(workdir, devices: int = 1, **fields):
-  done = subprocess.run(
-    command(workdir, **fields), capture_output=True, text=True, check=False, timeout=300, env=with_devices(devices)
-  )
+  done = forked.run(command(workdir, **fields), env=with_devices(devices))
   assert done.returncode == 0, done.stderr
   return done.stdout
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 
+import forked
 import numpy as np
 import pytest
 from tiny_runs import assert_same_bits, assert_same_numbers, command, latest_step, run, saved_arrays, tiny_config
@@ -45,7 +46,7 @@ def test_2n_steps_are_n_stop_resume_n_bit_for_bit(trained, tmp_path):
 
 def test_kill_9_resumes_to_the_same_parameters(trained, tmp_path):
   workdir, _ = trained
-  victim = subprocess.Popen(
+  victim = forked.Popen(
     command(tmp_path / "run", train__num_steps=100000), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
   )
   checkpoints = tmp_path / "run/checkpoints"
@@ -76,7 +77,7 @@ def test_kill_9_resumes_to_the_same_parameters(trained, tmp_path):
 
 
 def test_ctrl_c_saves_and_prints_how_to_resume(tmp_path):
-  process = subprocess.Popen(
+  process = forked.Popen(
     command(
       tmp_path / "run", train__num_steps=1000000, train__checkpoint_every_steps=1000000, train__eval_every_steps=1000000
     ),

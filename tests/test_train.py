@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import forked
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
@@ -86,13 +87,8 @@ def test_training_without_a_validation_split(tmp_path):
 
 def test_evaluate_command_measures_every_test_image_once(trained):
   workdir, _ = trained
-  done = subprocess.run(
-    [sys.executable, "-m", "pix2pix_jax.evaluate", f"--workdir={workdir}", "--split=test", "--step=latest"],
-    capture_output=True,
-    text=True,
-    check=False,
-    cwd=ROOT,
-  )
+  command = [sys.executable, "-m", "pix2pix_jax.evaluate", f"--workdir={workdir}", "--split=test", "--step=latest"]
+  done = forked.run(command, cwd=ROOT)
   assert done.returncode == 0, done.stderr
   summary = json.loads((workdir / "eval/test/metrics.json").read_text())
   assert (summary["count"], summary["step"], summary["protocol"]["norm_stats"]) == (3, 6, "image")

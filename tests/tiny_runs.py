@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-import subprocess
 import sys
 
+import forked
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +56,7 @@ def with_devices(count):
 
 
 def run(workdir, **fields):
-  return subprocess.run(command(workdir, **fields), capture_output=True, text=True, check=False, timeout=300)
+  return forked.run(command(workdir, **fields))
 
 
 def tiny_config(**fields):
