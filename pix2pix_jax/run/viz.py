@@ -617,8 +617,7 @@ def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[s
   baselines = _read_baselines(path.parent)
 
   num_columns, num_rows = max(1, min(3, len(shown))), max(1, -(-len(shown) // 3))
-  layout = ConstrainedLayoutEngine()
-  figure = Figure(figsize=(13 / 3 * num_columns, 3.25 * num_rows + 1.5 * rate_panel), layout=layout)
+  figure = Figure(figsize=(13 / 3 * num_columns, 3.25 * num_rows + 1.5 * rate_panel))
   panels = figure.add_gridspec(num_rows + rate_panel, num_columns, height_ratios=[1] * num_rows + [0.4] * rate_panel)
   for i, (title, names) in enumerate(shown):
     axis = figure.add_subplot(panels[divmod(i, num_columns)])
@@ -637,8 +636,7 @@ def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[s
     about += f"\n{ABOUT_BANDS}"
   figure.supxlabel(about, fontsize=8, color="0.35")
   path.parent.mkdir(parents=True, exist_ok=True)
-  layout.execute(figure)  # savefig would draw everything once more for it
-  figure.set_layout_engine("none")
+  ConstrainedLayoutEngine().execute(figure)  # as the figure's own engine, it would make savefig draw everything twice
   figure.savefig(path, dpi=100)
 
 
