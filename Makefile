@@ -1,5 +1,6 @@
 # make demo   trains on built-in façades and finishes with sample images and a metrics table
-# make test   checks style and types, then runs every test; COVERAGE=60: also fails below 60 % of lines
+# make test   checks style and types, then runs every test; COVERAGE=60: also fails below 60 % of lines; WORKERS=3: by
+#             three processes, up to 4 GB each
 # make soak   repeats the trials of tests/faults at random moments for some minutes: make soak MINUTES=120
 # make lint   checks style and types only
 # make venv   only creates the environment
@@ -16,6 +17,7 @@ REQUIREMENTS := $(if $(shell nvidia-smi -L 2>/dev/null),requirements-cuda.txt,re
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 DEMO ?= runs/demo
 MINUTES ?= 60
+WORKERS ?= 2
 LINES := .pytest_cache/coverage.json
 MEASURED := -m slipcover --source pix2pix_jax --json --out $(LINES)
 
@@ -42,7 +44,7 @@ lint: $(INSTALLED)
 
 test: lint
 	mkdir -p $(dir $(LINES))
-	$(BIN)/python $(if $(COVERAGE),$(MEASURED)) -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests
+	$(BIN)/python $(if $(COVERAGE),$(MEASURED)) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests
 	$(if $(COVERAGE),$(BIN)/python -m slipcover --merge $(LINES) --out $(LINES) --skip-covered --fail-under $(COVERAGE))
 
 soak: $(INSTALLED)

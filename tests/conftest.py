@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 import signal
 import tempfile
+import types
 
 # Tests and their subprocesses share compiled programs, but not with the user's cache. Parallel test processes prepare
 # the same data sets, so each has its own folder.
@@ -46,6 +47,18 @@ def _forgotten_programs():
   """Frees the compiled programs of a module after its tests; together they take gigabytes."""
   yield
   jax.clear_caches()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_curves(request):
+  """Runs write an empty curves.png, except in modules that set CURVES: to draw it is a fifth of a short run's time."""
+  from pix2pix_jax.run import reporter
+
+  quick = {**vars(reporter.viz), "curves": lambda rows, path, **options: path.touch()}
+  with pytest.MonkeyPatch.context() as patch:
+    if not getattr(request.module, "CURVES", False):
+      patch.setattr(reporter, "viz", types.SimpleNamespace(**quick))
+    yield
 
 
 @pytest.fixture(scope="session")

@@ -18,14 +18,13 @@ import runpy
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 
 # Variables that are read after JAX is imported, so that each program can have its own.
 _LATE = {"XLA_FLAGS", "JAX_PLATFORMS", "PYTHONPATH", "PYTEST_CURRENT_TEST"}
 _PRELOADED = [
   "jax",
-  "matplotlib.backends.backend_agg",
-  "matplotlib.figure",
   "scipy.sparse",
   "pix2pix_jax.train",
   "pix2pix_jax.cli",
@@ -125,6 +124,7 @@ def _serve(connection):
   """Forks for every message; returns in each fork, with its arguments."""
   for name in _PRELOADED:
     importlib.import_module(name)
+  _draw_curves()
   while True:
     size, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_SPACE(3 * 4))
     if not size:
@@ -155,6 +155,14 @@ def _serve(connection):
     connection.sendall(os.read(number, 8))
     for each in (number, its_number, *streams):
       os.close(each)
+
+
+def _draw_curves():
+  """Loads fonts and what else Matplotlib needs at its first image."""
+  from pix2pix_jax.run import viz
+
+  with tempfile.TemporaryDirectory() as folder:
+    viz.curves([{"step": step, "train/l1": 0.5} for step in (1, 2)], Path(folder) / "curves.png")
 
 
 def _main():

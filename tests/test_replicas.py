@@ -30,6 +30,8 @@ from pix2pix_jax.train import train_and_evaluate
 SEEDS = (5, 6)
 SEVERAL = {"seed": SEEDS[0], "train__num_replicas": len(SEEDS)}
 
+CURVES = True  # see conftest.py
+
 
 def trained_in(workdir, **fields):
   """Trains in a workdir; returns it and what was printed."""

@@ -20,6 +20,8 @@ from pix2pix_jax.errors import UsageError
 from pix2pix_jax.run import evaluation, final, history, reporter
 from pix2pix_jax.train import train_and_evaluate
 
+CURVES = True  # see conftest.py
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

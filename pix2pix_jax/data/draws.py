@@ -6,6 +6,7 @@ The sources are tensorflow/core/kernels/random_index_shuffle.cc and stateless_ra
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +20,27 @@ def shuffled(index: int, seed: tuple[int, int], count: int) -> int:
   """
   if count == 1:
     return 0
-  bits = max((count - 2).bit_length(), 16)  # the logarithm of the last number, rounded up
+  if count <= 2**16:
+    return _permutation(seed, count)[index]
+  bits = (count - 2).bit_length()  # the logarithm of the last number, rounded up
   width = (bits + bits % 2) // 2
   keys = _round_keys(seed, width)
   while True:
     index = _encrypt(index, keys, width)
     if index < count:
       return index
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(seed: tuple[int, int], count: int) -> list[int]:
+  """All places at once: of 16-bit numbers, few are in a small range, and each place can take thousands of rounds."""
+  following = _encrypt(np.arange(2**16), _round_keys(seed, 8), 8).tolist()
+  places = []
+  for place in following[:count]:
+    while place >= count:
+      place = following[place]
+    places.append(place)
+  return places
 
 
 @functools.lru_cache(maxsize=16)
@@ -37,18 +52,19 @@ def _round_keys(seed: tuple[int, int], width: int) -> tuple[int, ...]:
   return first, second, third, (0xFFFFFFFC & mask) ^ (0x7369F885192C0EF5 & 1) ^ first ^ turned
 
 
-def _encrypt(value: int, keys: tuple[int, ...], width: int) -> int:
+def _encrypt(value: Any, keys: tuple[int, ...], width: int) -> Any:
+  """Of a number, or of each number in an array."""
   left, right = value >> width & ((1 << width) - 1), value & ((1 << width) - 1)
   for key in keys:
     left, right = right, left ^ _mixed(right, width) ^ key
   return left << width | right
 
 
-def _mixed(x: int, width: int) -> int:
+def _mixed(x: Any, width: int) -> Any:
   return (_right(x, width - 1, width) & _right(x, width - 8, width)) ^ _right(x, width - 2, width)
 
 
-def _right(x: int, by: int, width: int) -> int:
+def _right(x: Any, by: int, width: int) -> Any:
   """Rotates `width` bits to the right."""
   return (x >> by | x << (width - by)) & ((1 << width) - 1)
 
