@@ -8,12 +8,12 @@ import tempfile
 import types
 
 # Tests and their subprocesses share compiled programs, but not with the user's cache. Parallel test processes prepare
-# the same data sets, so each has its own folder.
+# the same data sets, so each has its own folder for these.
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 _USER = os.getuid() if hasattr(os, "getuid") else "user"  # Windows has no user numbers
 _CACHE = Path(tempfile.gettempdir()) / f"pix2pix_jax_tests_{_USER}" / _WORKER
 os.environ["XDG_CACHE_HOME"] = str(_CACHE)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE / "xla")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE.parent / "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ.pop("TFDS_DATA_DIR", None)
 # Compile fast: tests depend on shapes and numbers, not on speed. XLA's fusion emitters cost two thirds of the time to
@@ -34,6 +34,7 @@ gc.set_threshold(200_000, 20, 100)
 import jax  # noqa: E402  (after the environment is set)
 import pytest  # noqa: E402
 
+_PAGES = Path("/proc/self/statm")  # the second number is the resident memory
 # Modules that take minutes come first, lest one of them run alone when all others are done.
 _LONG = "test_processes test_benchmarks test_resume test_fitting test_demo_page test_demo test_train".split()
 
@@ -44,17 +45,20 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module", autouse=True)
 def _forgotten_programs():
-  """Frees the compiled programs of a module after its tests; together they take gigabytes."""
+  """Frees compiled programs between modules; those of all modules would take gigabytes."""
   yield
-  jax.clear_caches()
+  if not _PAGES.exists() or int(_PAGES.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 2.5 * 2**30:
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_curves(request):
-  """Runs write an empty curves.png, except in modules that set CURVES: to draw it is a fifth of a short run's time."""
+  """Runs write one pixel as curves.png, whose drawing is a fifth of a short run, except in modules that set CURVES."""
+  from PIL import Image
+
   from pix2pix_jax.run import reporter
 
-  quick = {**vars(reporter.viz), "curves": lambda rows, path, **options: path.touch()}
+  quick = {**vars(reporter.viz), "curves": lambda rows, path, **options: Image.new("L", (1, 1)).save(path)}
   with pytest.MonkeyPatch.context() as patch:
     if not getattr(request.module, "CURVES", False):
       patch.setattr(reporter, "viz", types.SimpleNamespace(**quick))

@@ -12,6 +12,7 @@ import sys
 import tempfile
 
 import jupyter_client
+from jupyter_core.utils import run_sync
 import nbclient
 import nbformat
 import pytest
@@ -49,16 +50,20 @@ def kernel_of_this_python(folder: Path) -> jupyter_client.AsyncKernelManager:
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
   """Runs all cells in `folder`/run, with this package; raises with the traceback of a failing cell."""
   (folder / "run").mkdir()
+  kernel = kernel_of_this_python(folder)
   paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
   client = nbclient.NotebookClient(
     notebook,
-    km=kernel_of_this_python(folder),
+    km=kernel,
     timeout=3600,
     record_timing=False,
     coalesce_streams=True,
     resources={"metadata": {"path": str(folder / "run")}},
   )
-  client.execute(env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
+  try:
+    client.execute(env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)})
+  finally:  # a client leaves kernels that it was given
+    run_sync(kernel.shutdown_kernel)(now=True)
 
 
 def store_outputs(path: Path) -> None:

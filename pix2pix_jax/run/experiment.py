@@ -28,7 +28,8 @@ from pix2pix_jax.run import replicas
 from pix2pix_jax.run.programs import Program
 from pix2pix_jax.signals import DataSpec
 
-_FAST_TO_COMPILE = {"xla_backend_optimization_level": 1}  # for programs that run only once
+# For programs that run only once. (An option of a program comes before JAX_DISABLE_MOST_OPTIMIZATIONS.)
+_FAST_TO_COMPILE = {"xla_backend_optimization_level": 0 if jax.config.values["jax_disable_most_optimizations"] else 1}
 # The axis of the replicas in a state, for `jax.vmap`: every array but the step has it first.
 _STACKED = TrainState(step=None, generator=0, discriminator=0, average=0)  # type: ignore[arg-type]
 
