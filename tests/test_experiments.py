@@ -30,6 +30,7 @@ TINY = [
   "--config.model.patch=16",
   "--config.train.batch_size=2",
   "--config.train.num_steps=2",
+  "--config.train.tensorboard=False",
 ]
 
 
