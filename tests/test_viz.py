@@ -326,6 +326,13 @@ def test_small_pictures_are_enlarged_by_a_whole_factor():
   np.testing.assert_array_equal(shown[24:174, 4:184], picture.repeat(3, 0).repeat(3, 1))
 
 
+@pytest.mark.parametrize("rows", [[], [{"step": 1}], [{"step": 1, "train/other": 2.0}]])
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_history_without_curves_is_drawn_without_a_warning(tmp_path, rows):
+  viz.curves(rows, tmp_path / "curves.png")
+  assert Image.open(tmp_path / "curves.png").width == 433
+
+
 def test_curves_leave_pyplot_and_its_backend_alone(tmp_path):
   code = (
     "import sys, matplotlib; matplotlib.use('svg'); from pix2pix_jax.run import viz; from pathlib import Path;"

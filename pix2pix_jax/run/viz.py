@@ -636,7 +636,8 @@ def curves(rows: list[dict[str, float]], path: Path, *, changes: Sequence[dict[s
     about += f"\n{ABOUT_BANDS}"
   figure.supxlabel(about, fontsize=8, color="0.35")
   path.parent.mkdir(parents=True, exist_ok=True)
-  ConstrainedLayoutEngine().execute(figure)  # as the figure's own engine, it would make savefig draw everything twice
+  if figure.axes:  # as the figure's own engine, it would make savefig draw everything twice
+    ConstrainedLayoutEngine().execute(figure)
   figure.savefig(path, dpi=100)
 
 
