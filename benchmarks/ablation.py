@@ -1,96 +1,122 @@
 """Measures each option in runs that differ from the paper's recipe in that option alone, with several seeds each.
 
-  python benchmarks/ablation.py --source_dir=facades --output=runs/ablation
-  python benchmarks/ablation.py --source_dir=facades --output=runs/ablation --only=paper,ema --seeds=0
+  python benchmarks/ablation.py --source_dir=facades --output=runs/ablation --recognizer=runs/recognizer
+  python benchmarks/ablation.py --source_dir=facades --output=runs/ablation --only=paper,classes --seeds=0
 
-The defaults are façades at 128×128, 32 features, batch size 1 and 20 epochs, or about a quarter of an hour per run on
-two CPU cores. If interrupted, rerun the same command to resume. The first seed of all variants comes first. Every run
-also gets the flags of the form --config.FIELD=VALUE.
+The defaults are façades (400 training pairs) at 128×128, 32 features, batch size 1 and 20 epochs, or about a quarter of
+an hour per run on two CPU cores. If interrupted, rerun the same command to resume. The first seed of all variants comes
+first. Every run also gets the flags of the form --config.FIELD=VALUE. A moving average does not change what it averages,
+so `paper` is measured in the run of `ema`, and `classes` in that of `classes_ema`, with the weights of the last step.
 
-Each metric is averaged over the last five validations of a run; the table shows the mean ± sample standard deviation
-over the seeds, for finished runs only. The rows "evaluated with" show the last checkpoints with each kind of batch norm
-statistics (`evaluation.norm_stats`).
+After a run, the checkpoint of each epoch translates the validation split; the results go to the run's ablation.json, and
+all checkpoints but the last are deleted. The tables hold finished runs only, as mean ± sample standard deviation over
+the seeds:
+
+  1. the means of each metric over the last five epochs, also with the other two kinds of statistics for batch norm
+     (`evaluation.norm_stats`). "Grid" is the highest peak of benchmarks/checkerboard.py;
+  2. the checkpoint that each metric would choose (`train.best_metric`): its epoch and its metrics.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+import json
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 
+import checkerboard
 import numpy as np
 
-from pix2pix_jax.run import evaluation, history
+from pix2pix_jax.errors import run_command
 
 ROOT = Path(__file__).resolve().parent.parent
+PAIRS = 400  # in the training split
 VARIANTS: dict[str, tuple[str, ...]] = {  # name: the flags that make it; a name without "=" is a variant of the config
   "paper": (),
-  "classes": ("classes",),
   "ema": ("train.ema_decay=0.999",),
-  "resize": ("model.upsample=resize",),
-  "feature_matching": ("loss.feature_matching=10.0",),
-  "hinge": ("loss.gan=hinge",),
-  "r1": ("loss.r1_weight=10.0",),
-  "spectral_norm": ("model.spectral_norm=True",),
-  "multi_scale": ("model.discriminators=2",),
-  "resnet_9blocks": ("model.generator=resnet_9blocks",),
+  "classes": ("classes",),
+  "classes_ema": ("classes", "train.ema_decay=0.999"),
   "batch_4": ("train.batch_size=4",),
   "batch_10": ("train.batch_size=10",),
-  "classes_ema": ("classes", "train.ema_decay=0.999"),
+  "resize": ("model.upsample=resize",),
+  "feature_matching": ("loss.feature_matching=10.0",),
+  "spectral_norm": ("model.spectral_norm=True",),
+  "hinge": ("loss.gan=hinge",),
+  "r1": ("loss.r1_weight=10.0",),
+  "multi_scale": ("model.discriminators=2",),
+  "no_dropout": ("model.dropout_blocks=()",),
+  "resnet_9blocks": ("model.generator=resnet_9blocks",),
 }
-METRICS = {"l1": ("L1 ↓", 4), "psnr": ("PSNR ↑", 2), "ssim": ("SSIM ↑", 3)}  # heading, decimals
+WITHIN = {"paper": "ema", "classes": "classes_ema"}  # variant: the variant whose runs it is measured in
+METRICS = {  # name in ablation.json: heading, decimals, sign of the better direction
+  "l1": ("L1 ↓", 4, -1),
+  "psnr": ("PSNR ↑", 2, 1),
+  "ssim": ("SSIM ↑", 3, 1),
+  "recognizer_mean_iou": ("recognizer's mean IoU ↑", 3, 1),
+  "grid": ("grid ↓", 1, -1),
+}
+CHOOSING = ("l1", "ssim", "recognizer_mean_iou", "step")  # "step": the last one
 NORM_STATS = ("image", "batch", "running")
-LAST = 5  # validations
+LAST = 5  # epochs
+RESULTS = "ablation.json"  # weights ("own" or "average") → norm statistics → list of {"step": …, metric: …}
+
+Row = dict[str, float]
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--source_dir", type=Path, required=True, help="folder of façades, as for data.source_dir")
   parser.add_argument("--output", type=Path, required=True, help="folder for the workdirs")
+  parser.add_argument("--recognizer", type=Path, help="workdir of a recognizer (docs/results.md); default: none")
   parser.add_argument("--only", default=",".join(VARIANTS), help="variants, separated by commas (default: all)")
   parser.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas (default: 0,1,2)")
-  parser.add_argument("--table", action="store_true", help="only print the table of the finished runs")
+  parser.add_argument("--table", action="store_true", help="only print the tables of the finished runs")
   parser.add_argument("--num_epochs", type=int, default=20, help="epochs per run (default: 20)")
   parser.add_argument("--crop_size", type=int, default=128, help="height and width (default: 128)")
   parser.add_argument("--base_features", type=int, default=32, help="width of the networks (default: 32)")
   options, options.flags = parser.parse_known_args()
   if unknown := [flag for flag in options.flags if not flag.startswith("--config.")]:
     parser.error(f"unknown flags: {' '.join(unknown)}")
-  options.source_dir, options.output = (each.expanduser().resolve() for each in (options.source_dir, options.output))
+  for name in ("source_dir", "output", "recognizer"):
+    if path := getattr(options, name):
+      setattr(options, name, path.expanduser().resolve())
   variants, seeds = options.only.split(","), [int(seed) for seed in options.seeds.split(",")]
   if unknown := [name for name in variants if name not in VARIANTS]:
     parser.error(f"--only: there is no {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
-  if not options.table:
-    for seed in seeds:
-      for name in variants:
+  for seed in [] if options.table else seeds:
+    for name in dict.fromkeys(WITHIN.get(name, name) for name in variants):
+      workdir = workdir_of(options.output, name, seed)
+      if not (workdir / RESULTS).exists():
         train(options, name, seed)
-  print(table(options.output, variants, seeds))
+        write_results(workdir, measure(workdir, options.recognizer))
+  results = {name: [read_results(options.output, name, seed) for seed in seeds] for name in variants}
+  print(table(results), choices(results), sep="\n\n")
 
 
 def workdir_of(output: Path, name: str, seed: int) -> Path:
-  return output / name / f"seed_{seed}"
+  return output / WITHIN.get(name, name) / f"seed_{seed}"
 
 
 def train(options: argparse.Namespace, name: str, seed: int) -> None:
-  """Trains one network, or goes on with it, and evaluates it with each kind of norm statistics."""
-  workdir, size = workdir_of(options.output, name, seed), options.crop_size
-  chosen = ",".join(flag for flag in VARIANTS[name] if "=" not in flag)
+  """Trains one network, or resumes its run."""
+  flags = VARIANTS[name]
+  batch_size = int(dict(flag.split("=") for flag in flags if "=" in flag).get("train.batch_size", 1))
   fields = {
     "data.source_dir": options.source_dir,
-    "data.load_size": round(size * 286 / 256),
-    "data.crop_size": size,
+    "data.load_size": round(options.crop_size * 286 / 256),
+    "data.crop_size": options.crop_size,
     "model.base_features": options.base_features,
-    "train.batch_size": 1,
+    "train.batch_size": batch_size,
     "train.num_epochs": options.num_epochs,
+    "train.keep_every_steps": PAIRS // batch_size,
     "seed": seed,
   }
+  chosen = ",".join(flag for flag in flags if "=" not in flag)
   command = [sys.executable, str(ROOT / "main.py"), f"--config={ROOT}/configs/facades.py{chosen and ':' + chosen}"]
-  command += [f"--workdir={workdir}", *(f"--config.{field}={value}" for field, value in fields.items())]
-  run([*command, *(f"--config.{flag}" for flag in VARIANTS[name] if "=" in flag), *options.flags])
-  for kind in NORM_STATS:
-    if not evaluated(workdir, kind):
-      evaluate = [sys.executable, "-m", "pix2pix_jax.evaluate", f"--workdir={workdir}", "--split=val", "--step=latest"]
-      run([*evaluate, f"--norm_stats={kind}"])
+  command += [f"--workdir={workdir_of(options.output, name, seed)}", *(f"--config.{k}={v}" for k, v in fields.items())]
+  run([*command, *(f"--config.{flag}" for flag in flags if "=" in flag), *options.flags])
 
 
 def run(command: Sequence[str]) -> None:
@@ -98,56 +124,132 @@ def run(command: Sequence[str]) -> None:
   subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
 
 
-def evaluated(workdir: Path, kind: str) -> dict[str, float]:
-  """The metrics of the last checkpoint with norm statistics of this kind; empty if there are none."""
-  for path in sorted(workdir.glob("eval/val*/metrics.json")):
-    summary = evaluation.read_summary(path.parent)
-    if summary and summary["protocol"]["norm_stats"] == kind and summary["step"] == last_step(workdir):
-      return summary["metrics"]
-  return {}
+def measure(workdir: Path, recognizer_workdir: Path | None) -> dict[str, dict[str, list[Row]]]:
+  """The metrics of every checkpoint on the validation split, as in RESULTS; the two further kinds of statistics only of
+  the last checkpoints.
+  """
+  from pix2pix_jax import config as config_lib  # imports TensorFlow: slow
+  from pix2pix_jax.data import pipeline, prepare
+  from pix2pix_jax.run import checkpoint
+  from pix2pix_jax.run.experiment import Experiment, use_compilation_cache
+  from pix2pix_jax.run.recognizer import Recognizer
+
+  trained = Experiment.read(workdir)
+  config = trained.config
+  use_compilation_cache(config.train.compilation_cache)
+  source = prepare.prepare(config.data, config.model)
+  data = pipeline.load_split(source, "val", config_lib.eval_resize(config.data), cache_gib=config.data.cache_gib)
+  recognizer = Recognizer(recognizer_workdir, trained.spec) if recognizer_workdir else None
+  found: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+  with checkpoint.Checkpointer(workdir, config=config, read_only=True) as checkpointer:
+    steps = [step for step in checkpointer.all_steps() if step]
+    for weights in ("own", "average") if config.train.ema_decay else ("own",):
+      for kind in NORM_STATS:
+        own = config.copy_and_resolve_references()
+        own.evaluation.norm_stats = kind
+        own.train.ema_decay = config.train.ema_decay if weights == "average" else 0.0
+        experiment = Experiment(own, trained.spec)
+        for step in steps if kind == "image" else steps[-LAST:]:
+          if weights == "average":
+            variables = checkpointer.restore_variables(step)
+          else:
+            variables = checkpointer.restore(step, experiment.abstract()).variables
+          name = f"{weights} weights, {kind} statistics, step {step}"
+          row = {"step": step, **score(experiment, variables, data, recognizer, name)}
+          found[weights][kind].append(row)
+          print(f"{workdir}: {name}: {row}", file=sys.stderr, flush=True)
+  return found
 
 
-def last_step(workdir: Path) -> int:
-  """The last step of a finished run; -1 before it has finished."""
-  rows = validations(workdir)
-  finished = (workdir / "eval/val/metrics.json").exists()  # written at the end
-  return int(rows[-1]["step"]) if rows and finished else -1
+def score(experiment, variables, data, recognizer, name: str) -> Row:
+  """The METRICS of one checkpoint, which the recognizer, if there is one, knows by its name."""
+  from pix2pix_jax.run import evaluation
+
+  sums: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(2))
+
+  def add(batch: dict[str, np.ndarray], output: np.ndarray) -> None:
+    if recognizer:
+      recognizer.add(name, batch["input"], output)
+    for period, parts in checkerboard.spectra(output).items():
+      sums[period] += [part.sum() for part in parts]
+
+  means = evaluation.evaluate_split(experiment, variables, data, add).means
+  if recognizer:
+    means |= recognizer.scores()[name]
+  means["grid"] = float(max(energy / around for energy, around in sums.values()))
+  return {name: means[name] for name in METRICS if name in means}
 
 
-def validations(workdir: Path) -> list[dict[str, float]]:
-  """The rows of the history that hold a validation of trained networks."""
-  return [row for row in history.read(workdir) if "val/l1" in row and row["step"]]
+def write_results(workdir: Path, results: dict[str, dict[str, list[Row]]]) -> None:
+  (workdir / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+  steps = [row["step"] for row in results["own"]["image"]]
+  for step in steps[:-1]:
+    shutil.rmtree(workdir / "checkpoints" / str(step))
 
 
-def means(workdir: Path) -> dict[str, float]:
-  """The mean of each metric over the last validations of a finished run; empty before it has finished."""
-  rows = validations(workdir)[-LAST:] if last_step(workdir) > 0 else []
-  return {name: float(np.mean([row[f"val/{name}"] for row in rows])) for name in METRICS} if rows else {}
+def read_results(output: Path, name: str, seed: int) -> dict[str, list[Row]]:
+  """The metrics of a variant by norm statistics; empty before its run was measured."""
+  path = workdir_of(output, name, seed) / RESULTS
+  if not path.exists():
+    return {}
+  found = json.loads(path.read_text(encoding="utf-8"))
+  return found["own" if name in WITHIN else next(reversed(found))]  # of averages if there are any
 
 
-def table(output: Path, variants: Sequence[str], seeds: Sequence[int]) -> str:
-  """Markdown: a row for each variant, and for its kinds of norm statistics; finished runs only."""
-  lines = [f"| variant | seeds | {' | '.join(heading for heading, _ in METRICS.values())} |"]
-  lines.append("| --- | --- |" + " --- |" * len(METRICS))
-  for name in variants:
-    workdirs = [workdir_of(output, name, seed) for seed in seeds]
-    label = f"{name} ({', '.join(VARIANTS[name])})" if VARIANTS[name] else name
-    lines += row(label, [means(workdir) for workdir in workdirs])
-    for kind in NORM_STATS:
-      lines += row(f"{name}, evaluated with {kind}", [evaluated(workdir, kind) for workdir in workdirs])
+def table(results: dict[str, list[dict[str, list[Row]]]]) -> str:
+  """Markdown: the last epochs of each variant, with each kind of norm statistics."""
+  labels = {name: f"{name} ({', '.join(VARIANTS[name])})" if VARIANTS[name] else name for name in results}
+  kinds = {"image": "", "batch": ", statistics of batches", "running": ", running statistics"}
+
+  def rows() -> Iterator[tuple[str, list[Row]]]:
+    for name, seeds in results.items():
+      for kind, remark in kinds.items():
+        yield (name if remark else labels[name]) + remark, [mean(seed[kind][-LAST:]) for seed in seeds if seed]
+
+  return _markdown("variant", tuple(METRICS), rows())
+
+
+def choices(results: dict[str, list[dict[str, list[Row]]]]) -> str:
+  """Markdown: the checkpoint that each metric chooses in the runs of each variant."""
+
+  def rows() -> Iterator[tuple[str, list[Row]]]:
+    for name, seeds in results.items():
+      checkpoints = [[{"epoch": i + 1, **row} for i, row in enumerate(seed["image"])] for seed in seeds if seed]
+      for chooser in CHOOSING:
+        if all(chooser in row for seed in checkpoints for row in seed):
+          label = "the last" if chooser == "step" else f"best {METRICS[chooser][0].split(' ↑')[0].split(' ↓')[0]}"
+          yield f"{name}, {label}", [max(seed, key=better(chooser)) for seed in checkpoints]
+
+  return _markdown("checkpoint", ("epoch", *METRICS), rows())
+
+
+def better(metric: str) -> Callable[[Row], float]:
+  """A key that is larger for better checkpoints."""
+  sign = METRICS[metric][2] if metric in METRICS else 1
+  return lambda row: sign * row[metric]
+
+
+def mean(rows: Sequence[Row]) -> Row:
+  return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def _markdown(heading: str, columns: Sequence[str], rows: Iterator[tuple[str, list[Row]]]) -> str:
+  """A table with a line for each label and its metrics by seed, unless there are none."""
+  headings, digits = zip(*[METRICS.get(name, (name, 1))[:2] for name in columns], strict=True)
+  lines = [f"| {heading} | seeds | {' | '.join(headings)} |", "| --- | --- |" + " --- |" * len(columns)]
+  for label, seeds in rows:
+    if seeds:
+      cells = (_spread([row[name] for row in seeds if name in row], d) for name, d in zip(columns, digits, strict=True))
+      lines.append(f"| {label} | {len(seeds)} | {' | '.join(cells)} |")
   return "\n".join(lines)
 
 
-def row(label: str, found: Sequence[dict[str, float]]) -> list[str]:
-  """A line of the table from the metrics of each seed; none if there are none."""
-  found = [one for one in found if one]
-  cells = []
-  for name, (_, digits) in METRICS.items() if found else ():
-    values = [one[name] for one in found]
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    cells.append(f"{np.mean(values):.{digits}f}{spread}")
-  return [f"| {label} | {len(found)} | {' | '.join(cells)} |"] if found else []
+def _spread(values: Sequence[float], digits: int) -> str:
+  if not values:
+    return ""
+  spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+  return f"{np.mean(values):.{digits}f}{spread}"
 
 
 if __name__ == "__main__":
-  main()
+  run_command(main)

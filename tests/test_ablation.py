@@ -26,15 +26,17 @@ def test_every_variant_is_a_run_that_differs_from_the_papers(ablation, monkeypat
   for name in ablation.VARIANTS:
     commands.clear()
     ablation.train(argparse.Namespace(**options, flags=["--config.train.log_every_steps=7"]), name, 3)
-    training, *evaluations = commands
-    assert training[1].endswith("main.py") and [command[-1] for command in evaluations] == [
-      f"--norm_stats={kind}" for kind in ("image", "batch", "running")
-    ]
+    (training,) = commands
+    assert training[1].endswith("main.py")
     configs[name], workdir = cli.parse_train(training[2:])[:2]
     assert Path(workdir) == ablation.workdir_of(tmp_path, name, 3)
   assert len({config.to_json() for config in configs.values()}) == len(configs)
+  for name, host in ablation.WITHIN.items():  # they differ only in what an average of the weights does not change
+    configs[name].train.ema_decay = configs[host].train.ema_decay
+    assert configs[name].to_json() == configs[host].to_json()
   paper = configs["paper"]
   assert (paper.data.load_size, paper.train.batch_size, paper.seed, paper.train.log_every_steps) == (143, 1, 3, 7)
+  assert [configs[name].train.keep_every_steps for name in ("paper", "batch_4", "batch_10")] == [400, 100, 40]
   assert configs["classes_ema"].data.input_kind == "classes" and configs["classes_ema"].train.ema_decay == 0.999
 
 
@@ -54,27 +56,19 @@ def test_paths_are_the_callers_and_further_flags_reach_every_run(ablation, monke
   assert "unknown flags: --nonsense" in capsys.readouterr().err
 
 
-def test_the_table_has_the_means_of_the_last_validations_of_finished_runs(ablation, tmp_path):
-  def write(seed, l1, finished=True):
+def test_the_tables_have_the_last_epochs_and_the_choices_of_measured_runs(ablation, tmp_path):
+  def write(seed, offset, **more):
     workdir = ablation.workdir_of(tmp_path, "paper", seed)
-    workdir.mkdir(parents=True)
-    values = [9.0, 9.0, l1 - 0.02, l1, l1, l1, l1 + 0.02]  # at step 0, and at 1 to 6
-    rows = [{"step": step, "val/l1": value, "val/psnr": 12.0, "val/ssim": 0.25} for step, value in enumerate(values)]
-    (workdir / "history.jsonl").write_text(
-      "".join(json.dumps(row) + "\n" for row in [*rows, {"step": 6, "train/l1": 1}])
-    )
-    for kind in ("image", "running") if finished else ():
-      folder = workdir / ("eval/val" if kind == "image" else f"eval/val@norm_stats={kind}")
-      folder.mkdir(parents=True)
-      metrics = {"l1": l1 + (kind == "running"), "psnr": 12.0, "ssim": 0.25}
-      summary = {"step": 6, "metrics": metrics, "protocol": {"norm_stats": kind}}
-      (folder / "metrics.json").write_text(json.dumps(summary))
-
-  write(0, 0.2)
-  write(1, 0.3)
-  write(2, 0.9, finished=False)
-  assert ablation.table(tmp_path, ["paper", "ema"], [0, 1, 2]).splitlines()[2:] == [
-    "| paper | 2 | 0.2500 ± 0.0707 | 12.00 ± 0.00 | 0.250 ± 0.000 |",
-    "| paper, evaluated with image | 2 | 0.2500 ± 0.0707 | 12.00 ± 0.00 | 0.250 ± 0.000 |",
-    "| paper, evaluated with running | 2 | 1.2500 ± 0.0707 | 12.00 ± 0.00 | 0.250 ± 0.000 |",
-  ]
+    steps = [400 * epoch for epoch in range(1, 8)]
+    for step in steps:
+      (workdir / "checkpoints" / str(step)).mkdir(parents=True)
+    values = [0.9, 0.1, 0.18, 0.2, 0.2, 0.2, 0.22]  # the last five have a mean of 0.2
+    own = [
+      {"step": step, "l1": value + offset, "psnr": 12.0, "ssim": 0.01 * step, "grid": 3.0}
+      for step, value in zip(steps, values, strict=True)
+    ]
+    average = [{**row, "l1": 0.3, **more} for row in own]
+    by_weights = {"own": {"image": own, "batch": own[-5:]}, "average": {"image": average, "running": average}}
+    ablation.write_results(workdir, {**by_weights, "own": {**by_weights["own"], "running": []}, "average": {
+      **by_weights["average"], "batch": []}})
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["2800"]
