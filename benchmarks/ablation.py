@@ -5,12 +5,12 @@
 
 The defaults are façades (400 training pairs) at 128×128, 32 features, batch size 1 and 20 epochs, or about a quarter of
 an hour per run on two CPU cores. If interrupted, rerun the same command to resume. The first seed of all variants comes
-first. Every run also gets the flags of the form --config.FIELD=VALUE. A moving average does not change what it averages,
-so `paper` is measured in the run of `ema`, and `classes` in that of `classes_ema`, with the weights of the last step.
+first. Every run also gets the flags of the form --config.FIELD=VALUE. A moving average leaves the training as it is, so
+`paper` is measured in the run of `ema`, and `classes` in that of `classes_ema`, with the weights that are averaged.
 
-After a run, the checkpoint of each epoch translates the validation split; the results go to the run's ablation.json, and
-all checkpoints but the last are deleted. The tables hold finished runs only, as mean ± sample standard deviation over
-the seeds:
+After a run, the checkpoint of each epoch translates the validation split. The results go to the run's ablation.json,
+and all checkpoints but the last are deleted. The tables hold finished runs only, as mean ± sample standard deviation
+over the seeds:
 
   1. the means of each metric over the last five epochs, also with the other two kinds of statistics for batch norm
      (`evaluation.norm_stats`). "Grid" is the highest peak of benchmarks/checkerboard.py;

@@ -2,13 +2,15 @@
 
 import argparse
 import importlib
-import json
 from pathlib import Path
 import sys
 
+import numpy as np
 import pytest
+from tiny_runs import tiny_config
 
-from pix2pix_jax import cli
+from pix2pix_jax import cli, train
+from pix2pix_jax.run import history
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +18,10 @@ def ablation():
   sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
   yield importlib.import_module("ablation")
   sys.path.pop(0)
+
+
+ROW = {"step": 400, "l1": 0.2, "psnr": 12.0, "ssim": 0.2, "grid": 3.0}
+RESULTS = {"own": {"image": [ROW], "batch": [ROW], "running": [ROW]}}
 
 
 def test_every_variant_is_a_run_that_differs_from_the_papers(ablation, monkeypatch, tmp_path):
@@ -43,6 +49,7 @@ def test_every_variant_is_a_run_that_differs_from_the_papers(ablation, monkeypat
 def test_paths_are_the_callers_and_further_flags_reach_every_run(ablation, monkeypatch, tmp_path, capsys):
   commands = []
   monkeypatch.setattr(ablation, "run", commands.append)
+  monkeypatch.setattr(ablation, "measure", lambda workdir, recognizer: workdir.mkdir(parents=True) or RESULTS)
   monkeypatch.chdir(tmp_path)
   call = ["ablation.py", "--source_dir=facades", "--output=runs", "--only=ema,batch_4", "--seeds=5", "--config.seed=9"]
   monkeypatch.setattr(sys, "argv", call)
@@ -57,18 +64,55 @@ def test_paths_are_the_callers_and_further_flags_reach_every_run(ablation, monke
 
 
 def test_the_tables_have_the_last_epochs_and_the_choices_of_measured_runs(ablation, tmp_path):
-  def write(seed, offset, **more):
+  def write(seed, offset):
     workdir = ablation.workdir_of(tmp_path, "paper", seed)
-    steps = [400 * epoch for epoch in range(1, 8)]
-    for step in steps:
-      (workdir / "checkpoints" / str(step)).mkdir(parents=True)
-    values = [0.9, 0.1, 0.18, 0.2, 0.2, 0.2, 0.22]  # the last five have a mean of 0.2
+    values = [0.9, 0.1, 0.18, 0.2, 0.2, 0.2, 0.22]  # by epoch; the last five have a mean of 0.2
     own = [
-      {"step": step, "l1": value + offset, "psnr": 12.0, "ssim": 0.01 * step, "grid": 3.0}
-      for step, value in zip(steps, values, strict=True)
+      {"step": 400 * epoch, "l1": value + offset, "psnr": 12.0, "ssim": 0.01 * epoch, "grid": 3.0}
+      for epoch, value in enumerate(values, 1)
     ]
-    average = [{**row, "l1": 0.3, **more} for row in own]
-    by_weights = {"own": {"image": own, "batch": own[-5:]}, "average": {"image": average, "running": average}}
-    ablation.write_results(workdir, {**by_weights, "own": {**by_weights["own"], "running": []}, "average": {
-      **by_weights["average"], "batch": []}})
+    average = [{**row, "l1": 0.3} for row in own]
+    for row in own:
+      (workdir / "checkpoints" / str(row["step"])).mkdir(parents=True)
+    ablation.write_results(
+      workdir,
+      {
+        "own": {"image": own, "batch": own[-5:], "running": own[-5:]},
+        "average": {"image": average, "batch": average[-5:], "running": average[-5:]},
+      },
+    )
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["2800"]
+
+  write(0, 0.0)
+  write(1, 0.1)
+  results = {
+    name: [ablation.read_results(tmp_path, name, seed) for seed in (0, 1, 2)] for name in ("paper", "ema", "hinge")
+  }
+  assert ablation.table(results).splitlines()[2:] == [
+    "| paper | 2 | 0.2500 ± 0.0707 | 12.00 ± 0.00 | 0.050 ± 0.000 |  | 3.0 ± 0.0 |",
+    "| paper, statistics of batches | 2 | 0.2500 ± 0.0707 | 12.00 ± 0.00 | 0.050 ± 0.000 |  | 3.0 ± 0.0 |",
+    "| paper, running statistics | 2 | 0.2500 ± 0.0707 | 12.00 ± 0.00 | 0.050 ± 0.000 |  | 3.0 ± 0.0 |",
+    "| ema (train.ema_decay=0.999) | 2 | 0.3000 ± 0.0000 | 12.00 ± 0.00 | 0.050 ± 0.000 |  | 3.0 ± 0.0 |",
+    "| ema, statistics of batches | 2 | 0.3000 ± 0.0000 | 12.00 ± 0.00 | 0.050 ± 0.000 |  | 3.0 ± 0.0 |",
+    "| ema, running statistics | 2 | 0.3000 ± 0.0000 | 12.00 ± 0.00 | 0.050 ± 0.000 |  | 3.0 ± 0.0 |",
+  ]
+  assert ablation.choices(results).splitlines()[2:5] == [
+    "| paper, best L1 | 2 | 2.0 ± 0.0 | 0.1500 ± 0.0707 | 12.00 ± 0.00 | 0.020 ± 0.000 |  | 3.0 ± 0.0 |",
+    "| paper, best SSIM | 2 | 7.0 ± 0.0 | 0.2700 ± 0.0707 | 12.00 ± 0.00 | 0.070 ± 0.000 |  | 3.0 ± 0.0 |",
+    "| paper, the last | 2 | 7.0 ± 0.0 | 0.2700 ± 0.0707 | 12.00 ± 0.00 | 0.070 ± 0.000 |  | 3.0 ± 0.0 |",
+  ]
+
+
+def test_checkpoints_are_measured_with_both_weights(ablation, tmp_path):
+  """The average is what a validation of the run itself measured; the weights of the last step are others."""
+  sizes = {"data__crop_size": 64, "data__load_size": 64, "data__num_val": 2}
+  steps = {"train__num_steps": 4, "train__eval_every_steps": 2, "train__keep_every_steps": 2}
+  train.train_and_evaluate(tiny_config(**sizes, **steps, train__ema_decay=0.9), tmp_path / "run")
+  found = ablation.measure(tmp_path / "run", None)
+  rows = [row for row in history.read(tmp_path / "run") if "val/l1" in row and row["step"]]
+  assert [row["step"] for row in found["average"]["image"]] == [row["step"] for row in rows] == [2, 4]
+  for measured, row in zip(found["average"]["image"], rows, strict=True):
+    np.testing.assert_allclose([measured[name] for name in ("l1", "ssim")], [row["val/l1"], row["val/ssim"]], rtol=1e-5)
+  assert all(len(found[weights][kind]) == 2 for weights in found for kind in ablation.NORM_STATS)
+  values = {found[weights][kind][-1]["l1"] for weights in found for kind in ("image", "running")}
+  assert len(values) == 4 and all(row["grid"] > 0 for row in found["own"]["batch"])
