@@ -1,9 +1,13 @@
-"""The benchmarks' PyTorch peer: it is the published model, and its two updates do not interfere."""
+"""The benchmarks' PyTorch peer: it is the published model, its two updates do not interfere, and from equal weights and
+batches this package trains the same networks.
+"""
 
 import importlib.util
 from pathlib import Path
+import sys
 
 import numpy as np
+from PIL import Image
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch, which only the benchmarks' peer needs, is not installed")
@@ -69,3 +73,24 @@ def test_jitter_cuts_input_and_target_alike(peer):
   inputs, targets = next(peer.jittered_batches(images, 255 - images, 8, 4, np.random.default_rng(1)))
   assert inputs.shape == (4, 8, 8, 3)
   np.testing.assert_array_equal(inputs, 255 - targets)
+
+
+def test_from_equal_weights_both_programs_train_alike(peer, monkeypatch, tmp_path, capsys):
+  """The first steps differ by no more than those of two runs of PyTorch that start one rounding apart."""
+  monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+  monkeypatch.setitem(sys.modules, "torch_peer", peer)
+  rng = np.random.default_rng(0)
+  for split in ("train", "val"):
+    (tmp_path / split).mkdir()
+    for i in range(3):
+      coarse = Image.fromarray(rng.integers(0, 256, (8, 16, 3), dtype=np.uint8))
+      coarse.resize((72, 36)).save(tmp_path / split / f"{i}.jpg")
+  call = [f"--source_dir={tmp_path}", "--crop_size=32", "--base_features=4", "--num_steps=5"]
+  monkeypatch.setattr(sys, "argv", ["parity.py", *call])
+  importlib.import_module("parity").main()
+  rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line[2:3].strip()]
+  steps = {int(cells[0]): [float(cell) for cell in cells[1:]] for cells in rows if cells[0].isdigit()}
+  assert list(steps) == [1, 2, 5] and all(here < 3 * beside + 1e-6 for here, beside in steps.values())
+  assert steps[1][0] < 1e-4
+  ours, theirs = ([float(cell) for cell in cells[1:]] for cells in rows[-2:])
+  np.testing.assert_allclose(ours, theirs, rtol=1e-2)
