@@ -68,17 +68,24 @@ def spectra(images: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
   return found
 
 
-def measure(workdir: Path, split: str, step: str) -> dict[str, object]:
-  """What the module's docstring describes, of one checkpoint."""
+def measure(
+  workdir: Path, split: str, step: str, dropout: bool | None = None, norm_stats: str = ""
+) -> dict[str, object]:
+  """What the module's docstring describes, of one checkpoint, by the run's protocol or another one."""
   from pix2pix_jax.data import pipeline, prepare  # imports TensorFlow, which is slow
+  from pix2pix_jax.evaluate import configure
   from pix2pix_jax.run import checkpoint, evaluation
   from pix2pix_jax.run.experiment import Experiment
 
-  run = Experiment.read(workdir)
-  config, channels = run.config, run.spec.target.channels
+  trained = Experiment.read(workdir)
+  config, channels = (
+    configure(workdir, trained.config, dropout=dropout, norm_stats=norm_stats),
+    trained.spec.target.channels,
+  )
+  run = Experiment(config, trained.spec)
   source = prepare.prepare(config.data, config.model)
   data = pipeline.load_split(source, split, config_lib.eval_resize(config.data), cache_gib=config.data.cache_gib)
-  with checkpoint.Checkpointer(workdir, config=config, read_only=True) as checkpointer:
+  with checkpoint.Checkpointer(workdir, config=trained.config, read_only=True) as checkpointer:
     number, variables = checkpointer.load_variables(step, run.abstract())
   sums: dict[tuple[str, int], np.ndarray] = defaultdict(lambda: np.zeros(2))
 
@@ -107,8 +114,11 @@ def main() -> None:
   parser.add_argument("--workdir", type=Path, required=True, help="workdir of a trained model")
   parser.add_argument("--split", default="val", help="train, val or test (default: val)")
   parser.add_argument("--step", default="best", help="best, latest or the number of a checkpoint (default: best)")
+  parser.add_argument("--dropout", choices=("on", "off"), help="default: as in the run")
+  parser.add_argument("--norm_stats", choices=("image", "batch", "running"), default="", help="default: as in the run")
   options = parser.parse_args()
-  print(json.dumps(measure(options.workdir.expanduser(), options.split, options.step)))
+  dropout = None if options.dropout is None else options.dropout == "on"
+  print(json.dumps(measure(options.workdir.expanduser(), options.split, options.step, dropout, options.norm_stats)))
 
 
 if __name__ == "__main__":
