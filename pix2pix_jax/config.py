@@ -467,7 +467,7 @@ FIELDS: dict[str, dict[str, Field]] = {
       "auto",
       "Validation metric that chooses the best checkpoint: l1, psnr or ssim; for depth l1, psnr, rmse, mae, abs_rel, "
       "delta1, delta2, delta3, silog, irmse or imae; for a quantity mae, rmse, l1, psnr or ssim; for classes mean_iou, "
-      "pixel_accuracy or class_accuracy. auto: l1, or mean_iou for classes.",
+      "pixel_accuracy or class_accuracy. auto: ssim for images, mean_iou for classes, else l1.",
       _one_of("auto", *sorted({metric for kind in signals.TYPES.values() for metric in kind.metrics})),
     ),
     "tensorboard": Field(
@@ -802,7 +802,7 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
   data, model, loss, train = config.data, config.model, config.loss, config.train
   data.fingerprint = spec.fingerprint
   if train.best_metric == "auto":
-    train.best_metric = "mean_iou" if spec.target.kind == "classes" else "l1"
+    train.best_metric = spec.target.main_metric
   if train.best_metric not in spec.target.metrics:
     raise UsageError(
       f"train.best_metric is {train.best_metric!r}, but the metrics of this target ({spec.target.describe()}) are "

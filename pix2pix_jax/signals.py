@@ -124,6 +124,7 @@ class Image(_Shared):
   unit: ClassVar[str] = ""
   has_holes: ClassVar[bool] = False
   metrics: ClassVar[tuple[str, ...]] = ("l1", "psnr", "ssim")
+  main_metric: ClassVar[str] = "ssim"  # L1 and PSNR prefer the grey, blurred outputs of early epochs (docs/results.md)
 
   def accept(self, array: np.ndarray, name: str) -> np.ndarray:
     """Checks raw values and returns uint8, uint16, or float32 in [0, 1]; a bool array becomes 0 and 255.
@@ -216,6 +217,7 @@ class Depth(_Shared):
     *("rmse", "mae", "abs_rel", "delta1", "delta2", "delta3", "silog", "irmse", "imae"),
     *("l1", "psnr"),
   )
+  main_metric: ClassVar[str] = "l1"
 
   def accept(self, array: np.ndarray, name: str) -> np.ndarray:
     """Checks raw values and returns float32 metres in which every pixel without a measurement is 0.
@@ -320,6 +322,7 @@ class Quantity(_Shared):
   kind: ClassVar[str] = "quantity"
   has_holes: ClassVar[bool] = True
   metrics: ClassVar[tuple[str, ...]] = ("mae", "rmse", "l1", "psnr", "ssim")
+  main_metric: ClassVar[str] = "l1"
 
   def accept(self, array: np.ndarray, name: str) -> np.ndarray:
     """Checks raw values and returns float32 in which every pixel without a value is NaN.
@@ -463,6 +466,7 @@ class Classes(_Shared):
   raw_channels: ClassVar[int] = 1
   resampling: ClassVar[str] = "nearest"
   metrics: ClassVar[tuple[str, ...]] = ("mean_iou", "pixel_accuracy", "class_accuracy")
+  main_metric: ClassVar[str] = "mean_iou"
 
   @property
   def channels(self) -> int:
@@ -579,6 +583,7 @@ class Stack(_Shared):
   has_holes: ClassVar[bool] = False
   resampling: ClassVar[str] = "parts"
   metrics: ClassVar[tuple[str, ...]] = ()
+  main_metric: ClassVar[str] = ""
 
   @property
   def channels(self) -> int:

@@ -199,11 +199,11 @@ def test_the_log_and_the_final_evaluation_have_the_spread(several):
 
 def test_the_best_checkpoint_has_the_best_mean(several):
   workdir, printed = several
-  means = {row["step"]: row["val/l1"] for row in history.read(workdir) if "val/l1" in row and row["step"]}
-  step, mean = min(means.items(), key=lambda item: item[1])
+  means = {row["step"]: row["val/ssim"] for row in history.read(workdir) if "val/ssim" in row and row["step"]}
+  step, mean = max(means.items(), key=lambda item: item[1])
   with checkpoint.Checkpointer(workdir, config=config_lib.read(workdir), read_only=True) as checkpointer:
     assert checkpointer.best() == (step, mean)
-  assert f"Best validation l1 (mean of the replicas): {mean:.4f} at step {step}." in printed
+  assert f"Best validation ssim (mean of the replicas): {mean:.4f} at step {step}." in printed
 
 
 def test_the_report_shows_means_with_their_spread(several):

@@ -327,7 +327,7 @@ def test_best_belongs_to_its_data(tmp_path, capsys):
   x = rng.integers(0, 256, (4, 16, 16, 3), np.uint8)
   easy, hard = np.full_like(x, 128), rng.integers(0, 256, x.shape, np.uint8)
   spec = lambda content: DataSpec.of(Image(3), Image(3), {"train": 4, "val": 4}, content)
-  settings = {"data__load_size": 16, "data__name": "arrays"}
+  settings = {"data__load_size": 16, "data__name": "arrays", "train__best_metric": "l1"}
   for target, content, steps in ((easy, "easy", 2), (hard, "hard", 4)):
     source = pipeline.ArraySource({"train": (x, target), "val": (x, target)}, spec(content))
     train_and_evaluate(tiny_config(**QUICK | settings | {"train__num_steps": steps}), tmp_path / "run", source=source)

@@ -208,3 +208,11 @@ def test_channels_that_cannot_be_shown_are_refused(changes, channels, dtype, mes
     elif settings.kind == "auto":
       settings = dataclasses.replace(settings, kind="image")
     settings.check_display(settings.make(channels, dtype), "data.input_display")
+
+
+@pytest.mark.parametrize(
+  "kind, metric", [("image", "ssim"), ("depth", "l1"), ("quantity", "l1"), ("classes", "mean_iou")]
+)
+def test_the_best_checkpoint_is_chosen_by_a_metric_of_the_target(kind, metric):
+  signal = signals.TYPES[kind]
+  assert signal.main_metric == metric and metric in signal.metrics
