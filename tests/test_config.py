@@ -94,7 +94,7 @@ def test_a_wrong_choice_is_found_before_anything_is_built(tmp_path, monkeypatch)
 def test_every_config_and_variant_can_be_read():
   assert facades_config.get_config("report,procedural").model.decoder_widths == "report"
   assert facades_config.get_config("procedural").data.name == "procedural"
-  with pytest.raises(UsageError, match="no variant 'raport'; it has report, classes, labels, procedural"):
+  with pytest.raises(UsageError, match="no variant 'raport'; it has report, classes, best, labels, procedural"):
     facades_config.get_config("raport")
 
 

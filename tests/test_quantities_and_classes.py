@@ -320,7 +320,7 @@ def test_the_facades_labels_can_be_classes(tmp_path):
   photo = RNG.integers(0, 256, (64, 64, 3), np.uint8)
   both = np.concatenate([photo, np.array(palettes.CMP, np.uint8)[labels]], 1)
   PillowImage.fromarray(both).save(tmp_path / "raw/train/1.jpg", quality=95)
-  for variant, side in (("classes", "input"), ("labels", "target")):
+  for variant, side in (("classes", "input"), ("best", "input"), ("labels", "target")):
     data = config_lib.load(f"facades:{variant}").data
     data.source_dir, data.prepared_dir = str(tmp_path / "raw"), str(tmp_path / "prepared")
     source = prepare.prepare(data)
@@ -329,6 +329,7 @@ def test_the_facades_labels_can_be_classes(tmp_path):
     assert {source.spec.input.kind, source.spec.target.kind} == {"classes", "image"}
     split = pipeline.load_split(source, "train", (64, 64), cache_gib=1)
     assert (split.arrays[side][0, ..., 0] == labels).mean() > 0.8  # JPEG blends borders
+  assert config_lib.load("facades:best").train.ema_decay == 0.999
 
 
 # --- fit
