@@ -8,13 +8,14 @@ an hour per run on two CPU cores. If interrupted, rerun the same command to resu
 first. Every run also gets the flags of the form --config.FIELD=VALUE. A moving average leaves the training as it is, so
 `paper` is measured in the run of `ema`, and `classes` in that of `classes_ema`, with the weights that are averaged.
 
-After a run, the checkpoint of each epoch translates the validation split. The results go to the run's ablation.json,
+After a run, the checkpoints of its epochs translate the validation split. The results go to the run's ablation.json,
 and all checkpoints but the last are deleted. The tables hold finished runs only, as mean ± sample standard deviation
 over the seeds:
 
   1. the means of each metric over the last five epochs, also with the other two kinds of statistics for batch norm
      (`evaluation.norm_stats`). "Grid" is the highest peak of benchmarks/checkerboard.py;
-  2. the checkpoint that each metric would choose (`train.best_metric`): its epoch and its metrics.
+  2. the checkpoint that each metric would choose (`train.best_metric`) in the runs with averages: its epoch and its
+     metrics. Of other runs, only the last five epochs are measured.
 """
 
 import argparse
@@ -125,9 +126,7 @@ def run(command: Sequence[str]) -> None:
 
 
 def measure(workdir: Path, recognizer_workdir: Path | None) -> dict[str, dict[str, list[Row]]]:
-  """The metrics of every checkpoint on the validation split, as in RESULTS; the two further kinds of statistics only of
-  the last checkpoints.
-  """
+  """The metrics of a run's last checkpoints, or if it has averages, of all, on the validation split, as in RESULTS."""
   from pix2pix_jax import config as config_lib  # imports TensorFlow: slow
   from pix2pix_jax.data import pipeline, prepare
   from pix2pix_jax.run import checkpoint
@@ -149,7 +148,7 @@ def measure(workdir: Path, recognizer_workdir: Path | None) -> dict[str, dict[st
         own.evaluation.norm_stats = kind
         own.train.ema_decay = config.train.ema_decay if weights == "average" else 0.0
         experiment = Experiment(own, trained.spec)
-        for step in steps if kind == "image" else steps[-LAST:]:
+        for step in steps if config.train.ema_decay and kind == "image" else steps[-LAST:]:
           if weights == "average":
             variables = checkpointer.restore_variables(step)
           else:
@@ -182,9 +181,10 @@ def score(experiment, variables, data, recognizer, name: str) -> Row:
 
 def write_results(workdir: Path, results: dict[str, dict[str, list[Row]]]) -> None:
   (workdir / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-  steps = [row["step"] for row in results["own"]["image"]]
-  for step in steps[:-1]:
-    shutil.rmtree(workdir / "checkpoints" / str(step))
+  last = results["own"]["image"][-1]["step"]
+  for folder in (workdir / "checkpoints").glob("*"):
+    if folder.name.isdigit() and int(folder.name) != last:
+      shutil.rmtree(folder)
 
 
 def read_results(output: Path, name: str, seed: int) -> dict[str, list[Row]]:
@@ -215,7 +215,7 @@ def choices(results: dict[str, list[dict[str, list[Row]]]]) -> str:
   def rows() -> Iterator[tuple[str, list[Row]]]:
     for name, seeds in results.items():
       checkpoints = [[{"epoch": i + 1, **row} for i, row in enumerate(seed["image"])] for seed in seeds if seed]
-      for chooser in CHOOSING:
+      for chooser in CHOOSING if all(len(seed) > LAST for seed in checkpoints) else ():
         if all(chooser in row for seed in checkpoints for row in seed):
           label = "the last" if chooser == "step" else f"best {METRICS[chooser][0].split(' ↑')[0].split(' ↓')[0]}"
           yield f"{name}, {label}", [max(seed, key=better(chooser)) for seed in checkpoints]
