@@ -964,7 +964,7 @@ def keep_recorded(
   """The configuration of a start, and of the workdir's previous start if something was trained there.
 
   Ranges, numbers of classes and colours that are left to the data keep their earlier values: other data must not change
-  the meaning of the networks' numbers. `data.source_dir` becomes absolute, for later commands in other folders.
+  the meaning of the networks' numbers. So does the metric that chooses the best checkpoint. `data.source_dir` becomes absolute, for later commands in other folders.
   """
   config, old = config.copy_and_resolve_references(), previous(workdir)
   config.data.source_dir = absolute_source(config.data.source_dir)
@@ -974,6 +974,8 @@ def keep_recorded(
     for name, is_open in ((f"{side}_range", (0, 0)), (f"{side}_classes", 0), (f"{side}_colors", "")):
       if config.data[name] == is_open:
         config.data[name] = old.data[name]
+  if config.train.best_metric == "auto":  # whose meaning has changed between versions
+    config.train.best_metric = old.train.best_metric
   if len(config.data.inputs) == len(old.data.inputs) > 1:
     config.data.inputs = inputs.keep(tuple(config.data.inputs), tuple(old.data.inputs))
   return config, old

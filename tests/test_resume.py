@@ -349,6 +349,16 @@ def test_every_nth_checkpoint_is_kept_for_good(tmp_path):
   ]
 
 
+def test_a_workdir_keeps_its_best_metric(tmp_path):
+  """Also if it is left to the program, which chose L1 in earlier versions."""
+  steps = {"train__num_steps": 1, "train__eval_every_steps": 1}
+  train_and_evaluate(tiny_config(**QUICK | steps | {"train__best_metric": "l1"}), tmp_path / "run")
+  train_and_evaluate(tiny_config(**QUICK | steps | {"train__num_steps": 2}), tmp_path / "run")
+  assert config_lib.read(tmp_path / "run").train.best_metric == "l1"
+  train_and_evaluate(tiny_config(**QUICK | steps), tmp_path / "new")
+  assert config_lib.read(tmp_path / "new").train.best_metric == "ssim"
+
+
 def test_the_best_metric_decides(tmp_path):
   import jax.numpy as jnp
 
