@@ -964,7 +964,8 @@ def keep_recorded(
   """The configuration of a start, and of the workdir's previous start if something was trained there.
 
   Ranges, numbers of classes and colours that are left to the data keep their earlier values: other data must not change
-  the meaning of the networks' numbers. So does the metric that chooses the best checkpoint. `data.source_dir` becomes absolute, for later commands in other folders.
+  the meaning of the networks' numbers. So does the metric that chooses the best checkpoint. `data.source_dir` becomes
+  absolute, for later commands in other folders.
   """
   config, old = config.copy_and_resolve_references(), previous(workdir)
   config.data.source_dir = absolute_source(config.data.source_dir)

@@ -9,8 +9,8 @@ a folder that you already have is read instead, in the layout of the archive or 
 is the student report's; the paper uses 1 (`--config.train.batch_size=1`).
 
 Expected result: the full size has not been trained to the end. A small model (128×128, 32 features, batch size 1)
-reached L1 0.174 (lower is better), PSNR 13.0 and SSIM 0.28 on the 100 validation pairs after 200 epochs, and 0.175, 13.1
-and 0.25 after ten; the baseline of the mean training photograph has L1 0.171, PSNR 13.7 and SSIM 0.19:
+reached L1 0.174 (lower is better), PSNR 13.0 and SSIM 0.28 on the 100 validation pairs after 200 epochs, and 0.175,
+13.1 and 0.25 after ten; the baseline of the mean training photograph has L1 0.171, PSNR 13.7 and SSIM 0.19:
 
     python main.py --config=configs/facades.py --workdir=runs/facades128 --config.data.load_size=143 \
       --config.data.crop_size=128 --config.model.base_features=32 --config.train.batch_size=1
