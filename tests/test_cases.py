@@ -154,7 +154,7 @@ def test_evaluate_and_translate_agree_on_every_image(trained, tmp_path, capsys):
     np.testing.assert_allclose(error, float(row["l1"]), atol=0.5 / 255)  # PNG is rounded
   with checkpoint.Checkpointer(workdir, config=config_lib.read(workdir), read_only=True) as checkpointer:
     step, value = checkpointer.best()
-  assert f"Checkpoint: step {step}, best l1 ({value:.4f})." in said
+  assert f"Checkpoint: step {step}, best ssim ({value:.4f})." in said
 
 
 @pytest.mark.parametrize("asked, said", [("latest", "step 2, the newest"), ("2", "step 2")])

@@ -79,7 +79,7 @@ def test_a_flipped_bit_falls_back_and_the_run_ends_in_the_same_bits(trained, wor
   export.export(workdir, tmp_path / "model.stablehlo")
   out = capsys.readouterr().out
   assert out.count("is damaged") == out.count("Using the checkpoint of step 4 instead.") == 3
-  assert "step 4 (best l1" in out and "of step 4, " in out and "step 6 " not in out
+  assert "step 4 (best ssim" in out and "of step 4, " in out and "step 6 " not in out
   with pytest.raises(UsageError, match="checkpoints/6 is damaged .*Other checkpoints of this workdir: 4"):
     Translator.load(workdir, 6)
   train_and_evaluate(config(), workdir)
