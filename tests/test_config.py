@@ -105,7 +105,9 @@ def test_every_field_has_a_meaning_and_a_default_within_its_limit():
   config_lib.check(config_lib.default())
 
 
-@pytest.mark.parametrize("text", [*config_lib.names(), "facades:report,procedural", "kitti:report", "nyu:best,procedural"])
+@pytest.mark.parametrize(
+  "text", [*config_lib.names(), "facades:report,procedural", "kitti:report", "nyu:best,procedural"]
+)
 def test_every_named_configuration_is_within_the_limits(text):
   config_lib.check(config_lib.load(text))
 
