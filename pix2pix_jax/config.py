@@ -533,9 +533,11 @@ FIELDS: dict[str, dict[str, Field]] = {
       True, "Keep dropout, the model's only noise, on for validation, samples and evaluation, as in the paper."
     ),
     "norm_stats": Field(
-      "image",
-      "Statistics of batch norm: image (each image its own, the paper's batch-1 test), batch or running.",
-      _one_of("image", "batch", "running"),
+      "auto",
+      "Statistics of batch norm: image (each image's own, as in the paper's test), batch (those of the batch), running "
+      "(averages from training) or auto: image if train.batch_size is 1, else running. With larger batches, the "
+      "generator was never trained on an image's own statistics.",
+      _one_of("auto", "image", "batch", "running"),
     ),
     "batch_size": Field(
       8, "Images per evaluation batch; affects results only with norm_stats=batch.", _between(1, 10**6)
@@ -857,6 +859,8 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
       f"train.num_epochs={train.num_epochs} with {counted(count, 'training pair')} cannot fill one batch of "
       f"train.batch_size={train.batch_size}. Train for more epochs, or with smaller batches."
     )
+  if config.evaluation.norm_stats == "auto":
+    config.evaluation.norm_stats = "running" if train.batch_size > 1 and model.norm == "batch" else "image"
   epoch = max(1, count // train.batch_size)
   train.eval_every_steps = train.eval_every_steps or epoch
   train.checkpoint_every_steps = train.checkpoint_every_steps or epoch * -(-CHECKPOINT_STEPS // epoch)
@@ -964,8 +968,8 @@ def keep_recorded(
   """The configuration of a start, and of the workdir's previous start if something was trained there.
 
   Ranges, numbers of classes and colours that are left to the data keep their earlier values: other data must not change
-  the meaning of the networks' numbers. So does the metric that chooses the best checkpoint. `data.source_dir` becomes
-  absolute, for later commands in other folders.
+  the meaning of the networks' numbers. So do the metric that chooses the best checkpoint and the statistics of batch
+  norm: a run's validations must stay comparable. `data.source_dir` becomes absolute, for later commands in other folders.
   """
   config, old = config.copy_and_resolve_references(), previous(workdir)
   config.data.source_dir = absolute_source(config.data.source_dir)
@@ -975,8 +979,9 @@ def keep_recorded(
     for name, is_open in ((f"{side}_range", (0, 0)), (f"{side}_classes", 0), (f"{side}_colors", "")):
       if config.data[name] == is_open:
         config.data[name] = old.data[name]
-  if config.train.best_metric == "auto":  # whose meaning has changed between versions
-    config.train.best_metric = old.train.best_metric
+  for section, name in (("train", "best_metric"), ("evaluation", "norm_stats")):  # "auto" differs between versions
+    if config[section][name] == "auto":
+      config[section][name] = old[section][name]
   if len(config.data.inputs) == len(old.data.inputs) > 1:
     config.data.inputs = inputs.keep(tuple(config.data.inputs), tuple(old.data.inputs))
   return config, old

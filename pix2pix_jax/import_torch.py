@@ -295,6 +295,7 @@ def _write(workdir: Path, fields: dict[str, Any], networks: dict[str, Network]) 
     side = 2 ** fields["levels"]  # the smallest size that this U-Net accepts
     config.data.update(crop_size=side, load_size=round(side * 286 / 256))
   config.model.update(fields)
+  config.evaluation.norm_stats = "image"  # as when PyTorch's program tests without --eval, whatever its batch size was
   spec = DataSpec(
     Image(fields["input_channels"]), Image(fields["output_channels"]), counts={"train": config.train.batch_size}
   )

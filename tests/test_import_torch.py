@@ -481,9 +481,10 @@ def test_a_workdir_translates_as_the_network(imported):
   assert "U-Net with 5 levels, 2 features, batch norm, 1 → 2 channels" in said
   assert "16×16 PatchGAN, conditional, from its file" in said
   image = np.random.default_rng(0).uniform(size=(1, 32, 32, 1)).astype(np.float32)
-  expected = translate(import_torch.convert_generator(wavy_state_dict(small_unet_shapes())), image * 2 - 1, "running")
-  output = Translator.load(workdir)(image, dropout=False, norm_stats="running")
-  np.testing.assert_allclose(output, (expected + 1) / 2, atol=1e-5)
+  translator, network = Translator.load(workdir), import_torch.convert_generator(wavy_state_dict(small_unet_shapes()))
+  for chosen, used in ((None, "image"), ("running", "running")):  # None: as PyTorch's program without --eval
+    output = translator(image, dropout=False, norm_stats=chosen)
+    np.testing.assert_allclose(output, (translate(network, image * 2 - 1, used) + 1) / 2, atol=1e-5)
 
 
 @pytest.mark.parametrize("dropout", [True, False])

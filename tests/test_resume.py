@@ -349,14 +349,17 @@ def test_every_nth_checkpoint_is_kept_for_good(tmp_path):
   ]
 
 
-def test_a_workdir_keeps_its_best_metric(tmp_path):
-  """Also if it is left to the program, which chose L1 in earlier versions."""
+def test_a_workdir_keeps_its_best_metric_and_norm_statistics(tmp_path):
+  """Also if they are left to the program, which chose L1 and image statistics in earlier versions."""
   steps = {"train__num_steps": 1, "train__eval_every_steps": 1}
-  train_and_evaluate(tiny_config(**QUICK | steps | {"train__best_metric": "l1"}), tmp_path / "run")
+  old = {"train__best_metric": "l1", "evaluation__norm_stats": "image"}
+  train_and_evaluate(tiny_config(**QUICK | steps | old), tmp_path / "run")
   train_and_evaluate(tiny_config(**QUICK | steps | {"train__num_steps": 2}), tmp_path / "run")
-  assert config_lib.read(tmp_path / "run").train.best_metric == "l1"
+  kept = config_lib.read(tmp_path / "run")
+  assert (kept.train.best_metric, kept.evaluation.norm_stats) == ("l1", "image")
   train_and_evaluate(tiny_config(**QUICK | steps), tmp_path / "new")
-  assert config_lib.read(tmp_path / "new").train.best_metric == "ssim"
+  chosen = config_lib.read(tmp_path / "new")
+  assert (chosen.train.best_metric, chosen.evaluation.norm_stats) == ("ssim", "running")
 
 
 def test_the_best_metric_decides(tmp_path):

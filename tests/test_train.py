@@ -93,7 +93,7 @@ def test_evaluate_command_measures_every_test_image_once(trained):
   done = forked.run(command, cwd=ROOT)
   assert done.returncode == 0, done.stderr
   summary = json.loads((workdir / "eval/test/metrics.json").read_text())
-  assert (summary["count"], summary["step"], summary["protocol"]["norm_stats"]) == (3, 6, "image")
+  assert (summary["count"], summary["step"], summary["protocol"]["norm_stats"]) == (3, 6, "running")
   assert len((workdir / "eval/test/per_image.csv").read_text().splitlines()) == 4
 
 
@@ -116,12 +116,12 @@ def test_results_of_another_protocol_step_or_data_get_their_own_folder(trained):
   """The run's own results are never replaced by results that mean something else."""
   workdir, _ = trained
   own = (workdir / "eval/val/metrics.json").read_bytes()
-  evaluate.evaluate(workdir, dropout=False, norm_stats="running", step="latest", baseline=["none"])
+  evaluate.evaluate(workdir, dropout=False, norm_stats="image", step="latest", baseline=["none"])
   evaluate.evaluate(workdir, step=3 if (workdir / "checkpoints/3").is_dir() else 6, baseline=["none"])
   config = config_lib.read(workdir)
   assert (workdir / "eval/val/metrics.json").read_bytes() == own or not (workdir / "checkpoints/3").is_dir()
-  summary = evaluation.read_summary(workdir / "eval/val@step6,dropout=off,norm_stats=running")
-  assert (summary["protocol"]["dropout"], summary["protocol"]["norm_stats"]) == (False, "running")
+  summary = evaluation.read_summary(workdir / "eval/val@step6,dropout=off,norm_stats=image")
+  assert (summary["protocol"]["dropout"], summary["protocol"]["norm_stats"]) == (False, "image")
   name = lambda **changes: evaluate._results_folder(workdir, "val", 6, False, changed(config, **changes), config).name
   assert name() == "val" and name(data__source_dir="/elsewhere/my data") == "val@data=my_data"
   assert name(data__source_dir="") == "val"
@@ -177,7 +177,8 @@ def test_it_learns(tmp_path):
     tmp_path / "run",
     source=pipeline.ArraySource({split: (array, 255 - array) for split, array in photos.items()}, prepared.spec),
   )
-  assert config.evaluation.dropout and config.evaluation.norm_stats == "image"
+  used = config_lib.read(tmp_path / "run").evaluation
+  assert used.dropout and used.norm_stats == "image"
   untrained, trained = (row["val/l1"] for row in history.read(tmp_path / "run") if "val/l1" in row)
   baseline = json.loads((tmp_path / "run/eval/val/metrics.json").read_text())["baselines"]["mean_target"]["l1"]
   assert trained < 0.75 * baseline and trained < 0.6 * untrained, (
@@ -234,6 +235,25 @@ def test_the_time_left_is_wall_clock_with_saving_and_validating(tmp_path, monkey
   (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step 100/")]
   assert "10.00 steps/s" in line
   assert line.endswith(f"  {output.duration(1000 * (0.1 + 0.99 * saving) + 100 * validating)} left")  # 99 were saved
+
+
+@pytest.mark.parametrize(
+  "batch_size, norm, asked, used",
+  [
+    (1, "batch", "auto", "image"),
+    (2, "batch", "auto", "running"),
+    (10, "batch", "auto", "running"),
+    (10, "instance", "auto", "image"),
+    (10, "none", "auto", "image"),
+    (10, "batch", "image", "image"),
+    (1, "batch", "running", "running"),
+    (2, "batch", "batch", "batch"),
+  ],
+)
+def test_evaluation_uses_image_statistics_after_training_with_single_images(batch_size, norm, asked, used):
+  config = tiny_config(train__batch_size=batch_size, model__norm=norm, evaluation__norm_stats=asked)
+  spec = signals.DataSpec.of(signals.Image(3), signals.Image(3), {"train": 20}, "")
+  assert config_lib.resolve(config, spec).evaluation.norm_stats == used
 
 
 @pytest.mark.parametrize("pairs, batch_size, expected", [(3, 2, 100), (30, 1, 120), (400, 1, 400), (400, 10, 120)])

@@ -115,6 +115,7 @@ def make_translator(**fields):
       "data.target_kind": "image",
       "data.input_dtype": "uint8",
       "data.target_dtype": "uint8",
+      "evaluation.norm_stats": "image",
       **{name.replace("__", "."): value for name, value in fields.items()},
     }
   )
