@@ -969,7 +969,7 @@ def keep_recorded(
 
   Ranges, numbers of classes and colours that are left to the data keep their earlier values: other data must not change
   the meaning of the networks' numbers. So do the metric that chooses the best checkpoint and the statistics of batch
-  norm: a run's validations must stay comparable. `data.source_dir` becomes absolute, for later commands in other folders.
+  norm: a run's validations must stay comparable. `data.source_dir` becomes absolute, for later commands elsewhere.
   """
   config, old = config.copy_and_resolve_references(), previous(workdir)
   config.data.source_dir = absolute_source(config.data.source_dir)
