@@ -39,6 +39,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {  # name: the flags that make it; a name
   "ema": ("train.ema_decay=0.999",),
   "classes": ("classes",),
   "classes_ema": ("classes", "train.ema_decay=0.999"),
+  "classes_ema_resize": ("classes", "train.ema_decay=0.999", "model.upsample=resize"),
   "batch_4": ("train.batch_size=4",),
   "batch_10": ("train.batch_size=10",),
   "resize": ("model.upsample=resize",),

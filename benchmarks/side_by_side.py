@@ -6,7 +6,8 @@
   python benchmarks/side_by_side.py --workdir=runs/facades200 --peer=runs/peer --source_dir=facades \
     --recognizer=runs/recognizer --epochs=10,50,100,200 --output=facades_epochs.png
 
-Single epochs vary, so the first table has means over the five validations up to each epoch. The second is about the
+Single epochs vary, so the first table has means over the five validations up to each epoch, and over all after the
+tenth. The second is about the
 outputs of the checkpoints of these epochs: how far a grid stands out at periods of 2, 4 and 8 pixels
 (benchmarks/checkerboard.py), and the recognizer's mean IoU. The image has a row for each of the first validation pairs:
 the labels, the outputs of this package and of PyTorch at each epoch, and the photograph.
@@ -31,6 +32,7 @@ from pix2pix_jax.signals import DataSpec
 
 METRICS = ("l1", "psnr", "ssim")
 WINDOW = 5  # epochs
+EARLY = 10  # epochs that the mean over the whole run leaves out
 
 
 def own_metrics(workdir: Path, steps_per_epoch: int) -> dict[int, list[float]]:
@@ -44,10 +46,10 @@ def peer_metrics(folder: Path) -> dict[int, list[float]]:
   return {row["epoch"]: [row[f"val_{name}"] for name in METRICS] for row in rows if "val_l1" in row}
 
 
-def window(metrics: dict[int, list[float]], epoch: int) -> str:
-  """The means over the WINDOW epochs that end with this one; empty before it was reached."""
-  rows = [metrics[each] for each in range(epoch - WINDOW + 1, epoch + 1) if each in metrics]
-  if len(rows) < WINDOW:
+def means(metrics: dict[int, list[float]], first: int, last: int) -> str:
+  """The means over these epochs; empty if one was not validated."""
+  rows = [metrics[each] for each in range(first, last + 1) if each in metrics]
+  if len(rows) < last - first + 1:
     return ""
   l1, psnr, ssim = np.mean(rows, 0)
   return f"{l1:.4f} / {psnr:.2f} / {ssim:.3f}"
@@ -55,8 +57,11 @@ def window(metrics: dict[int, list[float]], epoch: int) -> str:
 
 def table(ours: dict[int, list[float]], peer: dict[int, list[float]], epochs: list[int]) -> str:
   lines = ["| epochs | this package: L1 ↓ / PSNR ↑ / SSIM ↑ | PyTorch |", "|---|---|---|"]
-  for epoch in epochs:
-    lines.append(f"| {epoch - WINDOW + 1} to {epoch} | {window(ours, epoch)} | {window(peer, epoch)} |")
+  windows = [(epoch - WINDOW + 1, epoch) for epoch in epochs]
+  if (both := min(max(ours), max(peer))) > EARLY:
+    windows.append((EARLY + 1, both))
+  for first, last in windows:
+    lines.append(f"| {first} to {last} | {means(ours, first, last)} | {means(peer, first, last)} |")
   return "\n".join(lines)
 
 

@@ -1013,8 +1013,11 @@ def read(workdir: Path) -> ml_collections.ConfigDict:
     check(config)
   except UsageError as error:
     raise UsageError(f"{path} is not a configuration of this version: {error}") from error
-  if not (config.model.levels and config.model.input_channels and config.model.output_channels):
-    raise UsageError(f"{path} was never resolved: it lacks the channels and levels that training fills in.")
+  model = config.model
+  if not (model.levels and model.input_channels and model.output_channels) or config.evaluation.norm_stats == "auto":
+    raise UsageError(
+      f"{path} was never resolved: it lacks the channels, levels and norm statistics that training fills in."
+    )
   try:
     signals_of(config)
   except UsageError as error:

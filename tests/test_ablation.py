@@ -107,7 +107,8 @@ def test_checkpoints_are_measured_with_both_weights(ablation, tmp_path):
   """The average is what a validation of the run itself measured; the weights of the last step are others."""
   sizes = {"data__crop_size": 64, "data__load_size": 64, "data__num_val": 2}
   steps = {"train__num_steps": 4, "train__eval_every_steps": 2, "train__keep_every_steps": 2}
-  train.train_and_evaluate(tiny_config(**sizes, **steps, train__ema_decay=0.9), tmp_path / "run")
+  own = {"train__ema_decay": 0.9, "evaluation__norm_stats": "image"}
+  train.train_and_evaluate(tiny_config(**sizes, **steps, **own), tmp_path / "run")
   found = ablation.measure(tmp_path / "run", None)
   rows = [row for row in history.read(tmp_path / "run") if "val/l1" in row and row["step"]]
   assert [row["step"] for row in found["average"]["image"]] == [row["step"] for row in rows] == [2, 4]

@@ -536,14 +536,14 @@ def test_without_weights_there_is_no_fid_but_the_reason(workdir):
 @pytest.mark.parametrize(
   "flags, names",
   [
-    (["--baseline=none", "--norm_stats=image"], set()),
+    (["--baseline=none", "--norm_stats=running"], set()),
     (["--baseline=mean_target"], {"mean_target"}),
     (["--baseline=all", "--baseline=mean_target"], {"mean_target"}),
   ],
 )
 def test_baselines_can_be_chosen(workdir, flags, names):
   evaluate.main([f"--workdir={workdir}", *flags])
-  folder = "val@norm_stats=image" if "--norm_stats=image" in flags else "val"
+  folder = "val@norm_stats=running" if "--norm_stats=running" in flags else "val"
   assert json.loads((workdir / "eval" / folder / "metrics.json").read_text())["baselines"].keys() == names
 
 

@@ -34,6 +34,7 @@ def make_workdir(workdir, **fields):
     "model.patch": 1,
     "model.input_channels": 3,
     "model.output_channels": 3,
+    "evaluation.norm_stats": "image",
   }
   config_lib.update(config, settings | fields)
   run = Experiment(config, DataSpec(*config_lib.signals_of(config), {}))

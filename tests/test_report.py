@@ -57,6 +57,7 @@ def bare_workdir(folder):
   config.data.input_dtype, config.data.target_dtype = "uint8", "float32"
   config.loss.pixel, config.loss.l1_weight = "l1", 300.0
   config.train.num_steps, config.train.batch_size = 40, 5
+  config.evaluation.norm_stats = "image"
   (folder / "config.json").write_text(config.to_json_best_effort())
   return folder
 
@@ -212,6 +213,7 @@ def test_what_it_shows(full):
     "model.output_channels": 1,
     "train.num_steps": 40,
     "train.batch_size": 5,
+    "evaluation.norm_stats": "image",
   }
   assert all(field["meaning"] for field in data["config"])
 
