@@ -7,10 +7,9 @@
     --recognizer=runs/recognizer --epochs=10,50,100,200 --output=facades_epochs.png
 
 Single epochs vary, so the first table has means over the five validations up to each epoch, and over all after the
-tenth. The second is about the
-outputs of the checkpoints of these epochs: how far a grid stands out at periods of 2, 4 and 8 pixels
-(benchmarks/checkerboard.py), and the recognizer's mean IoU. The image has a row for each of the first validation pairs:
-the labels, the outputs of this package and of PyTorch at each epoch, and the photograph.
+tenth. The second is about the outputs of the checkpoints of these epochs: how far a grid stands out at periods of 2, 4
+and 8 pixels (benchmarks/checkerboard.py), and the recognizer's mean IoU. The image has a row for each of the first
+validation pairs: the labels, the outputs of this package and of PyTorch at each epoch, and the photograph.
 """
 
 import argparse
