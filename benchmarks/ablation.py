@@ -2,18 +2,21 @@
 
   python benchmarks/ablation.py --source_dir=facades --output=runs/ablation --recognizer=runs/recognizer
   python benchmarks/ablation.py --source_dir=facades --output=runs/ablation --only=paper,classes --seeds=0
+  python benchmarks/ablation.py --study=street --output=runs/street
 
-The defaults are façades (400 training pairs) at 128×128, 32 features, batch size 1 and 20 epochs, or about a quarter of
-an hour per run on two CPU cores. If interrupted, rerun the same command to resume. The first seed of all variants comes
-first. Every run also gets the flags of the form --config.FIELD=VALUE. A moving average leaves the training as it is, so
-`paper` is measured in the run of `ema`, and `classes` in that of `classes_ema`, with the weights that are averaged.
+Studies are `facades` (400 training pairs at 128×128, 20 epochs: about a quarter of an hour per run on one CPU core)
+and, on built-in data, `street` (photograph → LiDAR depth, 10 epochs) and `rooms` (Kinect holes → dense depth, 14
+epochs), all with 32 features and, unless the variant changes it, batch size 1. If interrupted, rerun the same command
+to resume. The first seed of all variants comes first. Every run also gets the flags of the form --config.FIELD=VALUE. A
+moving average leaves the training as it is, so `paper` is measured in the run of `ema`, and `classes` in that of
+`classes_ema`, with the weights that are averaged.
 
 After a run, the checkpoints of its epochs translate the validation split. The results go to the run's ablation.json,
 and all checkpoints but the last are deleted. The tables hold finished runs only, as mean ± sample standard deviation
 over the seeds:
 
-  1. the means of each metric over the last five epochs, also with the other two kinds of statistics for batch norm
-     (`evaluation.norm_stats`). "Grid" is the highest peak of benchmarks/checkerboard.py;
+  1. the means of each metric over the last five epochs (or --epochs), for façades also with the other two kinds of
+     statistics for batch norm (`evaluation.norm_stats`). "Grid" is the highest peak of benchmarks/checkerboard.py;
   2. the checkpoint that each metric would choose (`train.best_metric`) in the runs with averages: its epoch and its
      metrics. Of other runs, only the last five epochs are measured.
 """
@@ -21,6 +24,7 @@ over the seeds:
 import argparse
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+import dataclasses
 import json
 from pathlib import Path
 import shutil
@@ -33,91 +37,183 @@ import numpy as np
 from pix2pix_jax.errors import run_command
 
 ROOT = Path(__file__).resolve().parent.parent
-PAIRS = 400  # in the training split
-VARIANTS: dict[str, tuple[str, ...]] = {  # name: the flags that make it; a name without "=" is a variant of the config
-  "paper": (),
-  "ema": ("train.ema_decay=0.999",),
-  "classes": ("classes",),
-  "classes_ema": ("classes", "train.ema_decay=0.999"),
-  "classes_ema_resize": ("classes", "train.ema_decay=0.999", "model.upsample=resize"),
-  "batch_4": ("train.batch_size=4",),
-  "batch_10": ("train.batch_size=10",),
-  "resize": ("model.upsample=resize",),
-  "feature_matching": ("loss.feature_matching=10.0",),
-  "spectral_norm": ("model.spectral_norm=True",),
-  "hinge": ("loss.gan=hinge",),
-  "r1": ("loss.r1_weight=10.0",),
-  "multi_scale": ("model.discriminators=2",),
-  "no_dropout": ("model.dropout_blocks=()",),
-  "resnet_9blocks": ("model.generator=resnet_9blocks",),
-}
-WITHIN = {"paper": "ema", "classes": "classes_ema"}  # variant: the variant whose runs it is measured in
+NORM_STATS = ("image", "batch", "running")
 METRICS = {  # name in ablation.json: heading, decimals, sign of the better direction
   "l1": ("L1 ↓", 4, -1),
   "psnr": ("PSNR ↑", 2, 1),
   "ssim": ("SSIM ↑", 3, 1),
   "recognizer_mean_iou": ("recognizer's mean IoU ↑", 3, 1),
   "grid": ("grid ↓", 1, -1),
+  "rmse": ("RMSE ↓", 3, -1),
+  "mae": ("MAE ↓", 4, -1),
+  "delta1": ("δ₁ ↑", 4, 1),
+  "hole_rmse": ("RMSE in the holes ↓", 3, -1),
+  "hole_mae": ("MAE in the holes ↓", 3, -1),
 }
 CHOOSING = ("l1", "ssim", "recognizer_mean_iou", "step")  # "step": the last one
-NORM_STATS = ("image", "batch", "running")
 LAST = 5  # epochs
 RESULTS = "ablation.json"  # weights ("own" or "average") → norm statistics → list of {"step": …, metric: …}
+BUILT_IN = {"data.num_train": 300, "data.num_val": 30, "data.num_test": 30}
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """The runs of an experiment.
+
+  Attributes:
+    config: file in configs/, with variants.
+    pairs: in the training split.
+    num_epochs: per run.
+    fields: values by field.
+    metrics: the METRICS to measure.
+    variants: by name, the flags that make it; one without "=" is a variant of the configuration.
+    within: variant → the variant whose runs it is measured in.
+    norm_stats: the kinds of statistics to evaluate with.
+  """
+
+  config: str
+  pairs: int
+  num_epochs: int
+  fields: dict[str, object]
+  metrics: tuple[str, ...]
+  variants: dict[str, tuple[str, ...]]
+  within: dict[str, str]
+  norm_stats: tuple[str, ...] = ("image",)
+
+
+STUDIES = {
+  "facades": Study(
+    "facades.py",
+    pairs=400,
+    num_epochs=20,
+    fields={"data.load_size": 143, "data.crop_size": 128},
+    metrics=("l1", "psnr", "ssim", "recognizer_mean_iou", "grid"),
+    variants={
+      "paper": (),
+      "ema": ("train.ema_decay=0.999",),
+      "classes": ("classes",),
+      "classes_ema": ("classes", "train.ema_decay=0.999"),
+      "classes_ema_resize": ("classes", "train.ema_decay=0.999", "model.upsample=resize"),
+      "batch_4": ("train.batch_size=4",),
+      "batch_10": ("train.batch_size=10",),
+      "resize": ("model.upsample=resize",),
+      "feature_matching": ("loss.feature_matching=10.0",),
+      "spectral_norm": ("model.spectral_norm=True",),
+      "hinge": ("loss.gan=hinge",),
+      "r1": ("loss.r1_weight=10.0",),
+      "multi_scale": ("model.discriminators=2",),
+      "no_dropout": ("model.dropout_blocks=()",),
+      "resnet_9blocks": ("model.generator=resnet_9blocks",),
+    },
+    within={"paper": "ema", "classes": "classes_ema"},
+    norm_stats=NORM_STATS,
+  ),
+  "street": Study(
+    "kitti.py:procedural",
+    pairs=300,
+    num_epochs=10,
+    fields=BUILT_IN
+    | {"data.load_size": 128, "data.load_width": 416, "data.crop_size": 128, "data.crop_width": 128}
+    | {"data.eval_size": 128, "data.eval_width": 384},
+    metrics=("rmse", "mae", "delta1"),
+    variants={
+      "paper": (),
+      "ema": ("train.ema_decay=0.999",),
+      "no_gan": ("loss.gan=none",),
+      "no_norm": ("model.norm=none",),
+      "no_dropout": ("model.dropout_blocks=()",),
+      "resize": ("model.upsample=resize",),
+      "no_gan_norm": ("loss.gan=none", "model.norm=none"),
+      "no_gan_norm_dropout_ema": (
+        *("loss.gan=none", "model.norm=none"),
+        *("model.dropout_blocks=()", "train.ema_decay=0.999"),
+      ),
+    },
+    within={"paper": "ema"},
+  ),
+  "rooms": Study(
+    "nyu.py:procedural",
+    pairs=300,
+    num_epochs=14,
+    fields=BUILT_IN
+    | {"data.load_size": 448, "data.load_width": 576, "data.crop_size": 192, "data.crop_width": 192}
+    | {"data.eval_size": 448, "data.eval_width": 576, "model.levels": 6, "model.dropout_blocks": "()"}
+    | {"optimizer.decay_fraction": 0.5},
+    metrics=("rmse", "mae", "delta1", "hole_rmse", "hole_mae"),
+    variants={"paper": (), "no_gan": ("loss.gan=none",), "best": ("best",)},
+    within={},
+  ),
+}
 
 Row = dict[str, float]
 
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--source_dir", type=Path, required=True, help="folder of façades, as for data.source_dir")
+  parser.add_argument("--study", choices=STUDIES, default="facades", help="the experiment (default: facades)")
+  parser.add_argument("--source_dir", type=Path, help="folder of façades, as for data.source_dir")
   parser.add_argument("--output", type=Path, required=True, help="folder for the workdirs")
   parser.add_argument("--recognizer", type=Path, help="workdir of a recognizer (docs/results.md); default: none")
-  parser.add_argument("--only", default=",".join(VARIANTS), help="variants, separated by commas (default: all)")
+  parser.add_argument("--only", help="variants, separated by commas (default: all)")
   parser.add_argument("--seeds", default="0,1,2", help="seeds, separated by commas (default: 0,1,2)")
   parser.add_argument("--table", action="store_true", help="only print the tables of the finished runs")
-  parser.add_argument("--num_epochs", type=int, default=20, help="epochs per run (default: 20)")
-  parser.add_argument("--crop_size", type=int, default=128, help="height and width (default: 128)")
+  parser.add_argument(
+    "--epochs", type=_epochs, metavar="FIRST-LAST", help="epochs that the first table averages (default: the last five)"
+  )
+  parser.add_argument("--num_epochs", type=int, help="epochs per run (default: those of the study)")
   parser.add_argument("--base_features", type=int, default=32, help="width of the networks (default: 32)")
   options, options.flags = parser.parse_known_args()
+  study = STUDIES[options.study]
   if unknown := [flag for flag in options.flags if not flag.startswith("--config.")]:
     parser.error(f"unknown flags: {' '.join(unknown)}")
+  if options.study == "facades" and not options.source_dir and not options.table:
+    parser.error("--source_dir is missing: the folder of façades")
   for name in ("source_dir", "output", "recognizer"):
     if path := getattr(options, name):
       setattr(options, name, path.expanduser().resolve())
-  variants, seeds = options.only.split(","), [int(seed) for seed in options.seeds.split(",")]
-  if unknown := [name for name in variants if name not in VARIANTS]:
-    parser.error(f"--only: there is no {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
+  variants = options.only.split(",") if options.only else list(study.variants)
+  seeds = [int(seed) for seed in options.seeds.split(",")]
+  if unknown := [name for name in variants if name not in study.variants]:
+    parser.error(f"--only: there is no {', '.join(unknown)}; there are {', '.join(study.variants)}")
   for seed in [] if options.table else seeds:
-    for name in dict.fromkeys(WITHIN.get(name, name) for name in variants):
-      workdir = workdir_of(options.output, name, seed)
+    for name in dict.fromkeys(study.within.get(name, name) for name in variants):
+      workdir = workdir_of(study, options.output, name, seed)
       if not (workdir / RESULTS).exists():
-        train(options, name, seed)
-        write_results(workdir, measure(workdir, options.recognizer))
-  results = {name: [read_results(options.output, name, seed) for seed in seeds] for name in variants}
-  print(table(results), choices(results), sep="\n\n")
+        train(study, options, name, seed)
+        write_results(workdir, measure(study, workdir, options.recognizer))
+  results = {name: [read_results(study, options.output, name, seed) for seed in seeds] for name in variants}
+  print(table(study, results, options.epochs), choices(study, results), sep="\n\n")
 
 
-def workdir_of(output: Path, name: str, seed: int) -> Path:
-  return output / WITHIN.get(name, name) / f"seed_{seed}"
+def _epochs(text: str) -> slice:
+  first, _, last = text.partition("-")
+  if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+    raise argparse.ArgumentTypeError(f"{text!r} is not a range of epochs, such as 6-10")
+  return slice(int(first) - 1, int(last))
 
 
-def train(options: argparse.Namespace, name: str, seed: int) -> None:
+def workdir_of(study: Study, output: Path, name: str, seed: int) -> Path:
+  return output / study.within.get(name, name) / f"seed_{seed}"
+
+
+def train(study: Study, options: argparse.Namespace, name: str, seed: int) -> None:
   """Trains one network, or resumes its run."""
-  flags = VARIANTS[name]
+  flags = study.variants[name]
   batch_size = int(dict(flag.split("=") for flag in flags if "=" in flag).get("train.batch_size", 1))
-  fields = {
-    "data.source_dir": options.source_dir,
-    "data.load_size": round(options.crop_size * 286 / 256),
-    "data.crop_size": options.crop_size,
+  fields = study.fields | {
     "model.base_features": options.base_features,
     "train.batch_size": batch_size,
-    "train.num_epochs": options.num_epochs,
-    "train.keep_every_steps": PAIRS // batch_size,
+    "train.num_epochs": options.num_epochs or study.num_epochs,
+    "train.keep_every_steps": study.pairs // batch_size,
     "seed": seed,
   }
-  chosen = ",".join(flag for flag in flags if "=" not in flag)
-  command = [sys.executable, str(ROOT / "main.py"), f"--config={ROOT}/configs/facades.py{chosen and ':' + chosen}"]
-  command += [f"--workdir={workdir_of(options.output, name, seed)}", *(f"--config.{k}={v}" for k, v in fields.items())]
+  if options.source_dir:
+    fields["data.source_dir"] = options.source_dir
+  config, _, variants = study.config.partition(":")
+  chosen = ",".join([*filter(None, [variants]), *(flag for flag in flags if "=" not in flag)])
+  command = [sys.executable, str(ROOT / "main.py"), f"--config={ROOT}/configs/{config}{chosen and ':' + chosen}"]
+  command += [f"--workdir={workdir_of(study, options.output, name, seed)}"]
+  command += [f"--config.{field}={value}" for field, value in fields.items()]
   run([*command, *(f"--config.{flag}" for flag in flags if "=" in flag), *options.flags])
 
 
@@ -126,7 +222,7 @@ def run(command: Sequence[str]) -> None:
   subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
 
 
-def measure(workdir: Path, recognizer_workdir: Path | None) -> dict[str, dict[str, list[Row]]]:
+def measure(study: Study, workdir: Path, recognizer_workdir: Path | None) -> dict[str, dict[str, list[Row]]]:
   """The metrics of a run's last checkpoints, or if it has averages, of all, on the validation split, as in RESULTS."""
   from pix2pix_jax import config as config_lib  # imports TensorFlow: slow
   from pix2pix_jax.data import pipeline, prepare
@@ -144,7 +240,7 @@ def measure(workdir: Path, recognizer_workdir: Path | None) -> dict[str, dict[st
   with checkpoint.Checkpointer(workdir, config=config, read_only=True) as checkpointer:
     steps = [step for step in checkpointer.all_steps() if step]
     for weights in ("own", "average") if config.train.ema_decay else ("own",):
-      for kind in NORM_STATS:
+      for kind in study.norm_stats:
         own = config.copy_and_resolve_references()
         own.evaluation.norm_stats = kind
         own.train.ema_decay = config.train.ema_decay if weights == "average" else 0.0
@@ -155,14 +251,14 @@ def measure(workdir: Path, recognizer_workdir: Path | None) -> dict[str, dict[st
           else:
             variables = checkpointer.restore(step, experiment.abstract()).variables
           name = f"{weights} weights, {kind} statistics, step {step}"
-          row = {"step": step, **score(experiment, variables, data, recognizer, name)}
+          row = {"step": step, **score(study, experiment, variables, data, recognizer, name)}
           found[weights][kind].append(row)
           print(f"{workdir}: {name}: {row}", file=sys.stderr, flush=True)
   return found
 
 
-def score(experiment, variables, data, recognizer, name: str) -> Row:
-  """The METRICS of one checkpoint, which the recognizer, if there is one, knows by its name."""
+def score(study: Study, experiment, variables, data, recognizer, name: str) -> Row:
+  """The study's metrics of one checkpoint, which the recognizer, if there is one, knows by its name."""
   from pix2pix_jax.run import evaluation
 
   sums: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(2))
@@ -170,14 +266,15 @@ def score(experiment, variables, data, recognizer, name: str) -> Row:
   def add(batch: dict[str, np.ndarray], output: np.ndarray) -> None:
     if recognizer:
       recognizer.add(name, batch["input"], output)
-    for period, parts in checkerboard.spectra(output).items():
+    for period, parts in checkerboard.spectra(output).items() if "grid" in study.metrics else ():
       sums[period] += [part.sum() for part in parts]
 
   means = evaluation.evaluate_split(experiment, variables, data, add).means
   if recognizer:
     means |= recognizer.scores()[name]
-  means["grid"] = float(max(energy / around for energy, around in sums.values()))
-  return {name: means[name] for name in METRICS if name in means}
+  if sums:
+    means["grid"] = float(max(energy / around for energy, around in sums.values()))
+  return {name: means[name] for name in study.metrics if name in means}
 
 
 def write_results(workdir: Path, results: dict[str, dict[str, list[Row]]]) -> None:
@@ -188,29 +285,32 @@ def write_results(workdir: Path, results: dict[str, dict[str, list[Row]]]) -> No
       shutil.rmtree(folder)
 
 
-def read_results(output: Path, name: str, seed: int) -> dict[str, list[Row]]:
+def read_results(study: Study, output: Path, name: str, seed: int) -> dict[str, list[Row]]:
   """The metrics of a variant by norm statistics; empty before its run was measured."""
-  path = workdir_of(output, name, seed) / RESULTS
+  path = workdir_of(study, output, name, seed) / RESULTS
   if not path.exists():
     return {}
   found = json.loads(path.read_text(encoding="utf-8"))
-  return found["own" if name in WITHIN else next(reversed(found))]  # of averages if there are any
+  return found["own" if name in study.within else next(reversed(found))]  # of averages if there are any
 
 
-def table(results: dict[str, list[dict[str, list[Row]]]]) -> str:
-  """Markdown: the last epochs of each variant, with each kind of norm statistics."""
-  labels = {name: f"{name} ({', '.join(VARIANTS[name])})" if VARIANTS[name] else name for name in results}
-  kinds = {"image": "", "batch": ", statistics of batches", "running": ", running statistics"}
+def table(study: Study, results: dict[str, list[dict[str, list[Row]]]], epochs: slice | None = None) -> str:
+  """Markdown: the last epochs of each variant, with each kind of norm statistics, or those `epochs` that were kept."""
+  remarks = {"image": "", "batch": ", statistics of batches", "running": ", running statistics"}
 
   def rows() -> Iterator[tuple[str, list[Row]]]:
     for name, seeds in results.items():
-      for kind, remark in kinds.items():
-        yield (name if remark else labels[name]) + remark, [mean(seed[kind][-LAST:]) for seed in seeds if seed]
+      flags = f" ({', '.join(study.variants[name])})" if study.variants[name] else ""
+      for kind in study.norm_stats:
+        found = [seed[kind] for seed in seeds if seed]
+        if epochs:  # only runs with averages have the rows of all epochs, and only of one kind
+          found = [rows[epochs] for rows in found if len(rows) > LAST and len(rows) >= epochs.stop]
+        yield name + (remarks[kind] or flags), [mean(rows[-LAST:] if not epochs else rows) for rows in found]
 
-  return _markdown("variant", tuple(METRICS), rows())
+  return _markdown("variant", study.metrics, rows())
 
 
-def choices(results: dict[str, list[dict[str, list[Row]]]]) -> str:
+def choices(study: Study, results: dict[str, list[dict[str, list[Row]]]]) -> str:
   """Markdown: the checkpoint that each metric chooses in the runs of each variant."""
 
   def rows() -> Iterator[tuple[str, list[Row]]]:
@@ -221,7 +321,7 @@ def choices(results: dict[str, list[dict[str, list[Row]]]]) -> str:
           label = "the last" if chooser == "step" else f"best {METRICS[chooser][0].split(' ↑')[0].split(' ↓')[0]}"
           yield f"{name}, {label}", [max(seed, key=better(chooser)) for seed in checkpoints]
 
-  return _markdown("checkpoint", ("epoch", *METRICS), rows())
+  return _markdown("checkpoint", ("epoch", *study.metrics), rows())
 
 
 def better(metric: str) -> Callable[[Row], float]:
