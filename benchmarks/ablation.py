@@ -7,9 +7,9 @@
 Studies are `facades` (400 training pairs at 128×128, 20 epochs: about a quarter of an hour per run on one CPU core)
 and, on built-in data, `street` (photograph → LiDAR depth, 10 epochs) and `rooms` (Kinect holes → dense depth, 14
 epochs), all with 32 features and, unless the variant changes it, batch size 1. If interrupted, rerun the same command
-to resume. The first seed of all variants comes first. Every run also gets the flags of the form --config.FIELD=VALUE. A
-moving average leaves the training as it is, so `paper` is measured in the run of `ema`, and `classes` in that of
-`classes_ema`, with the weights that are averaged.
+to resume. The first seed of all variants comes first. Flags of the form --config.FIELD=VALUE are passed on to every
+run. A moving average does not change training, so `paper` needs no runs of its own: it is measured in those of `ema`,
+with the weights before averaging, and `classes` in those of `classes_ema`.
 
 After a run, the checkpoints of its epochs translate the validation split. The results go to the run's ablation.json,
 and all checkpoints but the last are deleted. The tables hold finished runs only, as mean ± sample standard deviation

@@ -15,7 +15,7 @@ is the latency of a client alone), the JSON has
                                                 translating, writing the PNG; translating one of a batch of eight
   stage_cores                                   cores that translating one image, and a batch of eight, keeps busy
   soak_requests, soak_bad                       requests of the last phase, and how many of each kind were bad ones
-  soak_lost                                     how many of each kind got no answer, or another one than they had to get
+  soak_lost                                     how many of each kind got no answer, or not the expected one
   soak_resident_mib                             resident memory of the server, before that phase and after each quarter
 """
 

@@ -1,4 +1,4 @@
-"""Weak scaling of a training over processes of this machine: the same batch and one computing thread for each.
+"""Weak scaling of training over processes on one machine: the same batch and one computing thread for each.
 
   python benchmarks/scaling.py --processes=1,2
 

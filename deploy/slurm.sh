@@ -1,5 +1,5 @@
 #!/bin/bash
-# A training on Slurm: one process per GPU, on two nodes with eight GPUs each. Submit it with
+# Training on Slurm: one process per GPU, on two nodes with eight GPUs each. Submit it with
 #
 #   sbatch deploy/slurm.sh --config=kitti --workdir=/shared/runs/kitti --config.data.source_dir=/shared/kitti \
 #     --config.data.prepared_dir=/shared/prepared --config.train.batch_size=64

@@ -132,25 +132,25 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "source_dir": Field(
       "",
-      "Folder with the raw files, or the URL of one, such as gs://bucket/raw, of which a copy is kept in the user's "
-      "cache directory. Empty: download them, if the reader can. The procedural reader needs no files.",
+      "Folder with the raw files, or its URL, such as gs://bucket/raw, which is copied to the user's cache directory. "
+      "Empty: download the files, if the reader can. The procedural reader needs no files.",
     ),
     "prepared_dir": Field(
       "",
-      "Folder for prepared data, or the URL of one, from which computers download what another has uploaded. Empty: "
-      "$TFDS_DATA_DIR, or the user's cache directory.",
+      "Folder for prepared data, or a URL through which several computers share it. Empty: $TFDS_DATA_DIR, or the "
+      "user's cache directory.",
     ),
     "beam": Field(
       "",
-      "Prepare the data by Apache Beam, with these pipeline options, such as '--runner=DirectRunner "
-      "--direct_running_mode=multi_processing --direct_num_workers=0' (0: one process for each core). Empty: by this "
+      "Prepare the data with Apache Beam, using these pipeline options, such as '--runner=DirectRunner "
+      "--direct_running_mode=multi_processing --direct_num_workers=0' (0: one process per core). Empty: in this "
       "process alone. The result is the same.",
     ),
     "inputs": Field(
       ("A",),
       "folder: name of the folder of inputs; or several inputs on one grid, which the network sees together, each as "
       "FOLDER[:KIND][,FIELD=VALUE …]: ('rgb', 'lidar:depth,scale=256'). The fields are scale, range, unit, nodata, "
-      "classes, palette, ignore, resampling and display. kitti_depth: the same for ('image', 'velodyne_raw').",
+      "classes, palette, colors, ignore, resampling and display. kitti_depth: the same for ('image', 'velodyne_raw').",
     ),
     "target_folder": Field("B", "folder: name of the folder of targets."),
     "input_kind": Field(
@@ -248,13 +248,13 @@ FIELDS: dict[str, dict[str, Field]] = {
     "mirror": Field(True, "Mirror training pairs left to right at random, half of them on average."),
     "mirror_vertical": Field(
       False,
-      "Mirror them top to bottom as well, for images without an up and down, such as satellite or microscope images.",
+      "Mirror them top to bottom as well, for images with no natural up and down, such as satellite images.",
     ),
     "rotate_right_angles": Field(False, "Rotate training pairs by 0, 90, 180 or 270 degrees at random."),
     "rotate_degrees": Field(
       0.0,
-      "Rotate training pairs by up to this angle in both directions. Pixels from outside are holes in depth, in "
-      "quantities and in classes with an ignored index, else reflections.",
+      "Rotate training pairs by up to this angle in both directions. Areas outside the image become holes in depth, "
+      "quantities and classes with an ignored index, and reflections otherwise.",
       _between(0, 180),
     ),
     "scale": Field(
@@ -359,7 +359,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     "upsample": Field(
       "transpose",
       "How the decoder doubles the resolution: transpose (transposed convolutions, as in the paper) or resize (nearest "
-      "neighbour, then a 3×3 convolution), against checkerboards (Odena et al. 2016, doi 10.23915/distill.00003).",
+      "neighbour, then a 3×3 convolution), which avoids checkerboards (Odena et al. 2016, doi "
+      "10.23915/distill.00003).",
       _one_of("transpose", "resize"),
     ),
     "norm": Field("batch", "Normalisation: batch, instance or none.", _one_of("batch", "instance", "none")),
@@ -436,7 +437,7 @@ FIELDS: dict[str, dict[str, Field]] = {
       0.0, "Final share of the run, over which the learning rate falls linearly to zero.", _SHARE
     ),
     "clip_norm": Field(
-      0.0, "Largest norm of a network's gradient; a longer one is shortened to it. 0: no limit.", _NOT_NEGATIVE
+      0.0, "Largest norm of a network's gradient; larger gradients are scaled down to it. 0: no limit.", _NOT_NEGATIVE
     ),
   },
   "train": {
@@ -489,8 +490,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "steps_per_dispatch": Field(
       0,
-      "Steps that the devices compute without the host in between, if the split is kept on them; 1 with callbacks. 0: "
-      "10 on a GPU or TPU, 1 on a CPU. A signal stops the run at most three times as many steps later.",
+      "Steps that run in one dispatch, without returning to the host, if the split is kept on the devices; 1 with "
+      "callbacks. 0: 10 on a GPU or TPU, 1 on a CPU. A signal stops the run at most three times as many steps later.",
       _between(0, 10_000),
     ),
     "num_replicas": Field(
@@ -502,8 +503,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "init_from": Field(
       "",
-      "Workdir of a trained model (append @STEP to choose a checkpoint; default: the best) whose networks a new run "
-      "starts from, where the shapes fit. Empty: random weights.",
+      "Workdir of a trained model (append @STEP to choose a checkpoint; default: the best) from whose networks a new "
+      "run starts, except for arrays of other shapes. Empty: random weights.",
     ),
     "init_networks": Field(
       ("generator", "discriminator"),

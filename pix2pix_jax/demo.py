@@ -7,7 +7,7 @@ The same server translates for other programs: POST the bytes of a file to /tran
 interface. It is reachable from this machine alone, unless --host says otherwise.
 
 --static serves nothing, but writes the page and the model to a folder for any web host; the model then runs in the
-browser. Values are rounded slightly differently there, and the noise of a seed is another one. Weights of 16 or 8 bits
+browser. Values are rounded slightly differently there, and the same seed gives different noise. Weights of 16 or 8 bits
 make the folder a half or a quarter as large; the command prints what they cost in quality.
 """
 

@@ -95,7 +95,9 @@ def _copy_checkpoints(workdir: Path, target: Path, replica: int) -> list[int]:
 def main(argv: list[str] | None = None) -> None:
   parser = CommandParser(prog="pix2pix_jax extract", description=__doc__.split("\n")[0])
   parser.add_argument("--workdir", type=Path, required=True, help="workdir of a run with train.num_replicas above 1")
-  parser.add_argument("--replica", type=int, required=True, help="number of the replica, from 0: its seed is seed + K")
+  parser.add_argument(
+    "--replica", type=int, required=True, help="index of the replica, from 0; its seed is the run's seed plus this"
+  )
   parser.add_argument("--output", type=Path, required=True, help="a new folder")
   options = parser.parse_args(argv)
   extract(options.workdir, options.replica, options.output)

@@ -215,7 +215,7 @@ def _checked_callbacks(callbacks: Any) -> Sequence[Any]:
         f"callbacks holds {what}; a callback is an object with some of the methods {', '.join(_KerasObserver.METHODS)}."
       )
     if wrong := [name for name in there if not callable(getattr(callback, name))]:
-      raise UsageError(f"{wrong[0]} of a {type(callback).__name__} in callbacks is no method.")
+      raise UsageError(f"{wrong[0]} of a {type(callback).__name__} in callbacks is not a method.")
   return callbacks or ()
 
 

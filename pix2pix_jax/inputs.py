@@ -87,7 +87,7 @@ def parse(texts: tuple[str, ...], depth_range: Range = (0.0, 80.0)) -> tuple[Par
     raise UsageError("data.inputs is empty; it names at least one folder.")
   names = [part.name.casefold() for part in parts]
   if len(set(names)) < len(names):
-    raise UsageError(f"data.inputs is {texts}; each folder is named once.")
+    raise UsageError(f"data.inputs is {texts}; name each folder only once.")
   if len(texts) == 1 and parts[0].name != texts[0].strip():
     raise UsageError(f"data.inputs is {texts}; the kind and range of a single input are data.input_kind and so on.")
   return parts
@@ -103,7 +103,7 @@ def _parse_one(text: str, depth_range: Range) -> Part:
     field, equals, value = (each.strip() for each in piece.partition("="))
     if not equals:
       raise UsageError(
-        f"data.inputs holds {text!r}; {piece!r} is no FIELD=VALUE. Several inputs are several texts, as in "
+        f"data.inputs holds {text!r}; {piece!r} is not FIELD=VALUE. Give several inputs as separate strings, as in "
         "--config.data.inputs=\"('rgb', 'lidar:depth')\"."
       )
     if field not in FIELDS:

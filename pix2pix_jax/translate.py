@@ -173,8 +173,8 @@ def name_outputs(
     )
   if not (to_file or is_folder or output.exists()) and re.fullmatch(r"\.[a-z]{2,5}", files.suffix(output)):
     raise UsageError(
-      f"--output {str(output)!r} looks like a file, but {files.suffix(output)} is no image format. Give an image to "
-      f"write, which ends with {', '.join(writable)}, or end the name of a folder with /."
+      f"--output {str(output)!r} looks like a file, but {files.suffix(output)} is not an image format. End the "
+      f"name of an image with {', '.join(writable)}, and that of a folder with /."
     )
   if not to_file and output.is_file():
     raise UsageError(
@@ -317,7 +317,7 @@ def _parser() -> CommandParser:
   parser.add_argument(
     "--submission",
     action="store_true",
-    help="write depth as KITTI's servers take it: 16-bit PNG of metres · 256 without holes",
+    help="write depth in the format of KITTI's server: 16-bit PNG of metres · 256, without holes",
   )
   parser.add_argument("--overwrite", action="store_true", help="replace existing outputs, but never an input")
   return parser

@@ -158,7 +158,7 @@ def test_unusable_facades_are_named(tmp_path, apache_beam):
     ("--runner=Drect", "the runner 'Drect' cannot be used.*DirectRunner"),
     ("--direct_num_worker=2", "no flag --direct_num_worker; did you mean --direct_num_workers?"),
     ("--direct_num_workers=two", "does not accept: .*direct_num_workers: invalid int value: 'two'"),
-    ("DirectRunner", "'DirectRunner' is no flag"),
+    ("DirectRunner", "'DirectRunner' is not a flag"),
     ("--runner='DirectRunner", "cannot be divided into flags"),
     ("--help", "does not accept: usage"),
   ],

@@ -574,7 +574,7 @@ def test_transparency_that_is_trained_is_said(tmp_path, capsys, suffix, alpha, w
     write(tmp_path / f"raw/A/train/{number}{suffix}", array)
     write(tmp_path / f"raw/B/train/{number}.png", draw(9, 3))
   prepare.prepare(make_data(tmp_path))
-  message = "inputs have an alpha channel, such as 0.png, which is trained as channel 4. To lay"
+  message = "inputs have an alpha channel, such as 0.png, which is used as channel 4. To composite"
   shown = capsys.readouterr().out
   assert (message in shown) == warned and ("--config.model.input_channels=3." in shown) == warned
 

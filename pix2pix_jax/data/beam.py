@@ -49,7 +49,7 @@ def configure(options: str) -> tfds.download.DownloadConfig:
   try:
     flags = shlex.split(options)
   except ValueError as error:
-    raise UsageError(f"{FIELD} is {options!r}, which cannot be divided into flags ({error}).") from error
+    raise UsageError(f"{FIELD} is {options!r}, which cannot be parsed as flags ({error}).") from error
   messages = io.StringIO()
   try:
     with contextlib.redirect_stderr(messages), contextlib.redirect_stdout(messages):  # argparse prints all of its flags
@@ -61,7 +61,7 @@ def configure(options: str) -> tfds.download.DownloadConfig:
   for flag in flags:
     name = flag.partition("=")[0]
     if not name.startswith("-"):
-      raise UsageError(f"{FIELD} is {options!r}; {flag!r} is no flag. Write each one as --NAME=VALUE.")
+      raise UsageError(f"{FIELD} is {options!r}; {flag!r} is not a flag. Write each one as --NAME=VALUE.")
     if name.lstrip("-").replace("-", "_") not in known:
       raise UsageError(f"{FIELD}: Apache Beam has no flag {name}{nearest(name, [f'--{each}' for each in known])}")
   name = parsed.view_as(pipeline_options.StandardOptions).runner or "DirectRunner"

@@ -215,7 +215,7 @@ class Duplicates:
     """A line for each combination of splits that share inputs, and for each split with repeated pairs."""
     across = [
       f"{output.counted(len(found), 'input')} of {split} also {'occurs' if len(found) == 1 else 'occur'} in {earlier} "
-      f"({few(found)}), so metrics of {split} are too good. Remove them from one of the two."
+      f"({few(found)}), which inflates the metrics of {split}. Remove them from one of the two."
       for (split, earlier), found in self._across.items()
     ]
     within = [

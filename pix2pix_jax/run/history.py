@@ -26,8 +26,8 @@ class History:
     if damaged:
       copy = self._path.with_name(f"{_FILE}.damaged")
       copy.write_bytes(self._path.read_bytes())
-      lines = output.counted(damaged, "line")
-      output.say(f"Warning: {self._path} has {lines} without a record, which the curves lack. It is kept as {copy}.")
+      lines = output.counted(damaged, "damaged line")
+      output.say(f"Warning: {self._path} has {lines}, which the curves lack. The original is kept as {copy}.")
     kept = [row for row in rows if row["step"] <= resumed_step and resumed_step]
     part = self._path.with_suffix(".part")
     part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")

@@ -106,7 +106,7 @@ def _copy_runtime(folder: Path) -> None:
   )
   npm = shutil.which("npm")
   if not npm:
-    raise UsageError(f"--static takes ONNX Runtime from npm, which is not installed. Install npm. {by_hand}")
+    raise UsageError(f"--static downloads ONNX Runtime with npm, which is not installed. Install npm. {by_hand}")
   with tempfile.TemporaryDirectory(prefix="pix2pix_jax_") as place:
     done = subprocess.run(
       [npm, "pack", "--silent", RUNTIME], cwd=place, capture_output=True, text=True, encoding="utf-8", check=False

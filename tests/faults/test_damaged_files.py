@@ -177,7 +177,7 @@ def test_a_damaged_history_costs_its_damaged_lines(tmp_path, capsys):
   assert history.read(tmp_path) == whole
   history.History(tmp_path, 2).append(3, {"val/l1": 0.3})
   assert history.read(tmp_path) == [*whole, {"step": 3, "val/l1": 0.3}]
-  assert "9 lines without a record" in capsys.readouterr().out
+  assert "has 9 damaged lines" in capsys.readouterr().out
   assert (tmp_path / "history.jsonl.damaged").read_bytes() == before
   with path.open("a") as file:
     file.write('{"step": 4, "val/l1')  # a crash

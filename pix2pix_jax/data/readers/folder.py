@@ -429,8 +429,8 @@ class Findings:
         )
       if (paths := self._transparent[name]) and name in _CHANNEL_FIELDS:
         self.notes.append(
-          f"Warning: The {_plural(name)} have an alpha channel, such as {paths[0].name}, which is trained as channel "
-          f"{side.channels}. To lay transparent images over white instead, set "
+          f"Warning: The {_plural(name)} have an alpha channel, such as {paths[0].name}, which is used as channel "
+          f"{side.channels}. To composite transparent images onto white instead, set "
           f"--config.{_CHANNEL_FIELDS[name]}={side.channels - 1}."
         )
       if distances := self._distances[name]:

@@ -147,7 +147,7 @@ def find_splits(
   notes += _about_halves(list(itertools.chain.from_iterable(splits.values())), reading)
   if "" in splits:
     if len(splits[""]) > 1 and not whole:
-      notes.append("No split folders: a random tenth of the pairs (by name) is for validation.")
+      notes.append("No split folders: a random tenth of the pairs (by name) is held out for validation.")
     splits = {WHOLE: splits[""]} if whole else _cut(splits[""], seed)
   splits = {split: splits[split] for split in (*SPLITS, WHOLE) if splits.get(split)}
   if not splits:
@@ -555,7 +555,7 @@ def _slices(members: Sequence[Pair], reading: Reading) -> list[Pair]:
   if problems:
     raise UsageError(
       f"{output.counted(len(problems), 'pair')} of files cannot be cut into matching slices: "
-      f"{' '.join(problems[:10])} All files of a pair hold the same number of images."
+      f"{' '.join(problems[:10])} All files of a pair must hold the same number of images."
     )
   return found
 
