@@ -970,10 +970,12 @@ def keep_recorded(
 
   Ranges, numbers of classes and colours that are left to the data keep their earlier values: other data must not change
   the meaning of the networks' numbers. So do the metric that chooses the best checkpoint and the statistics of batch
-  norm: a run's validations must stay comparable. `data.source_dir` becomes absolute, for later commands elsewhere.
+  norm: a run's validations must stay comparable. The origin of the networks (`train.init_from`) stays recorded.
+  `data.source_dir` becomes absolute, for later commands elsewhere.
   """
   config, old = config.copy_and_resolve_references(), previous(workdir)
   config.data.source_dir = absolute_source(config.data.source_dir)
+  config.train.init_from = _absolute_origin(config.train.init_from)
   if old is None:
     return config, None
   for side in ("input", "target"):
@@ -983,9 +985,17 @@ def keep_recorded(
   for section, name in (("train", "best_metric"), ("evaluation", "norm_stats")):  # "auto" differs between versions
     if config[section][name] == "auto":
       config[section][name] = old[section][name]
+  if not config.train.init_from:
+    config.train.init_from, config.train.init_networks = old.train.init_from, old.train.init_networks
+  elif config.train.init_from == _absolute_origin(old.train.init_from):
+    config.train.init_from = old.train.init_from
   if len(config.data.inputs) == len(old.data.inputs) > 1:
     config.data.inputs = inputs.keep(tuple(config.data.inputs), tuple(old.data.inputs))
   return config, old
+
+
+def _absolute_origin(init_from: str) -> str:
+  return init_from and os.path.abspath(user_path("train.init_from", init_from))
 
 
 # --- Workdirs
@@ -1113,30 +1123,46 @@ def previous(workdir: Path) -> ml_collections.ConfigDict | None:
   return read(workdir) if trained else None
 
 
-def require_same_model(workdir: Path, changes: Changes) -> None:
-  """Refuses to continue a workdir with another architecture or other signals.
+def require_same_model(workdir: Path, old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> None:
+  """Refuses to continue a workdir with another architecture, other signals or another origin.
 
   Other fields may change between runs: a longer run, another learning rate, another location of the data.
 
   Raises:
     UsageError: the fields that differ.
   """
-  fixed = (
-    *("data.inputs", "data.input_kind", "data.target_kind", "data.input_range", "data.target_range"),
-    "data.input_classes",
-    *("data.target_classes", "data.validity_channel"),
-  )
+  changes = differences(old, new)
   if count := changes.get("train.num_replicas"):
     raise UsageError(
       f"{workdir} holds {counted(count[0], 'network')} of each kind, but train.num_replicas is {count[1]}. Use a new "
       f"--workdir, or --config.train.num_replicas={count[0]}."
     )
-  changed = {name: pair for name, pair in changes.items() if name.startswith("model.") or name in fixed}
-  if changed:
+  if changed := model_differences(changes, old, new):
     raise UsageError(
       f"{workdir} holds a model of another architecture ({describe_changes(changed)}). "
       "Use a new --workdir, or the configuration that this one was started with."
     )
+  origins = {name: pair for name, pair in changes.items() if name in ("train.init_from", "train.init_networks")}
+  if origins:
+    raise UsageError(
+      f"{workdir} has already been trained, so its networks cannot start from others ({describe_changes(origins)}). "
+      "Use a new --workdir, or leave --init_from as it was."
+    )
+
+
+def model_differences(changes: Changes, old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> Changes:
+  """Those of the `differences` of two configurations that change the networks or the meaning of their numbers."""
+  fixed = {
+    *("data.inputs", "data.input_kind", "data.target_kind", "data.input_range", "data.target_range"),
+    *("data.input_classes", "data.target_classes", "data.validity_channel"),
+  }
+  for side, pair in zip(("input", "target"), zip(signals_of(old), signals_of(new))):
+    for field, kind, attribute in (("depth_range", "depth", "range"), (f"{side}_palette", "classes", "palette")):
+      parts = (signal.parts if isinstance(signal, signals.Stack) else (signal,) for signal in pair)
+      one, other = ([getattr(part, attribute) for part in each if part.kind == kind] for each in parts)
+      if one and other and one != other:
+        fixed.add(f"data.{field}")
+  return {name: pair for name, pair in changes.items() if name.startswith("model.") or name in fixed}
 
 
 def describe_changes(changes: Changes) -> str:

@@ -153,6 +153,11 @@ def configure(
   Raises:
     UsageError: an unknown reader or protocol, or no files to evaluate on.
   """
+  if norm_stats and trained.model.norm != "batch":
+    raise UsageError(
+      f"--norm_stats={norm_stats} chooses the statistics of batch norm, but model.norm of {workdir} is "
+      f"{trained.model.norm!r}. Leave it out."
+    )
   config = trained.copy_and_resolve_references()
   with config.unlocked():
     config.data.source_dir = config_lib.absolute_source(str(source_dir) or config.data.source_dir)
@@ -205,7 +210,12 @@ def _about_distances(target: Signal, count: int, measured: dict[str, float]) -> 
 
 
 def _describe_protocol(config: ml_collections.ConfigDict) -> str:
-  return f"dropout {'on' if config.evaluation.dropout else 'off'}, norm statistics: {config.evaluation.norm_stats}"
+  statistics = config.evaluation.norm_stats
+  if config.model.norm != "batch":
+    statistics = f"none ({config.model.norm} norm)" if config.model.norm != "none" else "none"
+  elif statistics == "batch":
+    statistics = f"batches of {config.evaluation.batch_size}"
+  return f"dropout {'on' if config.evaluation.dropout else 'off'}, norm statistics: {statistics}"
 
 
 def _results_folder(

@@ -79,7 +79,7 @@ def _copy_checkpoints(workdir: Path, target: Path, replica: int) -> list[int]:
     source.resolve_step("latest")  # an error if there is none
     for step in source.all_steps():
       try:
-        state = source.restore(step, like)
+        state = source.restore(step, source.as_stored(step, like))
       except DamagedCheckpoint as error:
         damaged.append(error)
         continue

@@ -26,7 +26,7 @@ from pix2pix_jax.data import pipeline, summary
 from pix2pix_jax.errors import UsageError, few, require_integer, user_path
 from pix2pix_jax.inference import Translator, as_array
 from pix2pix_jax.model.state import TrainState
-from pix2pix_jax.run import evaluation, history, replicas
+from pix2pix_jax.run import evaluation, history, replicas, startup
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.signals import DataSpec, Signal
 from pix2pix_jax.train import Observer, train_and_evaluate
@@ -162,7 +162,7 @@ def fit(
     settings.data, (input_kind, target_kind), (input_range, target_range), (input_unit, target_unit), num_classes
   )
   config_lib.check(settings)
-  settings, _ = config_lib.keep_recorded(settings, Path(workdir or os.devnull))
+  settings, _ = startup.recall(settings, Path(workdir or os.devnull))
   spec = _spec(x, y, settings)
   splits = _splits((x, y), spec, validation_split, validation_data)
   spec = _complete(spec, splits["train"])

@@ -26,7 +26,14 @@ Run = Callable[[np.ndarray], np.ndarray]  # encoded images (N, H, W, C) → enco
 
 
 def generate(
-  generator: Any, variables: dict[str, Any], x: jax.Array, key: jax.Array | None, *, dropout: bool, norm_stats: str
+  generator: Any,
+  variables: dict[str, Any],
+  x: jax.Array,
+  key: jax.Array | None,
+  is_real: jax.Array | None = None,
+  *,
+  dropout: bool,
+  norm_stats: str,
 ) -> jax.Array:
   """The generator's output for encoded images. `Translator` compiles this function, `export` serialises it.
 
@@ -37,11 +44,14 @@ def generate(
     variables: its `params` and `batch_stats`.
     x: (N, H, W, C) in [-1, 1]; H and W are multiples of `config.multiple`.
     key: PRNG key of the noise; None if `dropout` is off.
+    is_real: bool (N,), False for images that only fill the batch; None: all are real.
     dropout, norm_stats: as in `model.layers`.
   """
   rngs = {} if key is None else {"dropout": key}
   noise_ids = jnp.zeros(x.shape[0], jnp.int32)
-  return generator.apply(variables, x, dropout=dropout, norm_stats=norm_stats, noise_ids=noise_ids, rngs=rngs)
+  return generator.apply(
+    variables, x, dropout=dropout, norm_stats=norm_stats, noise_ids=noise_ids, is_real=is_real, rngs=rngs
+  )
 
 
 def noise_key(seed: int | jax.Array, sample: int = 0) -> jax.Array:
@@ -136,7 +146,7 @@ class Translator:
     tile = None if tile is None else require_integer("tile", tile, 1)
     samples = []
     for sample in range(1 if num_samples is None else require_integer("num_samples", num_samples, 1)):
-      run = self._runner(seed, sample, dropout, norm_stats, batch_size)
+      run = self._runner(seed, sample, dropout, norm_stats, batch_size, tiled=tile is not None)
       if tile is None:
         output = run(encoded)
       else:
@@ -175,7 +185,7 @@ class Translator:
     Raises:
       UsageError: as `__call__`.
     """
-    run = self._runner(seed, require_integer("sample", sample, 0), dropout, norm_stats, batch_size)
+    run = self._runner(seed, require_integer("sample", sample, 0), dropout, norm_stats, batch_size, tiled=True)
 
     def translate(tiles: np.ndarray) -> np.ndarray:
       return run(self.input_signal.encode(self._accept(tiles if accept is None else accept(tiles))))
@@ -183,8 +193,10 @@ class Translator:
     for row, output in self._tiles(read, shape, require_integer("tile", tile, 1), translate):
       yield row, self._decode(output, as_float=False)
 
-  def _runner(self, seed: int, sample: int, dropout: bool | None, norm_stats: str | None, batch_size: int) -> Run:
-    """A function that translates encoded images with the noise of a sample; the options are checked."""
+  def _runner(
+    self, seed: int, sample: int, dropout: bool | None, norm_stats: str | None, batch_size: int, *, tiled: bool
+  ) -> Run:
+    """A function that translates encoded images or tiles with the noise of a sample; the options are checked."""
     seed = require_integer("seed", seed, 0, 2**32 - 1)
     dropout = self.config.evaluation.dropout if dropout is None else dropout
     if not isinstance(dropout, bool | np.bool_):
@@ -192,12 +204,13 @@ class Translator:
     norm_stats = norm_stats or self.config.evaluation.norm_stats
     if norm_stats not in layers.NORM_STATS:
       raise UsageError(f"norm_stats is {norm_stats!r}; it has to be one of {', '.join(layers.NORM_STATS)}.")
+    batch_size = require_integer("batch_size", batch_size, 1)
     return functools.partial(
       self._run,
       key=noise_key(seed, sample),
       dropout=bool(dropout),
       norm_stats=norm_stats,
-      batch_size=require_integer("batch_size", batch_size, 1),
+      batch_size=1 if tiled and norm_stats == "batch" else batch_size,  # each tile has its own statistics
     )
 
   @property
@@ -248,10 +261,11 @@ class Translator:
     for start in range(0, count, size):
       chunk = batch[start : start + size]
       filled = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])  # one program for all chunks
-      filled = jax.block_until_ready(
-        jax.device_put(filled)
-      )  # a program that waits for its input does so in another thread (launch.keep_memory)
-      chunks.append((len(chunk), self._generate(self._variables, filled, key, dropout=dropout, norm_stats=norm_stats)))
+      is_real = np.arange(size) < len(chunk) if norm_stats == "batch" else None
+      # A program that waits for its input does so in another thread (launch.keep_memory).
+      filled = jax.block_until_ready(jax.device_put(filled))
+      answer = self._generate(self._variables, filled, key, is_real, dropout=dropout, norm_stats=norm_stats)
+      chunks.append((len(chunk), answer))
     return np.concatenate([np.asarray(output)[:length, :height, :width] for length, output in chunks])
 
   def _whole(self, image: np.ndarray, tile: int, run: Run) -> np.ndarray:

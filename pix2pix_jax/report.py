@@ -158,6 +158,10 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
   gan = "" if loss.gan == "none" else f"; {loss.gan} GAN"
   gan += f"; R1 penalty on the discriminator, γ {loss.r1_weight:g}" if loss.r1_weight else ""
   several = f"{model.discriminators} scales of a " if model.discriminators > 1 else ""
+  discriminator = (
+    f"{several}{model.patch}×{model.patch} PatchGAN{'' if model.conditional else ', not conditional'}"
+    f"{', spectral norm' if model.spectral_norm else ''}; {parameters['discriminator']:,} parameters"
+  )
   resized = ", resize-convolutions" if model.upsample == "resize" else ""
   seeds = f"seed {config.seed}"
   if train.num_replicas > 1:
@@ -173,12 +177,11 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
     f"{_size_or_own(config_lib.eval_resize(data))} (width × height)",
     "Generator": f"{_generator(config)}, {model.decoder_widths} widths from {model.base_features}, {model.norm} norm, "
     f"{model.levels} levels{resized}; {parameters['generator']:,} parameters",
-    "Discriminator": f"{several}{model.patch}×{model.patch} PatchGAN{'' if model.conditional else ', not conditional'}"
-    f"{', spectral norm' if model.spectral_norm else ''}; {parameters['discriminator']:,} parameters",
+    "Discriminator": "not used" if loss.gan == "none" else discriminator,
     "Loss": f"{run.describe_loss()}{gan}",
     "Optimizer": f"Adam, learning rate {optimizer.learning_rate:g}{decay}, "
     f"β\u00a0{optimizer.beta1:g}\u00a0and\u00a0{optimizer.beta2:g}",
-    "Training": f"{train.num_steps:,} steps, batch size {train.batch_size}, {seeds}, {train.dtype}"
+    "Training": f"{counted(train.num_steps, 'step')}, batch size {train.batch_size}, {seeds}, {train.dtype}"
     + (f"; evaluated with the moving average of the weights, decay {train.ema_decay:g}" if train.ema_decay else ""),
   }
   return {name: fact for name, fact in facts.items() if fact}

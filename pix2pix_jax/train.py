@@ -72,7 +72,7 @@ def train_and_evaluate(
     finished = (done := start or 0) >= config.train.num_steps
     if finished and (config_lib.shared(changes) or not (val_split and final.is_missing(workdir, done, config))):
       output.say(_describe_finished(done, config, changes, note="; nothing was changed"))
-      return state
+      return checkpointer.restore(done, checkpointer.as_stored(done, run.abstract())) if changes else state
     if processes.is_main() and not finished:
       config_lib.write(workdir, config)  # only now, so that a failed start leaves the old file
       config_lib.record_changes(workdir, done, changes)
@@ -135,7 +135,7 @@ def _loop(
             validation = evaluation.evaluate_split(run, state.variables, val_split)
           reporter.validated(step, validation)
           score = validation.means.get(train.best_metric)
-          if score is not None and (progress.best is None or checkpointer.is_better(score, progress.best[1])):
+          if score is not None and not (progress.best and checkpointer.is_better(progress.best[1], score)):
             progress.best, improved = (step, score), True
         stopping |= observer.step_ended(step, metrics, validation)
         kept = train.keep_every_steps and step % train.keep_every_steps == 0
@@ -186,4 +186,6 @@ def _describe(run: Experiment, start: int | None, changes: config_lib.Changes) -
       "search for the best checkpoint starts over. If that is not intended, press Ctrl-C and use a new --workdir; "
       "--init_from starts it from these networks."
     )
+  elif start and not changes.keys().isdisjoint(checkpoint.PROTOCOL_FIELDS):
+    lines.append("Earlier validations used another protocol: the search for the best checkpoint starts over.")
   return "\n".join([*lines, *run.describe(), *(run.describe_parameters() if output.is_verbose() else [])])

@@ -8,6 +8,7 @@ from tiny_runs import assert_same_bits, assert_same_numbers, saved_arrays, tiny_
 
 from pix2pix_jax import Translator, evaluate, report
 from pix2pix_jax import export as export_lib
+from pix2pix_jax.extract import extract
 from pix2pix_jax.model import state as state_lib
 from pix2pix_jax.run import checkpoint, fine_tuning
 from pix2pix_jax.run.experiment import Experiment
@@ -120,3 +121,31 @@ def test_averaging_may_begin_and_end_at_a_resume(tmp_path):
   train_and_evaluate(tiny_config(**plain, train__num_steps=4), tmp_path / "run")
   train_and_evaluate(tiny_config(**plain, train__num_steps=4), tmp_path / "whole")
   assert_same_numbers(saved_arrays(tmp_path / "run", 4), saved_arrays(tmp_path / "whole", 4))
+
+
+def test_a_finished_run_returns_its_average_whatever_the_command_says(tmp_path):
+  """As `Translator.load` does; nothing else changes either."""
+  averaged = train_and_evaluate(tiny_config(**AVERAGED, train__num_steps=2), tmp_path / "averaged")
+  again = train_and_evaluate(
+    tiny_config(**AVERAGED | {"train__ema_decay": 0.0}, train__num_steps=2), tmp_path / "averaged"
+  )
+  for one, other in zip(jax.tree.leaves(averaged.average), jax.tree.leaves(again.average), strict=True):
+    np.testing.assert_array_equal(one, other)
+  plain = {**AVERAGED, "train__ema_decay": 0.0}
+  train_and_evaluate(tiny_config(**plain, train__num_steps=2), tmp_path / "plain")
+  assert train_and_evaluate(tiny_config(**AVERAGED, train__num_steps=2), tmp_path / "plain").average is None
+
+
+def test_extracted_replicas_keep_the_averages_of_every_checkpoint(tmp_path):
+  """Also of those from before `train.ema_decay` was turned off or on."""
+  replicas = {"train__num_replicas": 2, "train__keep_every_steps": 1, "train__checkpoint_every_steps": 1}
+  for steps, decay in enumerate((0.75, 0.0, 0.75), 1):
+    train_and_evaluate(
+      tiny_config(**AVERAGED | replicas | {"train__ema_decay": decay}, train__num_steps=steps), tmp_path / "run"
+    )
+  extract(tmp_path / "run", 1, tmp_path / "one")
+  for step in (1, 2, 3):
+    whole, one = (parts(saved_arrays(tmp_path / name, step), "average") for name in ("run", "one"))
+    assert whole.keys() == one.keys() and bool(whole) == (step != 2)
+    for name, array in one.items():
+      np.testing.assert_array_equal(array, whole[name][1])

@@ -1,13 +1,17 @@
 """Fine-tuning: a new run that starts from the networks of another."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
 from tiny_runs import saved_arrays, tiny_config
 
 from pix2pix_jax import config as config_lib
+from pix2pix_jax import fit
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.run import fine_tuning
+from pix2pix_jax.run.checkpoint import Checkpointer
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.signals import DataSpec, Image
 from pix2pix_jax.train import train_and_evaluate
@@ -62,13 +66,136 @@ def test_one_network_alone(trained):
   assert any(np.any(array != arrays(fresh.generator)[name]) for name, array in arrays(state.generator).items())
 
 
-def test_a_run_resumes_from_its_own_checkpoint(trained, tmp_path):
-  """The other run is read once; afterwards it may be gone."""
-  settings = {"train__init_from": str(trained), "data__num_val": 0, "train__checkpoint_every_steps": 1}
-  state = train_and_evaluate(tiny_config(**settings, train__num_steps=1), tmp_path / "run")
-  assert int(state.step) == 1
-  again = train_and_evaluate(tiny_config(**settings, train__num_steps=2), tmp_path / "run")
-  assert int(again.step) == 2
+@pytest.mark.parametrize("suffix", ["", "@2"])
+def test_a_run_resumes_from_its_own_checkpoint(trained, tmp_path, monkeypatch, capsys, suffix):
+  """The other run is read once; afterwards it may be gone, and the flag may be left out or be spelt differently."""
+  shutil.copytree(trained, tmp_path / "first")
+  settings = {"data__num_val": 0, "train__checkpoint_every_steps": 1}
+  for steps, origin in enumerate((f"{tmp_path}/first{suffix}", f"first{suffix}", ""), 1):
+    monkeypatch.chdir(tmp_path)
+    fields = settings | {"train__num_steps": steps, "train__init_from": origin}
+    assert int(train_and_evaluate(tiny_config(**fields), tmp_path / "run").step) == steps
+    shutil.rmtree(tmp_path / "first", ignore_errors=True)
+    assert config_lib.read(tmp_path / "run").train.init_from == f"{tmp_path}/first{suffix}"
+  assert "init_from" not in capsys.readouterr().out
+
+
+def test_networks_that_are_trained_already_cannot_start_from_others(trained, tmp_path):
+  settings = {"data__num_val": 0, "train__num_steps": 2}
+  train_and_evaluate(tiny_config(**settings), tmp_path / "run")
+  before = (tmp_path / "run/config.json").read_text()
+  for more in ({"train__num_steps": 3}, {}):
+    with pytest.raises(UsageError, match="already been trained, .*train.init_from '' → .*new --workdir"):
+      train_and_evaluate(tiny_config(**settings | more, train__init_from=str(trained)), tmp_path / "run")
+  assert (tmp_path / "run/config.json").read_text() == before
+
+
+def spectral_norms(state):
+  """By convolution of the discriminator, (estimated, true) largest singular value of the kernel, for each replica."""
+  params, vectors = arrays(state.discriminator.params), arrays(state.discriminator.batch_stats)
+  found = {}
+  for name in vectors:
+    if name.endswith("['u']"):
+      kernel = params[name.replace("['u']", "['kernel']")]
+      u, v = vectors[name], vectors[name.replace("['u']", "['v']")]
+      lead = kernel.shape[: u.ndim - 1]
+      matrix = kernel.reshape(*lead, -1, kernel.shape[-1]).astype(np.float64)
+      found[name] = np.einsum("...i,...io,...o", v, matrix, u), np.linalg.norm(matrix, 2, (-2, -1))
+  return found
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("was_normed", [False, True])
+def test_spectral_norm_is_that_of_the_kernel_that_was_taken(tmp_path, was_normed, channels, replicas):
+  """Not that of the random kernel in its place, whose singular vectors mean another, even a negative, norm."""
+  spectral = {"model__spectral_norm": was_normed, "train__num_steps": 1, "data__num_val": 0}
+  train_and_evaluate(tiny_config(**spectral), tmp_path / "other")
+  state = first_state(tmp_path / "other", channels, seed=77, model__spectral_norm=True, train__num_replicas=replicas)
+  norms = spectral_norms(state)
+  assert len(norms) > 2
+  for estimated, true in norms.values():
+    assert np.shape(estimated) == (() if replicas == 1 else (2,))
+    np.testing.assert_allclose(estimated, true, rtol=0.1)
+
+
+def test_without_spectral_norm_kernels_are_those_that_the_layers_used(tmp_path):
+  spectral = {"model__spectral_norm": True, "train__num_steps": 1, "data__num_val": 0}
+  train_and_evaluate(tiny_config(**spectral), tmp_path / "other")
+  normed, plain = first_state(tmp_path / "other", model__spectral_norm=True), first_state(tmp_path / "other")
+  norms = spectral_norms(normed)
+  for name, kernel in arrays(plain.discriminator.params).items():
+    estimated, _ = norms.get(name.replace("['kernel']", "['u']"), (1.0, 1.0))
+    np.testing.assert_allclose(kernel, arrays(normed.discriminator.params)[name] / estimated, rtol=1e-5)
+
+
+@pytest.mark.parametrize("more", [1, -1])
+def test_decoders_are_aligned_at_the_output(trained, capsys, more):
+  """A network for images of twice or half the size keeps what it knows about textures."""
+  levels = config_lib.read(trained).model.levels
+  side = 2 ** (levels + more)
+  state = first_state(trained, model__levels=levels + more, data__crop_size=side, data__load_size=side)
+  saved, taken = saved_arrays(trained, 2), arrays(state.generator.params)
+  blocks = [block for block in range(levels - 1) if block + more >= 0]
+  for block in blocks[1:]:  # the innermost one of a U-Net has no skip
+    name = "['conv']['kernel']"
+    np.testing.assert_array_equal(
+      taken[f"['up_{block + more}']{name}"], saved[f"['generator']['params']['up_{block}']{name}"]
+    )
+  np.testing.assert_array_equal(taken["['output']['kernel']"], saved["['generator']['params']['output']['kernel']"])
+  assert f"model.levels {levels} → {levels + more}" in capsys.readouterr().out
+
+
+def test_transposed_kernels_are_not_taken_for_those_of_resize_convolutions(tmp_path, capsys):
+  """Those of a ResNet have the same shape."""
+  resnet = {"model__generator": "resnet_6blocks", "model__levels": 2, "data__num_val": 0, "train__num_steps": 1}
+  train_and_evaluate(tiny_config(**resnet), tmp_path / "other")
+  state = first_state(tmp_path / "other", **resnet, model__upsample="resize")
+  fresh = first_state("", **resnet, model__upsample="resize")
+  equal = {
+    name
+    for name, array in arrays(state.generator.params).items()
+    if np.array_equal(array, arrays(fresh.generator.params)[name])
+  }
+  assert {name for name in equal if "kernel" in name} == {f"['up_{block}_conv']['kernel']" for block in (0, 1)}
+  assert "model.upsample 'transpose' → 'resize'" in capsys.readouterr().out
+
+
+def test_a_damaged_best_checkpoint_is_replaced_by_the_next(tmp_path, capsys):
+  settings = {"train__eval_every_steps": 1, "train__checkpoint_every_steps": 1, "train__keep_every_steps": 1}
+  train_and_evaluate(tiny_config(**settings, train__num_steps=3), tmp_path / "other")
+  with Checkpointer(tmp_path / "other", config=config_lib.read(tmp_path / "other"), read_only=True) as checkpointer:
+    best, second, *_ = checkpointer._candidates("best")
+  shutil.rmtree(tmp_path / f"other/checkpoints/{best}/default")
+  first_state(tmp_path / "other")
+  printed = capsys.readouterr().out
+  assert (
+    f"Using the checkpoint of step {second} instead" in printed
+    and f"arrays from {tmp_path}/other, step {second}" in printed
+  )
+  with pytest.raises(UsageError, match=f"train.init_from is .*{best} is damaged"):
+    first_state(f"{tmp_path}/other@{best}")
+
+
+def test_open_ranges_are_those_of_the_other_run_and_other_meanings_are_listed(tmp_path, capsys):
+  x, y = (np.random.default_rng(i).uniform(0, 100, (8, 16, 16, 1)).astype(np.float32) for i in (0, 1))
+  kinds = {"input_kind": "quantity", "target_kind": "quantity", "batch_size": 2, "epochs": 1, "verbose": 1}
+  overrides = {"model.base_features": 2, "model.discriminator_features": 2, "model.patch": 16}
+  fit(x, y, input_range=(0, 500), target_range=(0, 300), workdir=tmp_path / "other", overrides=overrides, **kinds)
+  capsys.readouterr()
+  overrides["train.init_from"] = str(tmp_path / "other")
+  fit(x, y, target_range=(0, 200), workdir=tmp_path / "run", overrides=overrides, **kinds)
+  data = config_lib.read(tmp_path / "run").data
+  assert (tuple(data.input_range), tuple(data.target_range)) == ((0, 500), (0, 200))
+  differs = f"Differs from {tmp_path}/other: data.target_range (0.0, 300.0) → (0.0, 200.0)."
+  assert differs in capsys.readouterr().out
+
+
+def test_a_folder_may_be_named_like_a_checkpoint(trained, tmp_path, capsys):
+  shutil.copytree(trained, tmp_path / "run@2")
+  for suffix in ("", "@latest"):
+    first_state(f"{tmp_path}/run@2{suffix}")
+    assert f"arrays from {tmp_path}/run@2, step 2." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -460,6 +460,33 @@ def test_an_image_is_independent_of_its_place_and_the_rest_of_the_batch(fitted):
     np.testing.assert_allclose(together[i], translator(batch[i]), atol=1e-6)
 
 
+def test_images_that_fill_a_batch_do_not_count_in_its_statistics(fitted):
+  translator = fitted[0].translator
+  batch = np.random.default_rng(0).uniform(size=(5, 16, 16, 1)).astype(np.float32)
+  options = {"norm_stats": "batch", "dropout": False}
+  together = translator(batch, batch_size=3, **options)
+  np.testing.assert_allclose(together[:3], translator(batch[:3], **options), atol=1e-5)
+  np.testing.assert_allclose(together[3:], translator(batch[3:], **options), atol=1e-5)
+  assert np.abs(together[3:] - translator(batch[3:], norm_stats="image", dropout=False)).max() > 1e-3
+
+
+def test_each_tile_has_its_own_statistics(fitted):
+  """Of a batch that holds it alone, in memory and in a stream."""
+  translator = fitted[0].translator
+  image = np.random.default_rng(0).uniform(size=(16, 48, 1)).astype(np.float32)
+  image[:, 24:] *= 0.1
+  answers = {stats: translator(image, tile=16, norm_stats=stats, dropout=False) for stats in ("image", "batch")}
+  np.testing.assert_allclose(answers["batch"], answers["image"], atol=1e-5)
+  read = lambda row, rows: image[row : row + rows]
+  streamed = [
+    np.concatenate(
+      [rows for _, rows in translator.stream(read, (16, 48), tile=16, norm_stats=stats, dropout=False)]
+    ).astype(int)
+    for stats in ("image", "batch")
+  ]
+  assert np.abs(streamed[0] - streamed[1]).max() <= 1
+
+
 def test_the_two_switches_are_independent(fitted):
   translator = fitted[0].translator
   picture = np.random.default_rng(0).uniform(size=(16, 16, 1)).astype(np.float32)

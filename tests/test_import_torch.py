@@ -497,7 +497,7 @@ def test_a_resnet_becomes_a_workdir(dropout, tmp_path):
   assert (config.model.generator, config.model.levels) == ("resnet_6blocks", 2)
   assert config.model.dropout_blocks == (tuple(range(6)) if dropout else ())
   resolved = config_lib.resolve(printed_config(said), spec(1, 2))
-  config_lib.require_same_model(tmp_path, config_lib.differences(config, resolved))
+  config_lib.require_same_model(tmp_path, config, resolved)
   image = np.random.default_rng(0).uniform(size=(1, 20, 24, 1)).astype(np.float32)
   expected = translate(import_torch.convert_generator(weights), image * 2 - 1, "image")
   np.testing.assert_allclose(Translator.load(tmp_path)(image, dropout=False), (expected + 1) / 2, atol=1e-5)
@@ -522,8 +522,7 @@ def test_the_printed_command_resolves_to_the_same_model(imported):
   workdir, said = imported
 
   def check(config):
-    changes = config_lib.differences(config_lib.previous(workdir), config_lib.resolve(config, spec(1, 2)))
-    config_lib.require_same_model(workdir, changes)
+    config_lib.require_same_model(workdir, config_lib.previous(workdir), config_lib.resolve(config, spec(1, 2)))
 
   check(printed_config(said))
   with pytest.raises(UsageError, match="another architecture"):

@@ -295,7 +295,7 @@ def test_a_damaged_checkpoint_is_left_out(several, tmp_path, capsys):
     p2p.Translator.load,
     evaluate.evaluate,
     lambda workdir: export_lib.export(workdir, workdir / "x.stablehlo"),
-    lambda workdir: fine_tuning.check(str(workdir)),
+    lambda workdir: fine_tuning.find(str(workdir)),
   ],
   ids=["Translator", "evaluate", "export", "init_from"],
 )

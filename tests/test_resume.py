@@ -131,7 +131,7 @@ def test_a_decay_may_begin_at_a_resume(tmp_path):
 def test_a_failed_restore_leaves_the_configuration(tmp_path, monkeypatch):
   train_and_evaluate(tiny_config(train__num_steps=2, data__num_val=0), tmp_path / "run")
   before = (tmp_path / "run/config.json").read_text()
-  monkeypatch.setattr(config_lib, "require_same_model", lambda workdir, config: None)
+  monkeypatch.setattr(config_lib, "require_same_model", lambda *configs: None)
   with pytest.raises(UsageError, match="belongs to other networks.*in the checkpoint") as error:
     train_and_evaluate(tiny_config(model__base_features=3, data__num_val=0), tmp_path / "run")
   assert "emove" not in str(error.value)
@@ -338,6 +338,53 @@ def test_best_belongs_to_its_data(tmp_path, capsys):
   assert max(rows[1], rows[2]) < min(rows[3], rows[4])
   with checkpoint.Checkpointer(tmp_path / "run", config=config_lib.read(tmp_path / "run"), read_only=True) as reader:
     assert reader.best() == (min((3, 4), key=rows.get), pytest.approx(min(rows[3], rows[4]), rel=1e-6))
+
+
+@pytest.mark.parametrize("fields", [{"evaluation__norm_stats": "running"}, {"evaluation__dropout": False}])
+def test_best_belongs_to_its_protocol(tmp_path, capsys, fields):
+  """A validation by another protocol, which may be far easier, is not the best one after a change."""
+  settings = {"evaluation__norm_stats": "image"}
+  train_and_evaluate(tiny_config(**QUICK | settings | {"train__num_steps": 2}), tmp_path / "run")
+  train_and_evaluate(tiny_config(**QUICK | settings | fields | {"train__num_steps": 4}), tmp_path / "run")
+  assert "Earlier validations used another protocol" in capsys.readouterr().out
+  with checkpoint.Checkpointer(tmp_path / "run", config=config_lib.read(tmp_path / "run"), read_only=True) as reader:
+    assert reader.best()[0] in (3, 4)
+    assert reader.validation(2) is None and reader.validation(4)
+
+
+def test_of_equal_validations_the_newest_is_the_best(tmp_path, capsys):
+  """It is the one that is kept. The log, a resumed run and the commands agree on it."""
+  still = {"optimizer__learning_rate": 1e-20, "evaluation__norm_stats": "image", "train__best_metric": "l1"}
+  train_and_evaluate(tiny_config(**QUICK | still | {"train__num_steps": 5}), tmp_path / "run")
+  rows = [row["val/l1"] for row in history.read(tmp_path / "run") if "val/l1" in row]
+  assert len(rows) == 6 and len(set(rows)) == 1
+  assert "Best validation l1" in (out := capsys.readouterr().out) and "at step 5." in out
+  with checkpoint.Checkpointer(tmp_path / "run", config=config_lib.read(tmp_path / "run"), read_only=True) as reader:
+    assert reader.best()[0] == reader.resolve_step("best") == 5
+
+
+@pytest.mark.parametrize("side", ["input", "target"])
+def test_the_meaning_of_numbers_is_fixed(tmp_path, side):
+  """Another range would turn the same outputs into other metres, and another palette into other classes."""
+  depth = {"data__task": "nyu_depth" if side == "input" else "kitti_depth", "data__num_val": 0, "train__num_steps": 1}
+  train_and_evaluate(tiny_config(**depth), tmp_path / "depth")
+  with pytest.raises(UsageError, match=r"another architecture .data.depth_range"):
+    train_and_evaluate(tiny_config(**depth, data__depth_range=(0.0, 160.0)), tmp_path / "depth")
+  old = config_lib.default()
+  old.model.update(input_channels=2 if side == "input" else 3, output_channels=3 if side == "input" else 2)
+  old.data.update(input_kind="image", target_kind="image")
+  old.data.update({f"{side}_kind": "classes", f"{side}_classes": 2, f"{side}_palette": "#000000,#ffffff"})
+  new = old.copy_and_resolve_references()
+  new.data[f"{side}_palette"] = "#000000, #FFFFFF"
+  config_lib.require_same_model(tmp_path, old, new)
+  new.data[f"{side}_palette"] = "#ffffff,#000000"
+  with pytest.raises(UsageError, match=f"another architecture .data.{side}_palette"):
+    config_lib.require_same_model(tmp_path, old, new)
+  images = old.copy_and_resolve_references()
+  images.data[f"{side}_kind"] = "image"
+  other = images.copy_and_resolve_references()
+  other.data.depth_range = (0.0, 160.0)
+  config_lib.require_same_model(tmp_path, images, other)  # it means nothing to images
 
 
 def test_every_nth_checkpoint_is_kept_for_good(tmp_path):

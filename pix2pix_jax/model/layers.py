@@ -149,8 +149,7 @@ class Conv(nn.Module):
     fixed = jax.lax.stop_gradient(matrix)
 
     def first_u() -> jax.Array:
-      u = jax.random.normal(self.make_rng("params"), (self.features,))
-      return jax.lax.fori_loop(0, 15, lambda _, u: _unit(_unit(fixed @ u) @ fixed), _unit(u))
+      return singular_vectors(fixed, jax.random.normal(self.make_rng("params"), (self.features,)))[0]
 
     u = self.variable("batch_stats", "u", first_u)
     v = self.variable("batch_stats", "v", lambda: _unit(fixed @ u.value))
@@ -158,6 +157,13 @@ class Conv(nn.Module):
       v.value = _unit(fixed @ u.value)
       u.value = _unit(v.value @ fixed)
     return kernel / (v.value @ matrix @ u.value)
+
+
+def singular_vectors(kernel: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The vectors `u` (O,) and `v` (k k I,) of spectral norm for a kernel (…, O): 15 power iterations from `u`."""
+  matrix = kernel.reshape(-1, kernel.shape[-1])
+  u = jax.lax.fori_loop(0, 15, lambda _, u: _unit(_unit(matrix @ u) @ matrix), _unit(u))
+  return u, _unit(matrix @ u)
 
 
 def _unit(vector: jax.Array) -> jax.Array:

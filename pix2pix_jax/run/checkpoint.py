@@ -29,6 +29,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from pix2pix_jax import config as config_lib
 from pix2pix_jax import output, signals
 from pix2pix_jax.errors import UsageError, few, reason
 from pix2pix_jax.model.metrics import HIGHER_IS_BETTER
@@ -36,6 +37,8 @@ from pix2pix_jax.model.state import TrainState
 from pix2pix_jax.run import replicas, storage
 
 _DATA = "data"  # the fingerprint of the validation data, stored among the metrics
+_PROTOCOL = "protocol"  # how they were translated, too
+PROTOCOL_FIELDS = ("evaluation.dropout", "evaluation.norm_stats", "data.eval_size", "data.eval_width")
 _KEPT = 2  # newest checkpoints; the second is for the day on which the newest is damaged
 _DAMAGED = "damaged"  # folder of a workdir for what could not be used
 
@@ -62,6 +65,7 @@ class Checkpointer:
     self._folder = Path(workdir).resolve() / "checkpoints"
     self._metric = config.train.best_metric if config else "l1"
     self._data = config.data.fingerprint if config else None
+    self._protocol = _protocol(config) if config else None
     self._config = config
     policies: list[preservation_policy.PreservationPolicy] = [
       preservation_policy.LatestN(_KEPT),
@@ -111,10 +115,14 @@ class Checkpointer:
     """Whether one value of the metric is better than another."""
     return value > other if self._metric in HIGHER_IS_BETTER else value < other
 
+  def _is_comparable(self, metrics: dict[str, Any]) -> bool:
+    """Whether a validation used the present data and protocol; versions before 0.2 did not store the latter."""
+    same_data = self._data is None or signals.same_data(metrics.get(_DATA, ""), self._data)
+    return same_data and metrics.get(_PROTOCOL, self._protocol) in (None, self._protocol)
+
   def _rank(self, metrics: dict[str, Any]) -> float:
-    """Returns a number that is larger for better validations; -inf if they lack the metric or used other data."""
-    other_data = self._data is not None and not signals.same_data(metrics.get(_DATA, ""), self._data)
-    if self._metric not in metrics or other_data:
+    """Returns a number that is larger for better validations; -inf if they lack the metric or cannot be compared."""
+    if self._metric not in metrics or not self._is_comparable(metrics):
       return -np.inf
     return metrics[self._metric] if self._metric in HIGHER_IS_BETTER else -metrics[self._metric]
 
@@ -128,7 +136,7 @@ class Checkpointer:
     """
     if not self._folder.is_dir():  # Orbax would create it again
       raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._folder))
-    stored = None if metrics is None else {**metrics, _DATA: self._data or ""}
+    stored = None if metrics is None else {**metrics, _DATA: self._data or "", _PROTOCOL: self._protocol}
     checksums = {"arrays": _checksums(state), "metrics": _checksum_of_metrics(stored)}
     with _quiet():
       self._manager.save(step, args=ocp.args.StandardSave(_saved(state)), metrics=stored, custom_metadata=checksums)
@@ -166,7 +174,8 @@ class Checkpointer:
       return None
     if not isinstance(metrics, dict) or checksum not in (None, _checksum_of_metrics(metrics)):
       return None
-    return metrics if all(isinstance(value, int | float) for key, value in metrics.items() if key != _DATA) else None
+    numbers = [value for key, value in metrics.items() if key not in (_DATA, _PROTOCOL)]
+    return metrics if all(isinstance(value, int | float) for value in numbers) else None
 
   def best(self) -> tuple[int, float] | None:
     """(step, value) of the checkpoint with the best validation on the current data, or None if there is none."""
@@ -174,15 +183,15 @@ class Checkpointer:
     return (ranked[0], (self._metrics_of(ranked[0]) or {})[self._metric]) if ranked else None
 
   def _ranked(self) -> list[int]:
-    """The steps with a validation on the current data, best first."""
+    """The steps with a comparable validation, best first; of equal ones the newest, which is the one that is kept."""
     scores = {step: self._rank(self._metrics_of(step) or {}) for step in self._manager.all_steps()}
-    return sorted((step for step, score in scores.items() if score > -np.inf), key=lambda step: -scores[step])
+    return sorted((step for step, score in scores.items() if score > -np.inf), key=lambda step: (-scores[step], -step))
 
   def validation(self, step: int) -> dict[str, float] | None:
-    """The validation at a step; None if there was none, or on other data."""
+    """The validation at a step; None if there was none, or one on other data or by another protocol."""
     found = dict(self._metrics_of(step) or {})
-    same_data = signals.same_data(found.pop(_DATA, ""), self._data or "")
-    return found if found and same_data else None
+    numbers = {key: value for key, value in found.items() if key not in (_DATA, _PROTOCOL)}
+    return numbers if numbers and self._is_comparable(found) else None
 
   def all_steps(self) -> list[int]:
     """The steps of all checkpoints in ascending order."""
@@ -289,6 +298,11 @@ class Checkpointer:
     self._verify(step, state)
     return state
 
+  def as_stored(self, step: int, like: TrainState) -> TrainState:
+    """The state `like`, with an average exactly if the checkpoint has one, whatever `train.ema_decay` is now."""
+    has_average = any(map(_is_average, self._require_fit(step, like)))
+    return dataclasses.replace(like, average=like.generator.variables if has_average else None)
+
   def restore_variables(self, step: int, networks: Sequence[str] = ("generator", "discriminator")) -> dict[str, Any]:
     """Restores `params` and `batch_stats` of the networks as NumPy arrays; the generator's are averages if the run
     kept averages (`train.ema_decay`). Optimizer states are not read.
@@ -387,6 +401,14 @@ class Checkpointer:
         target.parent.mkdir(exist_ok=True)
         source.rename(target)
     _synchronize("damaged checkpoints are moved")
+
+
+def _protocol(config: ml_collections.ConfigDict) -> str:
+  """What decides whether two validations on equal data can be compared."""
+  settings = config.evaluation
+  batches = f" of {settings.batch_size}" if settings.norm_stats == "batch" else ""
+  size = config_lib.eval_resize(config.data)
+  return f"dropout {settings.dropout}, norm_stats {settings.norm_stats}{batches}, size {size}"
 
 
 def _warn(text: str) -> None:

@@ -244,6 +244,7 @@ def protocol(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return {
     "dropout": config.evaluation.dropout,
     "norm_stats": config.evaluation.norm_stats,
+    **({"batch_size": config.evaluation.batch_size} if config.evaluation.norm_stats == "batch" else {}),
     "seed": config.seed,
     "data": config.data.name,
     "source_dir": config.data.source_dir,

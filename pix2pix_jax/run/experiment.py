@@ -182,13 +182,16 @@ class Experiment:
     devices = output.counted(self.mesh.size, f"{jax.devices()[0].platform.upper()} device")
     several = f"{model.discriminators} × " if model.discriminators > 1 else ""
     spectral = ", spectral norm" if model.spectral_norm else ""
+    discriminator = f"{several}PatchGAN {model.patch}{spectral}, {counts['discriminator']:,} parameters"
+    if self.config.loss.gan == "none":
+      discriminator = "not used (loss.gan is none)"
     return [
       f"Generator: {model.generator}, {model.levels} levels, {model.base_features} features, "
       f"{counts['generator']:,} parameters.",
-      f"Discriminator: {several}PatchGAN {model.patch}{spectral}, {counts['discriminator']:,} parameters.",
+      f"Discriminator: {discriminator}.",
       f"Loss: {self.describe_loss()}.",
-      f"Run: {train.num_steps} steps, batch size {train.batch_size}, crops of {width}×{height} (width × height), "
-      f"{devices}.",
+      f"Run: {train.num_steps} step{'s' * (train.num_steps != 1)}, batch size {train.batch_size}, crops of "
+      f"{width}×{height} (width × height), {devices}.",
       *replicas.describe(self.config),
     ]
 

@@ -25,14 +25,26 @@ def settle(
   experiment.use_compilation_cache(config.train.compilation_cache)
   replicas.check(config)
   experiment.check_batch_size(config.train.batch_size)
-  fine_tuning.check(config.train.init_from)
-  config, old = config_lib.keep_recorded(config, workdir)
+  config, old = recall(config, workdir)
   with output.stage("Preparing the data"), processes.main_first("prepare"):
     source = source or prepare.prepare(config.data, config.model)
   config = config_lib.resolve(config, source.spec)
   changes = config_lib.differences(old, config) if old else {}
-  config_lib.require_same_model(workdir, changes)
+  if old:
+    config_lib.require_same_model(workdir, old, config)
   return Experiment(config, source.spec), source, changes
+
+
+def recall(
+  config: ml_collections.ConfigDict, workdir: Path
+) -> tuple[ml_collections.ConfigDict, ml_collections.ConfigDict | None]:
+  """`config.keep_recorded` for a workdir that has been trained; for a new one, what `train.init_from` determines.
+
+  Raises:
+    UsageError: a wrong `train.init_from` of a new run.
+  """
+  config, old = config_lib.keep_recorded(config, workdir)
+  return (config if old else fine_tuning.adopt(config)), old
 
 
 def begin_drawing(run: Experiment, workdir: Path) -> None:
