@@ -860,6 +860,11 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
       f"train.num_epochs={train.num_epochs} with {counted(count, 'training pair')} cannot fill one batch of "
       f"train.batch_size={train.batch_size}. Train for more epochs, or with smaller batches."
     )
+  if config.evaluation.norm_stats in ("batch", "running") and model.norm != "batch":
+    raise UsageError(
+      f"evaluation.norm_stats is {config.evaluation.norm_stats!r}, but model.norm is {model.norm!r}, and only batch "
+      "norm has such statistics. Leave it 'auto'."
+    )
   if config.evaluation.norm_stats == "auto":
     config.evaluation.norm_stats = "running" if train.batch_size > 1 and model.norm == "batch" else "image"
   epoch = max(1, count // train.batch_size)
@@ -982,7 +987,9 @@ def keep_recorded(
     for name, is_open in ((f"{side}_range", (0, 0)), (f"{side}_classes", 0), (f"{side}_colors", "")):
       if config.data[name] == is_open:
         config.data[name] = old.data[name]
-  for section, name in (("train", "best_metric"), ("evaluation", "norm_stats")):  # "auto" differs between versions
+  kept = [("train", "best_metric")]  # "auto" differs between versions
+  kept += [("evaluation", "norm_stats")] if old.model.norm == "batch" else []
+  for section, name in kept:
     if config[section][name] == "auto":
       config[section][name] = old[section][name]
   if not config.train.init_from:

@@ -116,7 +116,8 @@ class Translator:
       num_samples: number of results to draw per image; None: one, without the leading axis.
       seed: seed of the dropout noise, in [0, 2**32); the same seed gives the same result.
       dropout: whether the noise is on; None: as in the run (`evaluation.dropout`, on by default).
-      norm_stats: `"image"`, `"batch"` or `"running"`; None: as in the run (`evaluation.norm_stats`).
+      norm_stats: statistics of batch norm, `"image"`, `"batch"` or `"running"`; None: as in the run
+        (`evaluation.norm_stats`). They do not matter to other norms.
       tile: side in pixels of overlapping tiles, for images too large for memory; None: the whole image at once. All
         tiles share the same noise. Each has its own norm statistics, unless they are `"running"`.
       batch_size: number of images (or tiles) computed at once.

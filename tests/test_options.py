@@ -11,6 +11,7 @@ from pix2pix_jax import export as export_lib
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.run import fine_tuning, history
 from pix2pix_jax.run.experiment import Experiment
+from pix2pix_jax.signals import DataSpec, Image
 from pix2pix_jax.train import train_and_evaluate
 
 MODEL = {"model__upsample": "resize", "model__discriminators": 2, "model__spectral_norm": True}
@@ -83,3 +84,22 @@ def test_a_generator_can_get_new_discriminators(trained):
   translator = Translator.load(trained)
   jax.tree.map(np.testing.assert_array_equal, state.generator.variables, translator._variables)
   assert "scale_0" not in state.discriminator.params
+
+
+@pytest.mark.parametrize("norm", ["instance", "none"])
+def test_statistics_of_batch_norm_are_refused_without_it(tmp_path, norm, capsys):
+  settings = {"model__norm": norm, "train__num_steps": 1}
+  with pytest.raises(UsageError, match="norm_stats is 'running', but model.norm is "):
+    train_and_evaluate(tiny_config(**settings, evaluation__norm_stats="running"), tmp_path / "run")
+  train_and_evaluate(tiny_config(**settings), tmp_path / "run")
+  with pytest.raises(UsageError, match="--norm_stats=batch chooses the statistics of batch norm"):
+    evaluate.evaluate(tmp_path / "run", norm_stats="batch")
+  evaluate.evaluate(tmp_path / "run")
+  assert "norm statistics: none" in capsys.readouterr().out
+
+
+def test_a_discriminator_that_is_not_used_is_not_described():
+  config = tiny_config(loss__gan="none", model__discriminators=2, model__spectral_norm=True)
+  spec = DataSpec(Image(3), Image(3), {"train": 8})
+  run = Experiment(config_lib.resolve(config, spec), spec)
+  assert run.describe()[1] == "Discriminator: not used (loss.gan is none)."
