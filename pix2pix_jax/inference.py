@@ -30,10 +30,10 @@ def generate(
   variables: dict[str, Any],
   x: jax.Array,
   key: jax.Array | None,
-  is_real: jax.Array | None = None,
   *,
   dropout: bool,
   norm_stats: str,
+  is_real: jax.Array | None = None,
 ) -> jax.Array:
   """The generator's output for encoded images. `Translator` compiles this function, `export` serialises it.
 
@@ -44,8 +44,8 @@ def generate(
     variables: its `params` and `batch_stats`.
     x: (N, H, W, C) in [-1, 1]; H and W are multiples of `config.multiple`.
     key: PRNG key of the noise; None if `dropout` is off.
-    is_real: bool (N,), False for images that only fill the batch; None: all are real.
     dropout, norm_stats: as in `model.layers`.
+    is_real: bool (N,), False for images that only fill the batch; None: all are real.
   """
   rngs = {} if key is None else {"dropout": key}
   noise_ids = jnp.zeros(x.shape[0], jnp.int32)
@@ -265,7 +265,7 @@ class Translator:
       is_real = np.arange(size) < len(chunk) if norm_stats == "batch" else None
       # A program that waits for its input does so in another thread (launch.keep_memory).
       filled = jax.block_until_ready(jax.device_put(filled))
-      answer = self._generate(self._variables, filled, key, is_real, dropout=dropout, norm_stats=norm_stats)
+      answer = self._generate(self._variables, filled, key, is_real=is_real, dropout=dropout, norm_stats=norm_stats)
       chunks.append((len(chunk), answer))
     return np.concatenate([np.asarray(output)[:length, :height, :width] for length, output in chunks])
 
