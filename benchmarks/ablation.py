@@ -50,7 +50,7 @@ METRICS = {  # name in ablation.json: heading, decimals, sign of the better dire
   "hole_rmse": ("RMSE in the holes ↓", 3, -1),
   "hole_mae": ("MAE in the holes ↓", 3, -1),
 }
-CHOOSING = ("l1", "ssim", "recognizer_mean_iou", "step")  # "step": the last one
+NOT_CHOOSING = ("psnr", "grid")  # of the METRICS
 LAST = 5  # epochs
 RESULTS = "ablation.json"  # weights ("own" or "average") → norm statistics → list of {"step": …, metric: …}
 BUILT_IN = {"data.num_train": 300, "data.num_val": 30, "data.num_test": 30}
@@ -115,7 +115,7 @@ STUDIES = {
     fields=BUILT_IN
     | {"data.load_size": 128, "data.load_width": 416, "data.crop_size": 128, "data.crop_width": 128}
     | {"data.eval_size": 128, "data.eval_width": 384},
-    metrics=("rmse", "mae", "delta1"),
+    metrics=("l1", "rmse", "mae", "delta1"),
     variants={
       "paper": (),
       "ema": ("train.ema_decay=0.999",),
@@ -139,7 +139,7 @@ STUDIES = {
     | {"data.load_size": 448, "data.load_width": 576, "data.crop_size": 192, "data.crop_width": 192}
     | {"data.eval_size": 448, "data.eval_width": 576, "model.levels": 6, "model.dropout_blocks": "()"}
     | {"optimizer.decay_fraction": 0.5},
-    metrics=("rmse", "mae", "delta1", "hole_rmse", "hole_mae"),
+    metrics=("l1", "rmse", "mae", "delta1", "hole_rmse", "hole_mae"),
     variants={"paper": (), "no_gan": ("loss.gan=none",), "best": ("best",)},
     within={},
   ),
@@ -311,15 +311,16 @@ def table(study: Study, results: dict[str, list[dict[str, list[Row]]]], epochs: 
 
 
 def choices(study: Study, results: dict[str, list[dict[str, list[Row]]]]) -> str:
-  """Markdown: the checkpoint that each metric chooses in the runs of each variant."""
+  """Markdown: the checkpoint that each metric chooses in the runs of each variant, and the last one."""
+  choosers = [*(name for name in study.metrics if name not in NOT_CHOOSING), "step"]
 
   def rows() -> Iterator[tuple[str, list[Row]]]:
     for name, seeds in results.items():
       checkpoints = [[{"epoch": i + 1, **row} for i, row in enumerate(seed["image"])] for seed in seeds if seed]
-      for chooser in CHOOSING if all(len(seed) > LAST for seed in checkpoints) else ():
+      for chooser in choosers if all(len(seed) > LAST for seed in checkpoints) else ():
         if all(chooser in row for seed in checkpoints for row in seed):
           label = "the last" if chooser == "step" else f"best {METRICS[chooser][0].split(' ↑')[0].split(' ↓')[0]}"
-          yield f"{name}, {label}", [max(seed, key=better(chooser)) for seed in checkpoints]
+          yield f"{name}, {label}", [max(reversed(seed), key=better(chooser)) for seed in checkpoints]
 
   return _markdown("checkpoint", ("epoch", *study.metrics), rows())
 

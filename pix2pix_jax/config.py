@@ -860,11 +860,8 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
       f"train.num_epochs={train.num_epochs} with {counted(count, 'training pair')} cannot fill one batch of "
       f"train.batch_size={train.batch_size}. Train for more epochs, or with smaller batches."
     )
-  if config.evaluation.norm_stats in ("batch", "running") and model.norm != "batch":
-    raise UsageError(
-      f"evaluation.norm_stats is {config.evaluation.norm_stats!r}, but model.norm is {model.norm!r}, and only batch "
-      "norm has such statistics. Leave it 'auto'."
-    )
+  if config.evaluation.norm_stats in ("batch", "running"):
+    require_batch_norm(config, f"evaluation.norm_stats={config.evaluation.norm_stats}")
   if config.evaluation.norm_stats == "auto":
     config.evaluation.norm_stats = "running" if train.batch_size > 1 and model.norm == "batch" else "image"
   epoch = max(1, count // train.batch_size)
@@ -968,41 +965,49 @@ def settings_of(data: ml_collections.ConfigDict, side: str) -> signals.Settings:
   )
 
 
+def require_batch_norm(config: ml_collections.ConfigDict, setting: str) -> None:
+  """Refuses a setting of batch norm's statistics for a model without batch norm.
+
+  Raises:
+    UsageError: the message starts with `setting`.
+  """
+  if config.model.norm != "batch":
+    raise UsageError(
+      f"{setting} chooses statistics of batch norm, but this model has none (model.norm is {config.model.norm!r}). "
+      "Leave it out."
+    )
+
+
 def keep_recorded(
   config: ml_collections.ConfigDict, workdir: Path
 ) -> tuple[ml_collections.ConfigDict, ml_collections.ConfigDict | None]:
   """The configuration of a start, and of the workdir's previous start if something was trained there.
 
-  Ranges, numbers of classes and colours that are left to the data keep their earlier values: other data must not change
-  the meaning of the networks' numbers. So do the metric that chooses the best checkpoint and the statistics of batch
-  norm: a run's validations must stay comparable. The origin of the networks (`train.init_from`) stays recorded.
-  `data.source_dir` becomes absolute, for later commands elsewhere.
+  Ranges, numbers of classes, colours and resampling that are left to the data keep their earlier values: other data
+  must not change the meaning of the networks' numbers. So do the metric that chooses the best checkpoint and the
+  statistics of batch norm: a run's validations must stay comparable. The networks' origin (`train.init_from`) stays
+  recorded. Paths become absolute, for later commands elsewhere.
   """
   config, old = config.copy_and_resolve_references(), previous(workdir)
   config.data.source_dir = absolute_source(config.data.source_dir)
-  config.train.init_from = _absolute_origin(config.train.init_from)
+  if config.train.init_from:
+    config.train.init_from = os.path.abspath(user_path("train.init_from", config.train.init_from))
   if old is None:
     return config, None
   for side in ("input", "target"):
-    for name, is_open in ((f"{side}_range", (0, 0)), (f"{side}_classes", 0), (f"{side}_colors", "")):
-      if config.data[name] == is_open:
-        config.data[name] = old.data[name]
+    open_values = {"range": (0, 0), "classes": 0, "colors": "", "resampling": "auto"}
+    for name, is_open in open_values.items():
+      if config.data[f"{side}_{name}"] == is_open:
+        config.data[f"{side}_{name}"] = old.data[f"{side}_{name}"]
   kept = [("train", "best_metric")]  # "auto" differs between versions
   kept += [("evaluation", "norm_stats")] if old.model.norm == "batch" else []
   for section, name in kept:
     if config[section][name] == "auto":
       config[section][name] = old[section][name]
-  if not config.train.init_from:
-    config.train.init_from, config.train.init_networks = old.train.init_from, old.train.init_networks
-  elif config.train.init_from == _absolute_origin(old.train.init_from):
-    config.train.init_from = old.train.init_from
+  config.train.init_from, config.train.init_networks = old.train.init_from, old.train.init_networks
   if len(config.data.inputs) == len(old.data.inputs) > 1:
     config.data.inputs = inputs.keep(tuple(config.data.inputs), tuple(old.data.inputs))
   return config, old
-
-
-def _absolute_origin(init_from: str) -> str:
-  return init_from and os.path.abspath(user_path("train.init_from", init_from))
 
 
 # --- Workdirs
@@ -1110,7 +1115,9 @@ def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) 
   return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-_LOCAL = ("data.source_dir", "data.prepared_dir", "data.beam", "train.compilation_cache")  # may differ between hosts
+_LOCAL = (  # may differ between hosts
+  *("data.source_dir", "data.prepared_dir", "data.beam", "train.compilation_cache", "train.init_from"),
+)
 
 
 def shared_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -1131,7 +1138,7 @@ def previous(workdir: Path) -> ml_collections.ConfigDict | None:
 
 
 def require_same_model(workdir: Path, old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> None:
-  """Refuses to continue a workdir with another architecture, other signals or another origin.
+  """Refuses to continue a workdir with another architecture or other signals.
 
   Other fields may change between runs: a longer run, another learning rate, another location of the data.
 
@@ -1148,12 +1155,6 @@ def require_same_model(workdir: Path, old: ml_collections.ConfigDict, new: ml_co
     raise UsageError(
       f"{workdir} holds a model of another architecture ({describe_changes(changed)}). "
       "Use a new --workdir, or the configuration that this one was started with."
-    )
-  origins = {name: pair for name, pair in changes.items() if name in ("train.init_from", "train.init_networks")}
-  if origins:
-    raise UsageError(
-      f"{workdir} has already been trained, so its networks cannot start from others ({describe_changes(origins)}). "
-      "Use a new --workdir, or leave --init_from as it was."
     )
 
 

@@ -153,11 +153,8 @@ def configure(
   Raises:
     UsageError: an unknown reader or protocol, or no files to evaluate on.
   """
-  if norm_stats and trained.model.norm != "batch":
-    raise UsageError(
-      f"--norm_stats={norm_stats} chooses the statistics of batch norm, but model.norm of {workdir} is "
-      f"{trained.model.norm!r}. Leave it out."
-    )
+  if norm_stats:
+    config_lib.require_batch_norm(trained, f"--norm_stats={norm_stats}")
   config = trained.copy_and_resolve_references()
   with config.unlocked():
     config.data.source_dir = config_lib.absolute_source(str(source_dir) or config.data.source_dir)

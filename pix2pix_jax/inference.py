@@ -120,7 +120,7 @@ class Translator:
         (`evaluation.norm_stats`). They do not matter to other norms.
       tile: side in pixels of overlapping tiles, for images too large for memory; None: the whole image at once. All
         tiles share the same noise. Each has its own norm statistics, unless they are `"running"`.
-      batch_size: number of images (or tiles) computed at once.
+      batch_size: number of images (or tiles) computed at once; tiles with statistics of a batch are computed alone.
       check_range: whether depth and quantities are refused if none of them is a value, or most lie outside the range of
         the model and so have probably another unit.
 

@@ -41,6 +41,10 @@ def inspect(config: ml_collections.ConfigDict, folder: str | Path) -> list[Path]
   from pix2pix_jax.data import doctor, pipeline, prepare, summary
 
   folder = user_path("--output", folder)
+  if config.train.init_from:
+    from pix2pix_jax.run import fine_tuning
+
+    config = fine_tuning.adopt(config)
   source = prepare.prepare(config.data, config.model)
   config = config_lib.resolve(config, source.spec)
   try:

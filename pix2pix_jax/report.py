@@ -29,7 +29,7 @@ from pix2pix_jax import __version__
 from pix2pix_jax import config as config_lib
 from pix2pix_jax.errors import CommandParser, UsageError, run_command, user_path
 from pix2pix_jax.output import counted
-from pix2pix_jax.run import history, replicas, viz
+from pix2pix_jax.run import checkpoint, history, replicas, viz
 from pix2pix_jax.run.experiment import Experiment
 
 MAX_SAMPLES = 40  # sample grids
@@ -83,6 +83,7 @@ def gather(workdir: Path) -> dict[str, Any]:
     "facts": _facts(run, parameters, splits),
     "networks": _networks(run),
     "best_metric": config.train.best_metric,
+    "best_step": _best_step(workdir, config),
     "baselines": next((split["summary"].get("baselines", {}) for split in splits if split["name"] == "val"), {}),
     "changes": _changes(workdir),
     "samples": _samples(workdir, config),
@@ -195,6 +196,15 @@ def _counts(config: ml_collections.ConfigDict, splits: list[dict[str, Any]]) -> 
   if config.data.name == "procedural":
     return {"train": config.data.num_train, "val": config.data.num_val, "test": config.data.num_test}
   return {split["name"]: split["summary"].get("count", 0) for split in splits if "@" not in split["name"]}
+
+
+def _best_step(workdir: Path, config: ml_collections.ConfigDict) -> int | None:
+  """The step that commands mean by "best"; None before a validated checkpoint is saved."""
+  if not (workdir / "checkpoints").is_dir():
+    return None
+  with checkpoint.Checkpointer(workdir, config=config, read_only=True) as checkpointer:
+    best = checkpointer.best()
+  return best and best[0]
 
 
 def _networks(run: Experiment) -> list[dict[str, Any]]:

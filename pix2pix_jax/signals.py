@@ -785,6 +785,9 @@ class Settings:
     Args:
       channels: number of channels of the raw data; classes ignore it.
       dtype: their number type.
+
+    Raises:
+      UsageError: ranges for another number of channels.
     """
     if self.kind == Stack.kind:
       made = [part.settings.make(part.channels, part.dtype) for part in self.parts]
@@ -794,6 +797,12 @@ class Settings:
     if self.kind == "classes":
       return Classes(self.count or len(self.palette), self.palette, self.ignore, self.shown)
     if self.kind == "quantity":
+      if channels and len(self.range) not in (0, 1, channels):
+        ranges = ", ".join(f"{low:g} to {high:g}" for low, high in self.range)
+        raise UsageError(
+          f"There are {len(self.range)} ranges ({ranges}), but the data have {_channels(channels)}. Set one range for "
+          "all channels, or one for each."
+        )
       dtype = np.dtype(dtype)
       resampling = "nearest" if self.resampling == "nearest" else "area"
       name = "float32" if dtype.kind == "f" else str(dtype.newbyteorder("="))

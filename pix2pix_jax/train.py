@@ -72,14 +72,16 @@ def train_and_evaluate(
     finished = (done := start or 0) >= config.train.num_steps
     if finished and (config_lib.shared(changes) or not (val_split and final.is_missing(workdir, done, config))):
       output.say(_describe_finished(done, config, changes, note="; nothing was changed"))
-      return checkpointer.restore(done, checkpointer.as_stored(done, run.abstract())) if changes else state
+      if "train.ema_decay" in changes:
+        state = checkpointer.restore(done, checkpointer.as_stored(done, run.abstract()))
+      return state
     if processes.is_main() and not finished:
       config_lib.write(workdir, config)  # only now, so that a failed start leaves the old file
       config_lib.record_changes(workdir, done, changes)
     writer, logger = make_writer(workdir, config), loggers.make(config.train.logger, config.to_dict(), workdir)
     unit = run.spec.target.unit
     with Reporter(writer, workdir, start=done, config=config.train, logger=logger, unit=unit) as reporter:
-      reporter.say(_describe(run, start, changes))
+      reporter.say(_describe(run, start, changes, starts_over=checkpointer.starts_over()))
       progress = _loop(run, state, start, (train_split, val_split), checkpointer, reporter, observer)
       if progress.step < config.train.num_steps:
         reporter.say(f"Stopped at step {progress.step} of {config.train.num_steps}; run the same command to resume.")
@@ -173,8 +175,8 @@ def _describe_finished(
   return "\n".join(lines)
 
 
-def _describe(run: Experiment, start: int | None, changes: config_lib.Changes) -> str:
-  """What is trained, in a few lines."""
+def _describe(run: Experiment, start: int | None, changes: config_lib.Changes, *, starts_over: bool) -> str:
+  """What is trained, in a few lines. `starts_over`: whether no validation so far can be compared with those to come."""
   if start is not None and start >= run.config.train.num_steps:
     return _describe_finished(start, run.config, changes)
   lines = [] if start is None else [f"Resuming from step {start}."]
@@ -186,6 +188,9 @@ def _describe(run: Experiment, start: int | None, changes: config_lib.Changes) -
       "search for the best checkpoint starts over. If that is not intended, press Ctrl-C and use a new --workdir; "
       "--init_from starts it from these networks."
     )
-  elif start and not changes.keys().isdisjoint(checkpoint.PROTOCOL_FIELDS):
-    lines.append("Earlier validations used another protocol: the search for the best checkpoint starts over.")
+  elif starts_over:
+    lines.append(
+      "Warning: earlier validations used other data or another protocol. The search for the best checkpoint starts "
+      "over, and the best one so far is not kept."
+    )
   return "\n".join([*lines, *run.describe(), *(run.describe_parameters() if output.is_verbose() else [])])

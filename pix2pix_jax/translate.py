@@ -332,7 +332,7 @@ def _describe_step(workdir: Path, translator: "Translator", asked: str) -> str:
   with Checkpointer(workdir, config=translator.config, read_only=True) as checkpointer:
     best = checkpointer.best()
   if best is None:
-    return f"step {translator.step}, the newest (none was validated)"
+    return f"step {translator.step}, the newest (none has a validation to compare)"
   if best[0] != translator.step:
     return f"step {translator.step}, because the best one is damaged"
   return f"step {translator.step}, best {translator.config.train.best_metric} ({best[1]:.4f})"
@@ -385,6 +385,8 @@ def main(argv: list[str] | None = None) -> None:
       check_outputs(outputs, overwrite=options.overwrite)
     images = [path for path in inputs if path not in volumes]
     translation.check_formats(translator.target_signal, {name.suffix for path in images for name in outputs[path]})
+  if options.norm_stats:
+    config_lib.require_batch_norm(translator.config, f"--norm_stats={options.norm_stats}")
   if translator.step is not None:
     print(f"Checkpoint: {_describe_step(workdir, translator, options.step)}.", flush=True)
   if options.tile and options.tile % translator.multiple:

@@ -5,15 +5,16 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny_runs import saved_arrays, tiny_config
+from tiny_runs import assert_same_bits, saved_arrays, tiny_config
 
 from pix2pix_jax import config as config_lib
 from pix2pix_jax import fit
 from pix2pix_jax.errors import UsageError
+from pix2pix_jax.inspect import inspect
 from pix2pix_jax.run import fine_tuning
 from pix2pix_jax.run.checkpoint import Checkpointer
 from pix2pix_jax.run.experiment import Experiment
-from pix2pix_jax.signals import DataSpec, Image
+from pix2pix_jax.signals import DataSpec, Image, Settings
 from pix2pix_jax.train import train_and_evaluate
 
 
@@ -80,14 +81,26 @@ def test_a_run_resumes_from_its_own_checkpoint(trained, tmp_path, monkeypatch, c
   assert "init_from" not in capsys.readouterr().out
 
 
-def test_networks_that_are_trained_already_cannot_start_from_others(trained, tmp_path):
-  settings = {"data__num_val": 0, "train__num_steps": 2}
-  train_and_evaluate(tiny_config(**settings), tmp_path / "run")
-  before = (tmp_path / "run/config.json").read_text()
-  for more in ({"train__num_steps": 3}, {}):
-    with pytest.raises(UsageError, match="already been trained, .*train.init_from '' → .*new --workdir"):
-      train_and_evaluate(tiny_config(**settings | more, train__init_from=str(trained)), tmp_path / "run")
-  assert (tmp_path / "run/config.json").read_text() == before
+def test_networks_that_are_trained_already_cannot_start_from_others(trained, tmp_path, capsys):
+  settings = {"data__num_val": 0, "train__num_steps": 2, "train__checkpoint_every_steps": 1}
+  train_and_evaluate(tiny_config(**settings | {"train__num_steps": 1}), tmp_path / "run")
+  shutil.copytree(tmp_path / "run", tmp_path / "undisturbed")
+  train_and_evaluate(tiny_config(**settings), tmp_path / "undisturbed")
+  capsys.readouterr()
+  train_and_evaluate(tiny_config(**settings, train__init_from=str(trained)), tmp_path / "run")
+  printed = capsys.readouterr().out
+  assert f"Warning: --init_from={trained} is ignored: {tmp_path}/run has been trained" in printed
+  assert "Changed since the last start: train.num_steps 1 → 2." in printed
+  assert config_lib.read(tmp_path / "run").train.init_from == ""
+  assert_same_bits(saved_arrays(tmp_path / "run", 2), saved_arrays(tmp_path / "undisturbed", 2))
+
+
+def test_two_spellings_of_an_origin_are_the_same(trained, tmp_path, monkeypatch):
+  (tmp_path / "link").symlink_to(trained.parent)
+  monkeypatch.chdir(trained.parent)
+  assert fine_tuning.is_same(str(trained), f"{tmp_path}/link/run@best") and fine_tuning.is_same("run", str(trained))
+  assert fine_tuning.is_same("", "") and not fine_tuning.is_same("run", "")
+  assert not fine_tuning.is_same("run", "run@2") and not fine_tuning.is_same("run", "other")
 
 
 def spectral_norms(state):
@@ -130,20 +143,30 @@ def test_without_spectral_norm_kernels_are_those_that_the_layers_used(tmp_path):
 
 
 @pytest.mark.parametrize("more", [1, -1])
-def test_decoders_are_aligned_at_the_output(trained, capsys, more):
+def test_decoders_are_aligned_at_the_output(tmp_path, capsys, more):
   """A network for images of twice or half the size keeps what it knows about textures."""
-  levels = config_lib.read(trained).model.levels
+  levels = 4
+  train_and_evaluate(tiny_config(model__levels=levels, data__num_val=0, train__num_steps=1), tmp_path / "other")
   side = 2 ** (levels + more)
-  state = first_state(trained, model__levels=levels + more, data__crop_size=side, data__load_size=side)
-  saved, taken = saved_arrays(trained, 2), arrays(state.generator.params)
-  blocks = [block for block in range(levels - 1) if block + more >= 0]
-  for block in blocks[1:]:  # the innermost one of a U-Net has no skip
-    name = "['conv']['kernel']"
-    np.testing.assert_array_equal(
-      taken[f"['up_{block + more}']{name}"], saved[f"['generator']['params']['up_{block}']{name}"]
-    )
+  state = first_state(tmp_path / "other", model__levels=levels + more, data__crop_size=side, data__load_size=side)
+  saved, taken = saved_arrays(tmp_path / "other", 1), arrays(state.generator.params)
+  name = "['conv']['kernel']"
+  pairs = [(block, block + more) for block in range(1, levels - 1) if block + more > 0]  # block 0 has no skip
+  assert len(pairs) == (2 if more > 0 else 1)
+  for old, new in pairs:
+    np.testing.assert_array_equal(taken[f"['up_{new}']{name}"], saved[f"['generator']['params']['up_{old}']{name}"])
   np.testing.assert_array_equal(taken["['output']['kernel']"], saved["['generator']['params']['output']['kernel']"])
   assert f"model.levels {levels} → {levels + more}" in capsys.readouterr().out
+
+
+def test_the_last_kernel_of_another_decoder_is_not_taken(tmp_path):
+  """That of a resize-convolution has the shape of the plain one that ends the report's decoder."""
+  train_and_evaluate(tiny_config(model__upsample="resize", data__num_val=0, train__num_steps=1), tmp_path / "other")
+  report = {"model__upsample": "resize", "model__decoder_widths": "report"}
+  state, fresh = first_state(tmp_path / "other", **report, seed=7), first_state("", **report, seed=7)
+  kernels = [arrays(each.generator.params)["['output']['kernel']"] for each in (state, fresh)]
+  assert kernels[0].shape == saved_arrays(tmp_path / "other", 1)["['generator']['params']['output']['kernel']"].shape
+  np.testing.assert_array_equal(*kernels)
 
 
 def test_transposed_kernels_are_not_taken_for_those_of_resize_convolutions(tmp_path, capsys):
@@ -177,18 +200,53 @@ def test_a_damaged_best_checkpoint_is_replaced_by_the_next(tmp_path, capsys):
     first_state(f"{tmp_path}/other@{best}")
 
 
+QUANTITY = {"data__task": "mr_ct", "data__input_kind": "quantity", "data__target_kind": "quantity", "data__num_val": 0}
+
+
 def test_open_ranges_are_those_of_the_other_run_and_other_meanings_are_listed(tmp_path, capsys):
-  x, y = (np.random.default_rng(i).uniform(0, 100, (8, 16, 16, 1)).astype(np.float32) for i in (0, 1))
-  kinds = {"input_kind": "quantity", "target_kind": "quantity", "batch_size": 2, "epochs": 1, "verbose": 1}
-  overrides = {"model.base_features": 2, "model.discriminator_features": 2, "model.patch": 16}
-  fit(x, y, input_range=(0, 500), target_range=(0, 300), workdir=tmp_path / "other", overrides=overrides, **kinds)
+  settings = {**QUANTITY, "train__num_steps": 1}
+  ranges = {"data__input_range": (0.0, 500.0), "data__target_range": (-1000.0, 3000.0)}
+  train_and_evaluate(tiny_config(**settings, **ranges), tmp_path / "other")
   capsys.readouterr()
-  overrides["train.init_from"] = str(tmp_path / "other")
-  fit(x, y, target_range=(0, 200), workdir=tmp_path / "run", overrides=overrides, **kinds)
+  more = {"train__init_from": str(tmp_path / "other"), "data__target_range": (-1000.0, 2000.0)}
+  train_and_evaluate(tiny_config(**settings, **more), tmp_path / "run")
   data = config_lib.read(tmp_path / "run").data
-  assert (tuple(data.input_range), tuple(data.target_range)) == ((0, 500), (0, 200))
-  differs = f"Differs from {tmp_path}/other: data.target_range (0.0, 300.0) → (0.0, 200.0)."
+  assert (tuple(data.input_range), tuple(data.target_range)) == ((0, 500), (-1000, 2000))
+  differs = f"Differs from {tmp_path}/other: data.target_range (-1000.0, 3000.0) → (-1000.0, 2000.0)."
   assert differs in capsys.readouterr().out
+
+
+def test_fit_and_inspect_adopt_ranges_too(tmp_path, capsys):
+  ranges = {"data__input_range": (0.0, 500.0), "data__target_range": (-1000.0, 3000.0)}
+  train_and_evaluate(tiny_config(**QUANTITY, **ranges, train__num_steps=1), tmp_path / "other")
+  x, y = (np.random.default_rng(i).uniform(0, 100, (8, 16, 16, 1)).astype(np.float32) for i in (0, 1))
+  small = {"model.base_features": 2, "model.discriminator_features": 2, "model.patch": 16}
+  own = {"batch_size": 2, "epochs": 1, "verbose": 0, "overrides": {**small, "train.init_from": str(tmp_path / "other")}}
+  fit(x, y, input_kind="quantity", target_kind="quantity", workdir=tmp_path / "run", **own)
+  assert tuple(config_lib.read(tmp_path / "run").data.input_range) == (0, 500)
+  capsys.readouterr()
+  inspect(tiny_config(**QUANTITY, train__init_from=str(tmp_path / "other")), tmp_path / "sheets")
+  assert "-1000 to 3000" in capsys.readouterr().out
+
+
+def test_classes_and_several_inputs_adopt_what_is_open(tmp_path, monkeypatch):
+  other, config = config_lib.default(), config_lib.default()
+  for each, count in ((other, 7), (config, 0)):
+    each.data.update(input_kind="auto", target_kind="classes", target_classes=count)
+  other.data.inputs, config.data.inputs = ("a:quantity,range=0/5", "b:image"), ("a:quantity", "b:image")
+  config.train.init_from = "other"
+  monkeypatch.setattr(fine_tuning, "find", lambda name: (tmp_path / name, "best"))
+  monkeypatch.setattr(config_lib, "read", lambda workdir: other)
+  adopted = fine_tuning.adopt(config).data
+  assert adopted.target_classes == 7 and tuple(adopted.inputs) == ("a:quantity,range=0/5", "b:image")
+
+
+def test_ranges_of_other_channels_are_an_error():
+  settings = Settings("quantity", range=((0.0, 1.0), (0.0, 2.0), (0.0, 3.0)))
+  assert settings.make(3, np.float32).channels == 3
+  for channels in (1, 4):
+    with pytest.raises(UsageError, match="3 ranges .0 to 1, 0 to 2, 0 to 3., but the data have"):
+      settings.make(channels, np.float32)
 
 
 def test_a_folder_may_be_named_like_a_checkpoint(trained, tmp_path, capsys):

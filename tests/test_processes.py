@@ -217,6 +217,20 @@ def test_processes_with_different_settings_end_before_training(tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+def test_what_may_differ_between_hosts_does_not_keep_a_run_from_starting_and_ending(two, tmp_path):
+  """Where the other run and the compilation cache are; also once nothing is left to train."""
+  (tmp_path / "link").symlink_to(two[2].parent)
+  each = [f"--init_from={two[2]}", f"--init_from={tmp_path}/link/run"]
+  fields = DEVICES | {"train__num_steps": 1}
+  run = Run(2, tmp_path / "run", tmp_path / "first", each=each, **fields)
+  assert run.end() == [0, 0], run.output(0) + run.output(1)
+  assert f"arrays from {two[2]}, step " in run.output(0)
+  each = ["--config.train.compilation_cache=", "--config.train.compilation_cache=none"]
+  run = Run(2, tmp_path / "run", tmp_path / "again", each=each, **fields)
+  assert run.end() == [0, 0], run.output(0) + run.output(1)
+  assert "Already finished: 1 of 1 steps" in run.output(0)
+
+
 @pytest.mark.parametrize(
   "flags, message",
   [

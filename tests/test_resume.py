@@ -9,10 +9,19 @@ import time
 import forked
 import numpy as np
 import pytest
-from tiny_runs import assert_same_bits, assert_same_numbers, command, latest_step, run, saved_arrays, tiny_config
+from tiny_runs import (
+  assert_same_bits,
+  assert_same_numbers,
+  changed,
+  command,
+  latest_step,
+  run,
+  saved_arrays,
+  tiny_config,
+)
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax import evaluate, output
+from pix2pix_jax import evaluate, output, report
 from pix2pix_jax.data import pipeline
 from pix2pix_jax.errors import UsageError, run_command
 from pix2pix_jax.run import baselines, checkpoint, evaluation, history
@@ -340,16 +349,51 @@ def test_best_belongs_to_its_data(tmp_path, capsys):
     assert reader.best() == (min((3, 4), key=rows.get), pytest.approx(min(rows[3], rows[4]), rel=1e-6))
 
 
-@pytest.mark.parametrize("fields", [{"evaluation__norm_stats": "running"}, {"evaluation__dropout": False}])
-def test_best_belongs_to_its_protocol(tmp_path, capsys, fields):
+PROTOCOLS = {
+  "dropout": {"evaluation__dropout": False},
+  "norm_stats": {"evaluation__norm_stats": "running"},
+  "batch": {"evaluation__norm_stats": "batch"},
+  "size": {"data__eval_size": 32},
+  "resampling": {"data__target_resampling": "nearest"},
+  "ignore": {"data__target_ignore": 3},
+}
+
+
+@pytest.mark.parametrize("fields", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_best_belongs_to_its_protocol(tmp_path, fields):
   """A validation by another protocol, which may be far easier, is not the best one after a change."""
-  settings = {"evaluation__norm_stats": "image"}
+  import jax.numpy as jnp
+
+  old = tiny_config(**QUICK, train__best_metric="l1", train__keep_every_steps=1, evaluation__norm_stats="image")
+  for config, step, l1, starts_over in ((old, 1, 0.1, False), (changed(old, **fields), 2, 0.3, True)):
+    with checkpoint.Checkpointer(tmp_path, config=config) as checkpointer:
+      assert checkpointer.starts_over() == starts_over
+      checkpointer.save(step, {"step": jnp.int32(step)}, {"l1": l1})
+    with checkpoint.Checkpointer(tmp_path, config=config, read_only=True) as reader:
+      assert reader.best() == (step, l1) and reader.resolve_step("best") == step
+      assert (reader.validation(1) is None) == (step == 2) and reader.all_steps()[0] == 1
+  with checkpoint.Checkpointer(tmp_path, read_only=True) as reader:
+    assert reader.best() == (1, 0.1)  # without a configuration, all are compared by L1
+
+
+def test_a_change_of_the_protocol_is_announced(tmp_path, capsys):
+  settings = {"evaluation__norm_stats": "image", "train__best_metric": "l1"}
   train_and_evaluate(tiny_config(**QUICK | settings | {"train__num_steps": 2}), tmp_path / "run")
-  train_and_evaluate(tiny_config(**QUICK | settings | fields | {"train__num_steps": 4}), tmp_path / "run")
-  assert "Earlier validations used another protocol" in capsys.readouterr().out
-  with checkpoint.Checkpointer(tmp_path / "run", config=config_lib.read(tmp_path / "run"), read_only=True) as reader:
-    assert reader.best()[0] in (3, 4)
-    assert reader.validation(2) is None and reader.validation(4)
+  settings |= {"evaluation__dropout": False, "train__num_steps": 4}
+  train_and_evaluate(tiny_config(**QUICK | settings), tmp_path / "run")
+  assert "Warning: earlier validations used other data or another protocol" in (out := capsys.readouterr().out)
+  rows = {row["step"]: row["val/l1"] for row in history.read(tmp_path / "run") if "val/l1" in row}
+  best = min((4, 3), key=rows.get)
+  assert f"at step {best}." in out.rpartition("Best validation l1")[2]
+  assert report.gather(tmp_path / "run")["best_step"] == best
+  train_and_evaluate(tiny_config(**QUICK | settings | {"train__num_steps": 5}), tmp_path / "run")
+  assert "another protocol" not in capsys.readouterr().out
+
+
+def test_resampling_that_is_left_open_stays(tmp_path):
+  train_and_evaluate(tiny_config(data__target_resampling="nearest", train__num_steps=1), tmp_path / "run")
+  train_and_evaluate(tiny_config(train__num_steps=2), tmp_path / "run")
+  assert config_lib.read(tmp_path / "run").data.target_resampling == "nearest"
 
 
 def test_of_equal_validations_the_newest_is_the_best(tmp_path, capsys):

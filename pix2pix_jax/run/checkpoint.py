@@ -38,7 +38,6 @@ from pix2pix_jax.run import replicas, storage
 
 _DATA = "data"  # the fingerprint of the validation data, stored among the metrics
 _PROTOCOL = "protocol"  # how they were translated, too
-PROTOCOL_FIELDS = ("evaluation.dropout", "evaluation.norm_stats", "data.eval_size", "data.eval_width")
 _KEPT = 2  # newest checkpoints; the second is for the day on which the newest is damaged
 _DAMAGED = "damaged"  # folder of a workdir for what could not be used
 
@@ -116,9 +115,10 @@ class Checkpointer:
     return value > other if self._metric in HIGHER_IS_BETTER else value < other
 
   def _is_comparable(self, metrics: dict[str, Any]) -> bool:
-    """Whether a validation used the present data and protocol; versions before 0.2 did not store the latter."""
+    """Whether a validation used the present data, and the present protocol as far as it was stored (not by 0.1)."""
     same_data = self._data is None or signals.same_data(metrics.get(_DATA, ""), self._data)
-    return same_data and metrics.get(_PROTOCOL, self._protocol) in (None, self._protocol)
+    protocol = self._protocol or {}
+    return same_data and all(protocol.get(name, value) == value for name, value in metrics.get(_PROTOCOL, {}).items())
 
   def _rank(self, metrics: dict[str, Any]) -> float:
     """Returns a number that is larger for better validations; -inf if they lack the metric or cannot be compared."""
@@ -136,7 +136,7 @@ class Checkpointer:
     """
     if not self._folder.is_dir():  # Orbax would create it again
       raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._folder))
-    stored = None if metrics is None else {**metrics, _DATA: self._data or "", _PROTOCOL: self._protocol}
+    stored = None if metrics is None else {**metrics, _DATA: self._data or "", _PROTOCOL: self._protocol or {}}
     checksums = {"arrays": _checksums(state), "metrics": _checksum_of_metrics(stored)}
     with _quiet():
       self._manager.save(step, args=ocp.args.StandardSave(_saved(state)), metrics=stored, custom_metadata=checksums)
@@ -175,12 +175,17 @@ class Checkpointer:
     if not isinstance(metrics, dict) or checksum not in (None, _checksum_of_metrics(metrics)):
       return None
     numbers = [value for key, value in metrics.items() if key not in (_DATA, _PROTOCOL)]
-    return metrics if all(isinstance(value, int | float) for value in numbers) else None
+    valid = isinstance(metrics.get(_PROTOCOL, {}), dict) and all(isinstance(value, int | float) for value in numbers)
+    return metrics if valid else None
 
   def best(self) -> tuple[int, float] | None:
     """(step, value) of the checkpoint with the best validation on the current data, or None if there is none."""
     ranked = self._ranked()
     return (ranked[0], (self._metrics_of(ranked[0]) or {})[self._metric]) if ranked else None
+
+  def starts_over(self) -> bool:
+    """Whether there were validations, but none that can be compared with those to come."""
+    return self.best() is None and any(self._metric in (self._metrics_of(step) or {}) for step in self.all_steps())
 
   def _ranked(self) -> list[int]:
     """The steps with a comparable validation, best first; of equal ones the newest, which is the one that is kept."""
@@ -403,12 +408,18 @@ class Checkpointer:
     _synchronize("damaged checkpoints are moved")
 
 
-def _protocol(config: ml_collections.ConfigDict) -> str:
-  """What decides whether two validations on equal data can be compared."""
-  settings = config.evaluation
-  batches = f" of {settings.batch_size}" if settings.norm_stats == "batch" else ""
-  size = config_lib.eval_resize(config.data)
-  return f"dropout {settings.dropout}, norm_stats {settings.norm_stats}{batches}, size {size}"
+def _protocol(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What decides whether two validations on equal data can be compared, as JSON holds it."""
+  settings, data = config.evaluation, config.data
+  return {
+    "dropout": settings.dropout,
+    "norm_stats": settings.norm_stats,
+    "batch_size": settings.batch_size if settings.norm_stats == "batch" else 0,
+    "size": list(config_lib.eval_resize(data) or ()),
+    "input_resampling": data.input_resampling,
+    "target_resampling": data.target_resampling,
+    "target_ignore": data.target_ignore,
+  }
 
 
 def _warn(text: str) -> None:

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from pix2pix_jax import config as config_lib
-from pix2pix_jax import output
+from pix2pix_jax import inputs, output
 from pix2pix_jax.errors import UsageError, few, user_path
 from pix2pix_jax.model import layers
 from pix2pix_jax.model.state import NetworkState, TrainState
@@ -49,10 +49,15 @@ def split(init_from: str) -> tuple[Path, str]:
   return user_path("train.init_from", name), step
 
 
-def adopt(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """The configuration of a new run; ranges of quantities that are left to the data are those of `train.init_from`.
+def is_same(init_from: str, other: str) -> bool:
+  """Whether two values of `train.init_from` are the same checkpoint of the same workdir."""
+  one, two = (split(text) if text else None for text in (init_from, other))
+  return one == two or bool(one and two and one[1] == two[1] and one[0].resolve() == two[0].resolve())
 
-  Otherwise other data would change the meaning of the networks' numbers.
+
+def adopt(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The configuration of a new run; ranges and numbers of classes that are left to the data are those of
+  `train.init_from`, if the kinds are equal: other data must not change the meaning of the networks' numbers.
 
   Raises:
     UsageError: as `find`.
@@ -62,11 +67,11 @@ def adopt(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   other = config_lib.read(find(config.train.init_from)[0])
   config = config.copy_and_resolve_references()
   for side in ("input", "target"):
-    if config.data[f"{side}_kind"] == other.data[f"{side}_kind"] == "quantity" and config.data[f"{side}_range"] == (
-      0,
-      0,
-    ):
-      config.data[f"{side}_range"] = other.data[f"{side}_range"]
+    for kind, field, is_open in (("quantity", f"{side}_range", (0, 0)), ("classes", f"{side}_classes", 0)):
+      if config.data[f"{side}_kind"] == other.data[f"{side}_kind"] == kind and config.data[field] == is_open:
+        config.data[field] = other.data[field]
+  if len(config.data.inputs) > 1 and len(other.data.inputs) > 1:
+    config.data.inputs = inputs.keep(tuple(config.data.inputs), tuple(other.data.inputs))
   return config
 
 
@@ -119,6 +124,8 @@ def _aligned(arrays: dict[str, np.ndarray], source: Any, model: Any) -> dict[str
       return f"['up_{block}']" if block >= 0 else f"['inner up_{found[1]}']"
 
     arrays = {re.sub(r"\['up_(\d+)'\]", renamed, name): array for name, array in arrays.items()}
+  if source.decoder_widths != model.decoder_widths:  # a plain convolution, or one that doubles the resolution
+    arrays.pop("['params']['output']['kernel']", None)
   if source.upsample != model.upsample:
     convolutions = re.compile(r"\['up_\d+(_conv)?'\]")
     kernels = [name for name in arrays if convolutions.search(name) and name.endswith("['kernel']")]

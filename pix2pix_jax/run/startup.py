@@ -25,7 +25,13 @@ def settle(
   experiment.use_compilation_cache(config.train.compilation_cache)
   replicas.check(config)
   experiment.check_batch_size(config.train.batch_size)
+  asked = config.train.init_from
   config, old = recall(config, workdir)
+  if old and asked and not fine_tuning.is_same(asked, config.train.init_from) and processes.is_main():
+    output.say(
+      f"Warning: --init_from={asked} is ignored: {workdir} has been trained already, and resumes from its own "
+      "checkpoint. To start from other networks, use a new --workdir."
+    )
   with output.stage("Preparing the data"), processes.main_first("prepare"):
     source = source or prepare.prepare(config.data, config.model)
   config = config_lib.resolve(config, source.spec)

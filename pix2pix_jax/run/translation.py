@@ -334,9 +334,7 @@ class FileTranslator:
     form, room = (image.shape, image.dtype), _room(image, self._batch_size)
     if len(batch) == room:
       self._filled.add(form)
-    norm_stats = self._options.norm_stats or self._translator.config.evaluation.norm_stats
-    fills = form in self._filled and norm_stats != "batch"  # padding the last few saves compiling another program
-    size = room if fills else len(batch)
+    size = room if form in self._filled else len(batch)  # padding the last few saves compiling another program
     try:
       if size == 1:
         return [(batch[0], self._compute(image))]
