@@ -424,7 +424,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     "r1_weight": Field(
       0.0,
       "Weight γ of the R1 penalty γ/2 · |gradient|² on the discriminator's gradient at the targets (Mescheder et al. "
-      "2018, arXiv 1801.04406, where it is 10), per patch. discriminator_loss does not contain it. 0: none.",
+      "2018, arXiv 1801.04406, where it is 10), over the number of patches. Beside a halved loss, it counts twice as "
+      "much. discriminator_loss does not contain it. 0: none.",
       _NOT_NEGATIVE,
     ),
     "halve_discriminator": Field(True, "Divide the discriminator's loss by two, as in the paper."),
@@ -445,7 +446,7 @@ FIELDS: dict[str, dict[str, Field]] = {
       1, "Images per step, over all devices and processes; a multiple of the number of devices.", _between(1, 10**6)
     ),
     "num_epochs": Field(200, "Length of the run in passes through the data.", _between(0, 10**9)),
-    "num_steps": Field(0, "Length of the run in steps. 0: derived from num_epochs.", _between(0, 10**12)),
+    "num_steps": Field(0, "Length of the run in steps. 0: derived from num_epochs.", _between(0, 2**31 - 1)),
     "log_every_steps": Field(
       100, "Steps between log lines. The train/ scalars logged are means over those steps.", _between(1, 10**9)
     ),
@@ -828,6 +829,11 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
   if data.validity_channel and not spec.target.has_holes:
     raise UsageError(
       f"data.validity_channel is for targets with holes (depth), but the target is: {spec.target.describe()}."
+    )
+  if data.validity_channel and spec.target.missing is None:
+    raise UsageError(
+      f"data.validity_channel needs a number of {spec.target.dtype} that marks pixels without a value. Set "
+      "data.target_nodata."
     )
   parts = spec.input.parts if isinstance(spec.input, signals.Stack) else (spec.input,)
   if (data.brightness or data.contrast) and all(part.kind != "image" for part in parts):

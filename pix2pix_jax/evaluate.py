@@ -118,6 +118,8 @@ def evaluate(
   chosen_by = f" (best {trained.config.train.best_metric})" if step in (None, "best") else ""
   print(f"{split}: {output.counted(len(data), 'image')}, step {number}{chosen_by}, {_describe_protocol(config)}")
   print(evaluation.table({"model": {**result.means, **measured}, **compared}, trained.spec.target.unit))
+  if missing := [name for name in chosen if name not in compared]:
+    print(f"  Without {', '.join(missing)}: {config.data.source_dir or config.data.name} has no train split.")
   if comparison:
     print("  fid is biased for few images: only compare FIDs computed from equally many images. kid is unbiased.")
   print(f"Results are in {folder}")

@@ -66,7 +66,9 @@ def make_program(
     output = generate(generator, variables, x, key, dropout=dropout, norm_stats=config.evaluation.norm_stats)
     output = output[:, :height, :width]
     decoded = target_signal.decode(output[..., :channels])
-    return jnp.where(output[..., channels:] > 0, decoded, 0) if output.shape[-1] > channels else decoded
+    if output.shape[-1] == channels:
+      return decoded
+    return jnp.where(output[..., channels:] > 0, decoded, jnp.asarray(target_signal.missing, decoded.dtype))
 
   return program
 

@@ -126,9 +126,10 @@ class Translator:
 
     Returns:
       The translations, in the shape of `images` but with the target's channels; `num_samples` adds a leading axis.
-      Depth is float32 metres (0 where a model with a validity channel expects no measurement). Quantities are in their
-      unit, float32 or the integer type of the training data; classes are indices, uint8 with one channel. Images are
-      float32 in [0, 1] if `images` were float images, else integers of the type that the model was trained on.
+      Depth is float32 metres. Quantities are in their unit, float32 or the integer type of the training data; classes
+      are indices, uint8 with one channel. Images are float32 in [0, 1] if `images` were float images, else integers of
+      the type that the model was trained on. Where a model with a validity channel expects no value, depth is 0, and
+      quantities and classes have their mark: NaN or a `nodata` number, or the ignored index.
 
     Raises:
       UsageError: invalid shapes, dtypes, values or options; the message says what is accepted.
@@ -250,7 +251,9 @@ class Translator:
     channels = self.target_signal.channels
     output, validity = output[..., :channels], output[..., channels:]
     decoded = self.target_signal.decode_float(output) if as_float else self.target_signal.decode(output)
-    return np.where(validity > 0, decoded, 0) if validity.shape[-1] else decoded
+    if not validity.shape[-1]:
+      return decoded
+    return np.where(validity > 0, decoded, np.asarray(self.target_signal.missing, decoded.dtype))
 
   def _run(self, batch: np.ndarray, *, key, dropout: bool, norm_stats: str, batch_size: int) -> np.ndarray:
     """Pads to the multiple by reflection, translates in chunks, crops back. [-1, 1] in and out."""

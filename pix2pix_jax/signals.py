@@ -39,6 +39,11 @@ class _Shared:
     """Channels of stored arrays."""
     return self.channels
 
+  @property
+  def missing(self) -> float | None:
+    """The raw number by which a decoded array marks a pixel without a value; None if the type has none."""
+    return None
+
   def mark_missing(self, array: np.ndarray, nodata: float | None) -> np.ndarray:
     """Raw numbers of a file that declares `nodata` to stand for "no value", with this signal's own mark in its place.
 
@@ -237,6 +242,10 @@ class Depth(_Shared):
       )
     return self.canonical(metres)
 
+  @property
+  def missing(self) -> float | None:
+    return 0.0
+
   def mark_missing(self, array: np.ndarray, nodata: float | None) -> np.ndarray:
     return array if nodata is None else np.where(array == nodata, array.dtype.type(0), array)
 
@@ -346,6 +355,13 @@ class Quantity(_Shared):
         f"{name} holds integers beyond ±{2**24:,}, which float32 cannot hold exactly. Subtract an offset or rescale it."
       )
     return self.canonical(array)
+
+  @property
+  def missing(self) -> float | None:
+    if np.dtype(self.dtype).kind == "f":
+      return math.nan
+    limits = np.iinfo(self.dtype)
+    return next((each for each in self.nodata if each == each // 1 and limits.min <= each <= limits.max), None)
 
   def mark_missing(self, array: np.ndarray, nodata: float | None) -> np.ndarray:
     marked = nodata is not None and array.dtype.kind in "uif" and array == nodata
@@ -504,6 +520,10 @@ class Classes(_Shared):
         f"label, declare it (data.input_ignore or data.target_ignore = {wrong[0]}); else raise the number of classes."
       )
     return array.astype(np.uint8)
+
+  @property
+  def missing(self) -> float | None:
+    return None if self.ignore < 0 else float(self.ignore)
 
   def mark_missing(self, array: np.ndarray, nodata: float | None) -> np.ndarray:
     if nodata is None or not self.has_holes:

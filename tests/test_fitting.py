@@ -11,6 +11,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
+from tiny_runs import make_translator
 
 import pix2pix_jax as p2p
 from pix2pix_jax import UsageError
@@ -18,6 +19,7 @@ from pix2pix_jax import config as config_lib
 from pix2pix_jax.model import metrics
 from pix2pix_jax.model import networks as models
 from pix2pix_jax.run import checkpoint, history
+from pix2pix_jax.signals import DataSpec, Image, Quantity
 
 TINY = {"model.base_features": 2, "model.levels": 3, "model.patch": 16}
 
@@ -231,6 +233,51 @@ def test_a_folder_of_fit_s_own_is_announced_and_deleted_when_the_program_exits(t
     if str(result.workdir) in map(str, args):
       function(*args, **options)
   assert not result.workdir.exists()
+
+
+MARKED = {
+  "depth": ({"data__target_kind": "depth", "data__target_dtype": "float32"}, 0.0),
+  "float quantity": (
+    {"data__target_kind": "quantity", "data__target_dtype": "float32", "data__target_range": (-5.0, 5.0)},
+    np.nan,
+  ),
+  "integer quantity": (
+    {
+      "data__target_kind": "quantity",
+      "data__target_dtype": "int16",
+      "data__target_range": (-1000.0, 3000.0),
+      "data__target_nodata": "nan,-2000",
+    },
+    -2000,
+  ),
+  "classes": ({"data__target_kind": "classes", "data__target_classes": 3, "data__target_ignore": 2}, 2),
+}
+
+
+@pytest.mark.parametrize("fields, mark", MARKED.values(), ids=MARKED)
+def test_a_pixel_without_a_value_has_the_mark_of_its_kind(fields, mark):
+  """Zero is a value of quantities and classes."""
+  channels = 3 if "data__target_classes" in fields else 1
+  translator = make_translator(**fields, data__validity_channel=True, model__output_channels=channels + 1)
+  answers = np.random.default_rng(0).uniform(-1, 1, (1, 16, 24, channels + 1)).astype(np.float32)
+  translator._generate = lambda *unused, **switches: answers
+  output = translator(np.zeros((16, 24, 3), np.uint8))
+  known = answers[0, ..., -1] > 0
+  assert known.any() and not known.all()
+  np.testing.assert_array_equal(output[~known], np.asarray(mark, output.dtype))
+  plain = make_translator(**fields, model__output_channels=channels)
+  plain._generate = lambda *unused, **switches: answers[..., :-1]
+  np.testing.assert_array_equal(output[known], plain(np.zeros((16, 24, 3), np.uint8))[known])
+
+
+def test_a_validity_channel_needs_a_mark():
+  config = config_lib.default()
+  config.data.update(target_kind="quantity", validity_channel=True, crop_size=16, load_size=16)
+  spec = lambda nodata: DataSpec(Image(3), Quantity(1, "int16", ((0.0, 9.0),), nodata=nodata), {"train": 4})
+  for nodata in ((), (0.5,), (40000.0,), (np.nan,)):
+    with pytest.raises(UsageError, match="needs a number of int16 that marks pixels without a value"):
+      config_lib.resolve(config, spec(nodata))
+  assert config_lib.resolve(config, spec((-1.0,))).model.output_channels == 2
 
 
 def test_depth_metrics_against_numpy():

@@ -237,11 +237,17 @@ def test_norm_against_float64(features, kind, norm_stats, axes):
   np.testing.assert_allclose(y, expected, atol=2e-6)
 
 
-def test_running_statistics_move_a_tenth_towards_the_batch(features):
-  _, (_, updates) = run_norm("batch", features, "batch", mutable=True)
-  wide = features.astype(np.float64)
-  np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.1 * wide.mean((0, 1, 2)), rtol=1e-5)
-  np.testing.assert_allclose(updates["batch_stats"]["var"], 0.9 + 0.1 * wide.var((0, 1, 2), ddof=1), rtol=1e-5)
+def test_running_statistics_begin_with_the_first_batch_and_move_a_tenth_towards_the_next(features):
+  variables, (_, updates) = run_norm("batch", features, "batch", mutable=True)
+  first, second = features.astype(np.float64), 3 * features.astype(np.float64) + 1
+  mean, var = first.mean((0, 1, 2)), first.var((0, 1, 2), ddof=1)
+  np.testing.assert_allclose(updates["batch_stats"]["mean"], mean, rtol=1e-5)
+  np.testing.assert_allclose(updates["batch_stats"]["var"], var, rtol=1e-5)
+  variables = {**variables, **updates}
+  _, updates = layers.Norm("batch").apply(variables, second.astype(np.float32), "batch", mutable=["batch_stats"])
+  expected = 0.9 * mean + 0.1 * second.mean((0, 1, 2)), 0.9 * var + 0.1 * second.var((0, 1, 2), ddof=1)
+  np.testing.assert_allclose(updates["batch_stats"]["mean"], expected[0], rtol=1e-5)
+  np.testing.assert_allclose(updates["batch_stats"]["var"], expected[1], rtol=1e-5)
 
 
 def test_running_statistics_are_used_on_request(features):

@@ -152,6 +152,16 @@ def test_what_lies_in_the_targets_holes_changes_nothing(state, batch):
   assert differences(one, other) == 0
 
 
+def test_an_image_without_a_valid_pixel_does_not_count_in_the_pixel_loss(state, batch):
+  mask, step = jnp.ones((2, SIZE, SIZE, 1)), make_step()
+  both, first, second, none = (
+    step(state, {**batch, "mask": mask * jnp.asarray(used)[:, None, None, None]})[1]["l1_loss"]
+    for used in ([1, 1], [1, 0], [0, 1], [0, 0])
+  )
+  assert first != second and none == 0
+  np.testing.assert_allclose((first + second) / 2, both, rtol=1e-5)
+
+
 def test_linear_decay_ends_at_zero():
   settings = ml_collections.ConfigDict({"learning_rate": 1.0, "decay_fraction": 0.5})
   rates = [float(state_lib.learning_rate(settings, 10, jnp.int32(step))) for step in range(11)]

@@ -139,6 +139,23 @@ def test_data_of_another_kind_is_refused(trained, tmp_path):
     evaluate.evaluate(workdir, split="train", source_dir=tmp_path, reader="folder")
 
 
+@pytest.mark.parametrize("place, split", [("test/{}", "test"), ("{}", "whole")])
+def test_other_data_are_evaluated_whole_and_without_the_baseline_that_they_lack(
+  trained, tmp_path, capsys, place, split
+):
+  """As a folder `test/` alone, or as a flat folder of both sides."""
+  workdir, _ = trained
+  for side, shade in (("A", 40), ("B", 200)):
+    folder = tmp_path / place.format(side)
+    folder.mkdir(parents=True)
+    for name in range(5):
+      Image.fromarray(np.full((16, 16, 3), shade + name, np.uint8)).save(folder / f"{name}.png")
+  result = evaluate.evaluate(workdir, split=split, source_dir=tmp_path, reader="folder")
+  printed = capsys.readouterr().out
+  assert len(result.per_image["l1"]) == 5 and f"{split}: 5 images" in printed
+  assert f"Without mean_target: {tmp_path} has no train split." in printed
+
+
 def test_evaluation_does_not_depend_on_the_batch_size(trained):
   workdir, _ = trained
   results = []

@@ -34,7 +34,8 @@ class Norm(nn.Module):
   """Batch norm, instance norm or none.
 
   Batch norm has a scale and a bias, and keeps a running mean and variance (momentum 0.1, unbiased variance, as in
-  PyTorch) in the `batch_stats` collection. Instance norm has neither. Statistics are computed in float32.
+  PyTorch) in the `batch_stats` collection. They begin with the statistics of the first batch, because the usual 0 and 1
+  would make the outputs of short runs flat. Instance norm has neither. Statistics are computed in float32.
 
   Attributes:
     kind: `"batch"`, `"instance"` or `"none"`.
@@ -86,8 +87,10 @@ class Norm(nn.Module):
       if where is not None:
         real_count = jnp.sum(where) * (x.shape[1] * x.shape[2])
         unbiased = real_count / jnp.maximum(real_count - 1, 1)
-      running_mean.value = 0.9 * running_mean.value + 0.1 * mean.reshape(-1)
-      running_var.value = 0.9 * running_var.value + 0.1 * var.reshape(-1) * unbiased
+      moved = jnp.any(running_mean.value != 0) | jnp.any(running_var.value != 1)
+      momentum = jnp.where(moved, jnp.float32(0.1), 1)
+      for running, new in ((running_mean, mean.reshape(-1)), (running_var, var.reshape(-1) * unbiased)):
+        running.value = (1 - momentum) * running.value + momentum * new
     return ((wide - mean) * (inverse * scale) + bias).astype(x.dtype)
 
 

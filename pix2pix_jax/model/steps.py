@@ -183,7 +183,11 @@ def train_step(
       terms |= _adversarial_terms(real, judged, loss)
     if mask is not None and validity.shape[-1]:
       terms["validity_loss"] = losses.l1(validity, 2 * mask - 1)
+    pixel = terms.pop(losses.PIXEL[loss.pixel])
     terms = {name: values.mean() for name, values in terms.items()}
+    # Images without a valid pixel have no pixel loss, so they do not count in its mean.
+    count = len(x) if mask is None else jnp.maximum(mask.any((1, 2, 3)).sum(), 1)
+    terms[losses.PIXEL[loss.pixel]] = pixel.sum() / count
     return _total(terms, loss), terms
 
   (value, terms), output_gradient = jax.value_and_grad(generator_loss, has_aux=True)(fake)

@@ -93,12 +93,17 @@ function encode(raster, signal, multiple) {
 
 function decode({ data, dims }, signal, height, width) {
   const [, planes, tall, wide] = dims, { channels, kind, dtype } = signal;
-  const known = kind === 'classes' ? planes : channels; // a further plane is validity
+  const known = kind === 'classes' ? signal.count : channels; // a further plane is validity
+  const missing = signal.missing ?? NaN; // JSON has no NaN
   const types = { uint8: Uint8Array, uint16: Uint16Array, int16: Int16Array, int32: Int32Array, uint32: Uint32Array, int8: Int8Array, float32: Float32Array };
   const type = types[dtype] ?? Float32Array, result = new type(height * width * channels);
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
       const at = (c) => data[(c * tall + y) * wide + x], to = (y * width + x) * channels;
+      if (planes > known && !(at(known) > 0)) {
+        result.fill(missing, to, to + channels);
+        continue;
+      }
       if (kind === 'classes') {
         let best = 0;
         for (let c = 1; c < known; c++) if (at(c) > at(best)) best = c;
@@ -111,7 +116,7 @@ function decode({ data, dims }, signal, height, width) {
           result[to + c] = roundEven((encoded + 1) * FULL[dtype] / 2);
         } else {
           const [low, high] = signal.ranges?.[c] ?? signal.range, value = (encoded + 1) * ((high - low) / 2) + low;
-          result[to + c] = planes > channels && !(at(channels) > 0) ? 0 : type === Float32Array ? value : roundEven(value);
+          result[to + c] = type === Float32Array ? value : roundEven(value);
         }
       }
     }

@@ -1,5 +1,6 @@
 """What the page and other programs have to know about a model, as JSON."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ def describe_signal(signal: Signal) -> dict[str, Any]:
     "channels": signal.raw_channels,
     "dtype": signal.dtype,
     "unit": signal.unit,
+    "missing": None if signal.missing is None or math.isnan(signal.missing) else signal.missing,
   }
   if isinstance(signal, Image):
     shown = signal.shown_channels or ((0, 1, 2) if signal.channels == 3 else (0,))
