@@ -424,8 +424,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     "r1_weight": Field(
       0.0,
       "Weight γ of the R1 penalty γ/2 · |gradient|² on the discriminator's gradient at the targets (Mescheder et al. "
-      "2018, arXiv 1801.04406, where it is 10), over the number of patches. Beside a halved loss, it counts twice as "
-      "much. discriminator_loss does not contain it. 0: none.",
+      "2018, arXiv 1801.04406, where it is 10), divided by the number of patches. Beside a halved loss it counts twice "
+      "as much. discriminator_loss does not contain it. 0: none.",
       _NOT_NEGATIVE,
     ),
     "halve_discriminator": Field(True, "Divide the discriminator's loss by two, as in the paper."),
