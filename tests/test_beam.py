@@ -159,7 +159,7 @@ def test_unusable_facades_are_named(tmp_path, apache_beam):
     ("--direct_num_worker=2", "no flag --direct_num_worker; did you mean --direct_num_workers?"),
     ("--direct_num_workers=two", "does not accept: .*direct_num_workers: invalid int value: 'two'"),
     ("DirectRunner", "'DirectRunner' is not a flag"),
-    ("--runner='DirectRunner", "cannot be divided into flags"),
+    ("--runner='DirectRunner", "cannot be parsed as flags"),
     ("--help", "does not accept: usage"),
   ],
 )
