@@ -452,12 +452,13 @@ def test_more_channels_than_png_holds(tmp_path, run):
 
 
 @pytest.mark.parametrize("scale", [0.0, 1000.0])
-def test_depth_in_and_out_as_integers_of_a_scale(tmp_path, run, scale):
+def test_depth_in_and_out_as_integers_of_a_scale(tmp_path, run, scale, capsys):
   using = depth_translator(data__input_scale=scale, data__target_scale=scale, data__depth_range=(0.0, 256.0))
   divisor = scale or 256  # KITTI's
   values = draw((16, 16, 1), np.uint16)
   files.write(tmp_path / "in.png", values)
   run(f"--input={tmp_path / 'in.png'}", f"--output={tmp_path / 'out.png'}", using=using)
+  assert ("in.png was read as metres · 256" in capsys.readouterr().out) == (not scale)
   expected = using(values.astype(np.float32) / np.float32(divisor))
   written = files.read(tmp_path / "out.png")
   assert written.dtype == np.uint16
@@ -467,6 +468,14 @@ def test_depth_in_and_out_as_integers_of_a_scale(tmp_path, run, scale):
     written = files.read(tmp_path / f"out{suffix}")
     assert written.dtype == np.float32
     np.testing.assert_array_equal(written, expected)
+  capsys.readouterr()
+  files.write(tmp_path / "in.tif", values)
+  run(f"--input={tmp_path / 'in.tif'}", f"--output={tmp_path / 'rows.tif'}", "--tile=16", using=using)  # streamed
+  assert ("in.tif was read as metres · 256" in capsys.readouterr().out) == (not scale)
+  files.write(tmp_path / "metres.npy", expected[..., 0])
+  capsys.readouterr()
+  run(f"--input={tmp_path / 'metres.npy'}", f"--output={tmp_path / 'of_metres.npy'}", using=using)
+  assert "was read as" not in capsys.readouterr().out
 
 
 def test_holes_of_every_spelling_give_the_same_bits(tmp_path, run):

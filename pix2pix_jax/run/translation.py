@@ -70,6 +70,7 @@ class Content(NamedTuple):
     axis: axis of its slices as (z, y, x); None: that of the format's default.
     geometry: of the file, if its size was kept.
     outside: bool (H, W, 1): where a raster declares every band to be nodata; None: nowhere.
+    assumes_scale: whether depth in integers was read with KITTI's scale, because the run declares none.
   """
 
   images: np.ndarray
@@ -78,6 +79,7 @@ class Content(NamedTuple):
   axis: int | None = None
   geometry: Geometry | None = None
   outside: np.ndarray | None = None
+  assumes_scale: bool = False
 
 
 DEFAULTS = Options()
@@ -101,7 +103,7 @@ def read(signal: Signal, path: Path, options: Options = DEFAULTS) -> Content:
           "swapped?"
         )
     joined = signal.join({name: each.images for name, each in zip(signal.names, contents)}, str(path))
-    return contents[0]._replace(images=joined)
+    return contents[0]._replace(images=joined, assumes_scale=any(each.assumes_scale for each in contents))
   is_index_map = signal.kind == "classes" and not getattr(signal, "palette", ())
   key = options.key if files.suffix(path) in files.ARCHIVES else None
   axis = options.axis if path.is_dir() or files.suffix(path) in files.VOLUME_SUFFIXES else None
@@ -123,7 +125,9 @@ def read(signal: Signal, path: Path, options: Options = DEFAULTS) -> Content:
     if images.shape[1:3] != array.shape[1:3]:
       geometry = outside = None
   along = _other_way(path, axis)
-  return Content(images, (array.shape[1], array.shape[2]), volume, along, geometry, outside)
+  return Content(
+    images, (array.shape[1], array.shape[2]), volume, along, geometry, outside, _assumes_scale(signal, array)
+  )
 
 
 def _other_way(path: Path, axis: int | None) -> int | None:
@@ -141,7 +145,7 @@ def _accepted(
   elif array.shape[-1] != signal.channels:
     colors = files.holds_colors(path, array.shape[-1])
     array = np.stack([files.with_channels(image, signal.channels, str(path), colors=colors) for image in array])
-  if signal.kind == "depth" and array.dtype == np.uint16:
+  if signal.kind == "depth" and array.dtype == np.uint16:  # see _assumes_scale
     array = array.astype(np.float32) / np.float32(_scale(signal))
   return signal.accept(array, str(path)), outside
 
@@ -200,6 +204,11 @@ def _scale(depth: Any) -> float:
   return depth.scale or files.KITTI_SCALE
 
 
+def _assumes_scale(signal: Any, array: np.ndarray) -> bool:
+  """Whether `_scale` assumes the scale of a file's integers."""
+  return signal.kind == "depth" and array.dtype == np.uint16 and not signal.scale
+
+
 def check_formats(signal: Signal, suffixes: Iterable[str]) -> None:
   """Checks that translated images can be written with these suffixes.
 
@@ -252,6 +261,7 @@ class FileTranslator:
   Attributes:
     failed: error messages by file.
     sizes: (height, width) of each file that was read, before any resize.
+    assumed_scale: the files of `Content.assumes_scale`.
   """
 
   def __init__(self, translator: Translator, outputs: dict[Path, list[Path]], options: Options):
@@ -269,6 +279,7 @@ class FileTranslator:
     self._results: dict[Path, list[np.ndarray | None]] = {}
     self.failed: dict[Path, str] = {}
     self.sizes: dict[Path, tuple[int, int]] = {}
+    self.assumed_scale: list[Path] = []
 
   def run(self) -> None:
     """Translates every file; those that cannot be translated end in `failed`."""
@@ -313,6 +324,8 @@ class FileTranslator:
   def _read(self, path: Path) -> Content:
     content = read(self._translator.input_signal, path, self._options)
     self.sizes[path] = content.size
+    if content.assumes_scale:
+      self.assumed_scale.append(path)
     return content
 
   def _compute(self, images: np.ndarray, **more: Any) -> np.ndarray:
@@ -391,6 +404,8 @@ class FileTranslator:
     geometry = files.read_geometry(path)
     nodata = None if geometry is None else geometry.nodata
     self.sizes[path] = (height, width)
+    if _assumes_scale(translator.input_signal, files.read_window(path, 0, 0, 1, 1)):
+      self.assumed_scale.append(path)
 
     for sample, target in enumerate(self._outputs[path]):
       rows = translator.stream(
