@@ -365,7 +365,15 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "norm": Field("batch", "Normalisation: batch, instance or none.", _one_of("batch", "instance", "none")),
     "residual": Field(
-      False, "For depth → depth only: interpolate the holes of the input, then learn a correction that is added to it."
+      False,
+      "For depth → depth, alone or among several inputs: interpolate the holes of the input's depth, then learn a "
+      "correction that is added to it.",
+    ),
+    "residual_channel": Field(
+      0,
+      "The channel of the input, counted from 0, with the depth that model.residual corrects. 0: the first that holds "
+      "depth.",
+      _between(0, 4095),
     ),
     "patch": Field(
       70, "Receptive field of the discriminator in pixels: 1, 16, 34, 70, 142 or 286.", _one_of(1, 16, 34, 70, 142, 286)
@@ -843,12 +851,8 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
     )
   _agree(model, "model.input_channels", "input_channels", spec.input.channels, (0,))
   _agree(model, "model.output_channels", "output_channels", spec.target.channels + data.validity_channel, (0,))
-  depth_to_depth = all(signal.kind == "depth" and signal.channels == 1 for signal in (spec.input, spec.target))
-  if model.residual and not depth_to_depth:
-    raise UsageError(
-      "model.residual is for depth → depth, one channel each, but the input is: "
-      f"{spec.input.describe()}, and the target: {spec.target.describe()}. Set it to False (--config=nyu:rgb does)."
-    )
+  if model.residual:
+    model.residual_channel = _residual_channel(model.residual_channel, spec)
   _resolve_levels(data, model)
   loss.pixel = loss.pixel.replace("auto", "cross_entropy" if spec.target.kind == "classes" else "l1")
   if loss.pixel == "cross_entropy" and spec.target.kind != "classes":
@@ -898,6 +902,31 @@ def _agree(
       f"{field} is {section[name]!r}, but the data has {actual!r}; set it to {open_values[0]!r} to use the data's."
     )
   section[name] = actual
+
+
+def _residual_channel(chosen: int, spec: DataSpec) -> int:
+  """The input channel with the depth that a residual generator corrects; 0 chooses the first."""
+  parts = spec.input.parts if isinstance(spec.input, signals.Stack) else (spec.input,)
+  starts = [sum(part.channels for part in parts[:i]) for i in range(len(parts))]
+  places = {start: part for start, part in zip(starts, parts) if part.kind == "depth" and part.channels == 1}
+  if not places or spec.target.kind != "depth" or spec.target.channels != 1:
+    raise UsageError(
+      "model.residual is for depth → depth, of one channel, but the input is: "
+      f"{spec.input.describe()}, and the target: {spec.target.describe()}. Set it to False (--config=nyu:rgb does)."
+    )
+  channel = chosen or min(places)
+  if channel not in places:
+    raise UsageError(
+      f"model.residual_channel is {chosen}, but depth is in channel {' or '.join(map(str, places))} of the input. Set "
+      "it to 0 to use the first."
+    )
+  if places[channel].range != spec.target.range:
+    raise UsageError(
+      f"model.residual adds its output to the input's depth, so both need one range, but that depth is: "
+      f"{places[channel].describe()}, and the target: {spec.target.describe()}. Leave range out of data.inputs to use "
+      "data.depth_range for both."
+    )
+  return channel
 
 
 def _resolve_levels(data: ml_collections.ConfigDict, model: ml_collections.ConfigDict) -> None:

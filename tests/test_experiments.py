@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from pix2pix_jax import config as config_lib
 from pix2pix_jax import depth
 from pix2pix_jax.configs import facades, folder, kitti, nyu, winter_summer
 from pix2pix_jax.model import networks as models
@@ -116,14 +117,21 @@ def test_interpolation_against_float64(size, share):
   np.testing.assert_array_equal(np.asarray(filled)[valid], values[valid])
 
 
-def test_a_residual_generator_starts_from_its_interpolated_input():
-  generator = models.Generator(output_channels=2, base_features=2, levels=3, residual=True)
-  x = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 16, 24, 1)).astype(np.float32)
+@pytest.mark.parametrize("generator", ["unet", "resnet_6blocks"])
+@pytest.mark.parametrize("channels, channel", [(1, 0), (4, 3), (3, 1)])
+def test_a_residual_generator_starts_from_its_interpolated_input(generator, channels, channel):
+  config = config_lib.default()
+  model = {"output_channels": 2, "base_features": 2, "levels": 3, "generator": generator, "dropout_blocks": ()}
+  config.model.update(model | {"residual": True, "residual_channel": channel})
+  generator, _ = models.make_networks(config.model)
+  x = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 16, 24, channels)).astype(np.float32)
   x[:, 4:9, 3:12] = -1
+  x[:, :3, :3, :channel] = -1  # a number like any other in the other channels
   variables = generator.init(jax.random.key(0), x, dropout=False, norm_stats="image")
   variables["params"]["output"] = jax.tree.map(np.zeros_like, variables["params"]["output"])
   output = generator.apply(variables, x, dropout=False, norm_stats="image")
-  np.testing.assert_array_equal(output[..., :1], depth.interpolate(x, x > -1))
+  base = depth.interpolate(x[..., [channel]], x[..., [channel]] > -1)
+  np.testing.assert_array_equal(output[..., :1], base)
   np.testing.assert_array_equal(output[..., 1:], 0)  # the validity channel is no depth
   variables["params"]["output"]["bias"] = np.float32([0.1, 0.1])
   np.testing.assert_allclose(

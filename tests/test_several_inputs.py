@@ -256,7 +256,7 @@ def trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp("several")
   write_folders(folder / "raw")
   write_folders(folder / "raw", 3, "val")
-  config = make_config(folder)
+  config = make_config(folder, **{"model.residual": True})
   train_and_evaluate(config, folder / "run")
   return folder
 
@@ -266,10 +266,10 @@ def test_a_run_records_its_inputs_and_resumes(trained, capsys):
 
   saved = config_lib.read(trained / "run")
   assert saved.data.inputs[1] == "lidar:depth,channels=1,dtype=float32,scale=256,range=0/80"
-  assert (saved.data.input_kind, saved.model.input_channels) == ("stack", 4)
+  assert (saved.data.input_kind, saved.model.input_channels, saved.model.residual_channel) == ("stack", 4, 3)
   prepared = {path.name for path in (trained / "prepared").rglob("*.json")}
   capsys.readouterr()
-  train_and_evaluate(make_config(trained, **{"train.num_steps": 4}), trained / "run")
+  train_and_evaluate(make_config(trained, **{"train.num_steps": 4, "model.residual": True}), trained / "run")
   said = capsys.readouterr().out
   assert "resum" in said.lower() and "data.inputs" not in said and "Preparing" not in said
   assert {path.name for path in (trained / "prepared").rglob("*.json")} == prepared
@@ -309,6 +309,40 @@ def test_the_baselines_fill_the_holes_of_the_depth_among_the_inputs(trained):
     filled = depth.fill_with_nearest(raw["input"][..., 3:])
     errors.append(np.abs(filled - raw["target"]).mean())
   assert found["mae"] == pytest.approx(np.mean(errors), rel=1e-4)
+
+
+def test_a_residual_generator_corrects_the_depth_among_the_inputs(trained):
+  translator = Translator.load(trained / "run")
+  output = translator.variables["params"]["output"]
+  raw = translator.input_signal.join({name: raw_parts(2)[name] for name in ("rgb", "lidar")})
+  encoded = translator.input_signal.encode(raw)[None, ..., 3:]
+  filled = translator.target_signal.decode(depth.interpolate(encoded, encoded > -1))[0]
+  assert np.abs(translator(raw) - filled).max() > 1e-2
+  zeros = translator.variables | {
+    "params": translator.variables["params"] | {"output": jax.tree.map(jnp.zeros_like, output)}
+  }
+  np.testing.assert_allclose(Translator(translator.config, zeros)(raw), filled, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "fields, message",
+  [
+    ({"model.residual_channel": 2}, "residual_channel is 2, but depth is in channel 3 of the input. Set it to 0"),
+    (
+      {"data.inputs": ("rgb", "lidar:depth,scale=256,range=0/50")},
+      "both need one range, but that depth is: depth, 0 to 50 m.*the target: depth, 0 to 80 m",
+    ),
+    (
+      {"data.inputs": ("rgb", "lidar:quantity,range=0/65535"), "model.residual_channel": 3},
+      "model.residual is for depth → depth",
+    ),
+  ],
+)
+def test_a_residual_generator_needs_depth_of_the_same_range(tmp_path, fields, message):
+  write_folders(tmp_path / "raw", 2)
+  config = make_config(tmp_path, **{"model.residual": True, **fields})
+  with pytest.raises(UsageError, match=message):
+    config_lib.resolve(config, prepare.prepare(config.data).spec)
 
 
 def test_sheets_show_every_input(trained):

@@ -217,16 +217,17 @@ def drop(x: jax.Array, kept: jax.Array | None) -> jax.Array:
   return x if kept is None else jnp.where(kept, x / (1 - DROPOUT_RATE), 0)
 
 
-def interpolate_holes(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Splits encoded depth (N, H, W, 1), in which -1 marks holes, for a network with a residual connection.
+def interpolate_holes(x: jax.Array, channel: int = 0) -> tuple[jax.Array, jax.Array]:
+  """Interpolates the encoded depth in a channel of (N, H, W, C), in which -1 marks holes, for a residual connection.
 
   Returns:
-    The depth with its holes interpolated, to which the network's output is added, and the network's input
-    (N, H, W, 2): that depth, and 1 where it was measured, else -1.
+    The depth with its holes interpolated (N, H, W, 1), to which the network's output is added, and the network's input
+    (N, H, W, C + 1): `x` with that depth in its channel and, last, 1 where it was measured, else -1.
   """
-  measured = x > -1
-  base = depth.interpolate(x, measured)
-  return base, jnp.concatenate([base, jnp.where(measured, 1.0, -1.0)], -1)
+  values = x[..., channel : channel + 1]
+  measured = values > -1
+  base = depth.interpolate(values, measured)
+  return base, jnp.concatenate([x[..., :channel], base, x[..., channel + 1 :], jnp.where(measured, 1.0, -1.0)], -1)
 
 
 def add_to_depth(base: jax.Array, x: jax.Array) -> jax.Array:

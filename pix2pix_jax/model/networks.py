@@ -27,9 +27,10 @@ class Generator(nn.Module):
     decoder_widths: `"paper"`, or `"report"` (up to twice as wide, ends in a 3×3 convolution).
     dropout_blocks: the up blocks with dropout, counted from the bottleneck.
     norm: `"batch"`, `"instance"` (then the convolutions have biases) or `"none"`.
-    residual: for depth with holes (−1) → depth: the network sees the interpolated depth (`depth.interpolate`) and where
-      it was measured. Its tanh is added to that depth, so it starts from a usable result and only has to learn the
-      correction.
+    residual: for depth with holes (−1), alone or among other inputs, → depth: the network sees the interpolated depth
+      (`depth.interpolate`) and where it was measured. Its tanh is added to that depth, so it starts from a usable
+      result and only has to learn the correction.
+    residual_channel: the input channel that holds this depth.
     dtype: type of the computation; parameters, norm statistics and the output are float32.
     remat: whether to recompute activations in the backward pass.
     upsample: how decoders double the resolution, as in `layers.up_conv`.
@@ -43,6 +44,7 @@ class Generator(nn.Module):
   dropout_blocks: Sequence[int] = (0, 1, 2)
   norm: str = "batch"
   residual: bool = False
+  residual_channel: int = 0
   dtype: Any = jnp.float32
   remat: bool = False
   upsample: str = "transpose"
@@ -96,7 +98,7 @@ class Generator(nn.Module):
     if noise_ids is None:
       noise_ids = jnp.arange(x.shape[0])
     if self.residual:
-      base, x = interpolate_holes(x)
+      base, x = interpolate_holes(x, self.residual_channel)
     skips = self.generator == "unet"
     report = self.decoder_widths == "report"
     down, up = _DownBlock, _UpBlock
@@ -288,6 +290,7 @@ def make_networks(
     "dropout_blocks": tuple(model.dropout_blocks),
     "norm": model.norm,
     "residual": model.residual,
+    "residual_channel": model.residual_channel,
     "dtype": jnp.dtype(dtype),
     "remat": remat,
     "upsample": model.upsample,

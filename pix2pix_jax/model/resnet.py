@@ -27,7 +27,7 @@ class ResNet(nn.Module):
     num_blocks: number of residual blocks.
     dropout_blocks: indices, from 0, of the residual blocks with dropout between their two convolutions. Indices of
       blocks that do not exist are ignored.
-    norm, residual, dtype, remat, upsample: as in `networks.Generator`.
+    norm, residual, residual_channel, dtype, remat, upsample: as in `networks.Generator`.
   """
 
   output_channels: int = 3
@@ -36,6 +36,7 @@ class ResNet(nn.Module):
   dropout_blocks: Sequence[int] = (0, 1, 2)
   norm: str = "batch"
   residual: bool = False
+  residual_channel: int = 0
   dtype: Any = jnp.float32
   remat: bool = False
   upsample: str = "transpose"
@@ -67,7 +68,7 @@ class ResNet(nn.Module):
     if noise_ids is None:
       noise_ids = jnp.arange(x.shape[0])
     if self.residual:
-      base, x = interpolate_holes(x)
+      base, x = interpolate_holes(x, self.residual_channel)
     bias = self.norm == "instance"
     features = self.base_features
 
