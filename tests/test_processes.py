@@ -258,9 +258,36 @@ def test_a_checkpoint_of_four_devices_resumes_on_one_and_on_eight(alone, tmp_pat
   assert metrics(tmp_path / "run")["metrics"] == pytest.approx(metrics(alone)["metrics"], rel=2e-3)
 
 
-def test_batch_statistics_of_an_evaluation_leave_out_the_fillers_of_other_devices(tmp_path):
-  """Seven images in a batch of eight: the eighth row, on the last device, repeats an image."""
+def test_averages_begin_and_end_on_other_devices_and_processes(tmp_path):
+  """The checkpoint stays where it is: it is not damaged."""
+  settings = {**DEVICES, "train__eval_every_steps": 100}
+  run_alone(tmp_path / "run", devices=4, **settings, train__num_steps=2)
+  printed = run_alone(tmp_path / "run", devices=1, **settings, train__num_steps=4, train__ema_decay=0.9)
+  run = Run(2, tmp_path / "run", tmp_path, **settings, train__num_steps=6)
+  assert run.end() == [0, 0], run.output(0) + run.output(1)
+  last = Run(2, tmp_path / "run", tmp_path / "last", **settings, train__num_steps=7, train__ema_decay=0.9)
+  assert last.end() == [0, 0], last.output(0) + last.output(1)
+  for text, step in ((printed, 2), (run.output(0), 4), (last.output(0), 6)):
+    assert f"Resuming from step {step}." in text
+  assert not (tmp_path / "run/damaged").exists()
+  weights, average = (
+    {name: array for name, array in saved_arrays(tmp_path / "run", 7).items() if name.startswith(f"['{part}']")}
+    for part in ("generator", "average")
+  )
+  assert average and all(
+    0 < np.abs(array - weights[name.replace("average", "generator")]).max() < 1e-2
+    for name, array in average.items()
+    if "kernel" in name
+  )
+
+
+@pytest.mark.parametrize("batch_size", [8, 3])
+def test_batch_statistics_of_an_evaluation_do_not_depend_on_the_devices(batch_size, tmp_path):
+  """Seven images in a batch of eight, whose eighth row, on the last device, repeats an image; or batches of three, two
+  and two on eight devices: the other rows only fill.
+  """
   fields = {**DEVICES, "evaluation__norm_stats": "batch", "train__num_steps": 1, "train__eval_every_steps": 1}
+  fields["evaluation__batch_size"] = batch_size
   found = []
   for devices in (1, 8):
     run_alone(tmp_path / f"run{devices}", devices=devices, **fields)

@@ -304,13 +304,13 @@ def _draws(count: int, seed: int, *, shuffle: bool, augmented: bool) -> Callable
 
 
 def eval_batches(
-  split: Split, *, batch_size: int, multiple: int = 1, rows: slice = slice(None)
+  split: Split, *, batch_size: int, multiple: int = 1, room: int = 0, rows: slice = slice(None)
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields every example once, without jitter; in order, unless they differ in size.
 
-  The last batch of a size is padded with repetitions of its last example. `is_real` (N,) is False for those rows, and
-  `index` (N,) numbers the examples. These two are always of all N rows; the other arrays are of the chosen `rows` alone
-  (`own_rows`, if several processes share the work).
+  Batches have `room` rows (0: `batch_size`), of which at most `batch_size` are examples; the others repeat the last of
+  them. `is_real` (N,) is False for those rows, and `index` (N,) numbers the examples. These two are always of all N
+  rows; the other arrays are of the chosen `rows` alone (`own_rows`, if several processes share the work).
 
   Images whose sides are not multiples of `multiple`, or that come in many sizes, are padded at the bottom and right by
   reflection to at most `MAX_SHAPES` shapes. Such batches have `inside` (N, H, W, 1), which is 0 in the padding.
@@ -320,13 +320,14 @@ def eval_batches(
     members = np.flatnonzero((shapes == shape).all(1))
     is_padded = bool((split.sizes[members] != shape).any())
     for start in range(0, len(members), batch_size):
-      numbers = np.arange(start, start + batch_size)
-      index = members[np.minimum(numbers, len(members) - 1)]
+      numbers = np.arange(start, start + max(room, batch_size))
+      end = min(start + batch_size, len(members))
+      index = members[np.minimum(numbers, end - 1)]
       examples = list(parallel.in_order(split.read_encoded, index[rows]))
       if is_padded:
         examples = [_pad(example, shape) for example in examples]
       batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-      yield {**batch, "index": index.astype(np.int32), "is_real": numbers < len(members)}
+      yield {**batch, "index": index.astype(np.int32), "is_real": numbers < end}
 
 
 def own_rows(batch_size: int) -> slice:

@@ -292,14 +292,18 @@ class Checkpointer:
         parts = self._manager.restore(step, args=ocp.args.StandardRestore(_saved(like)))
         state = dataclasses.replace(like, **parts)
       else:  # of version 0.1, with a decaying learning rate; or train.ema_decay was turned on or off
+        path = self._path / str(step) / "default"
         with ocp.PyTreeCheckpointer() as checkpointer:
-          leaves = _by_path(checkpointer.restore(self._path / str(step) / "default"))
+          leaves = _by_path(_restore_as_numpy(checkpointer, path, _stored_tree(checkpointer, path)))
         if not any(map(_is_average, stored)):  # it begins at the weights; copies, because buffers are donated
           of_generator = {name: leaf for name, leaf in leaves.items() if name.startswith("generator/")}
           leaves |= {name.replace("generator", "average", 1): np.array(leaf) for name, leaf in of_generator.items()}
-        state = jax.tree_util.tree_map_with_path(
-          lambda path, leaf: jax.device_put(leaves[_path_name(path)], leaf.sharding), like
-        )
+
+        def place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+          array = leaves[_path_name(path)]
+          return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index])
+
+        state = jax.tree_util.tree_map_with_path(place, like)
     self._verify(step, state)
     return state
 
@@ -325,11 +329,7 @@ class Checkpointer:
         place: {name: stored[place][name] for name in ("params", "batch_stats") if name in stored[place]}
         for place in places.values()
       }
-      like["step"] = stored["step"]
-      restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
-      like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-      args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
-      tree = checkpointer.restore(path, args=args)
+      tree = _restore_as_numpy(checkpointer, path, like | {"step": stored["step"]})
     self._verify(step, tree)
     return {network: {"batch_stats": {}, **tree[place]} for network, place in places.items()}
 
@@ -461,6 +461,14 @@ def _stored_tree(checkpointer: ocp.PyTreeCheckpointer, path: Path) -> Any:
   if metadata is None:
     raise ValueError("the list of its arrays cannot be read")
   return metadata.tree
+
+
+def _restore_as_numpy(checkpointer: ocp.PyTreeCheckpointer, path: Path, like: Any) -> Any:
+  """Restores a part of a checkpoint's tree as NumPy arrays, whatever devices it was saved from."""
+  restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+  like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+  args = ocp.args.PyTreeRestore(item=like, restore_args=restore_args, partial_restore=True)
+  return checkpointer.restore(path, args=args)
 
 
 def _first_intact(steps: Sequence[int], load: Callable[[int], Any]) -> tuple[Any, int, dict[int, DamagedCheckpoint]]:

@@ -179,10 +179,13 @@ class _Collector:
 
 
 def _batches(experiment: Experiment, split: pipeline.Split) -> Iterator[Batch]:
-  devices = experiment.mesh.size
-  size = -(-min(experiment.config.evaluation.batch_size, len(split)) // devices) * devices
-  multiple, own = config_lib.multiple(experiment.config.model), pipeline.own_rows(size)
-  return pipeline.eval_batches(split, batch_size=size, multiple=multiple, rows=own)
+  devices, settings = experiment.mesh.size, experiment.config.evaluation
+  size = min(settings.batch_size, len(split))
+  room = -(-size // devices) * devices
+  if settings.norm_stats != "batch":  # which depends on the images of a batch; otherwise more of them fit
+    size = room
+  multiple, own = config_lib.multiple(experiment.config.model), pipeline.own_rows(room)
+  return pipeline.eval_batches(split, batch_size=size, multiple=multiple, room=room, rows=own)
 
 
 def first_batch(experiment: Experiment, split: pipeline.Split) -> Batch:
