@@ -74,7 +74,7 @@ def _copy_checkpoints(workdir: Path, target: Path, replica: int) -> list[int]:
   damaged: list[DamagedCheckpoint] = []
   with (
     Checkpointer(workdir, config=run.config, read_only=True) as source,
-    Checkpointer(target, config=own) as checkpointer,
+    Checkpointer(target, config=own, keep_all=True) as checkpointer,
   ):
     source.resolve_step("latest")  # an error if there is none
     for step in source.all_steps():

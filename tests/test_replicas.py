@@ -1,6 +1,7 @@
 """Several seeds in one program (train.num_replicas): each is the run of its seed; results are means and spreads."""
 
 import contextlib
+import dataclasses
 import io
 import math
 import re
@@ -284,6 +285,24 @@ def test_a_damaged_checkpoint_is_left_out(several, tmp_path, capsys):
   assert "6 is damaged" in capsys.readouterr().out
   steps = lambda workdir: {path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
   assert {"4", "6"} <= steps(copy) and steps(tmp_path / "new") == steps(copy) - {"6"}
+
+
+def test_all_checkpoints_are_copied_however_the_replica_ranks_them(several, tmp_path):
+  """A run keeps the two newest ones and the best by the mean, which may be the worst of a replica."""
+  shutil.copytree(several[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+  (tmp_path / "run/checkpoints").mkdir()
+  run = Experiment.read(several[0])
+  metric = run.config.train.best_metric
+  with checkpoint.Checkpointer(several[0], config=run.config, read_only=True) as source:
+    state = source.restore(6, run.abstract())
+  with checkpoint.Checkpointer(tmp_path / "run", config=run.config) as target:
+    for step, own in {3: 0.1, 4: 0.2, 5: 0.3, 6: 0.4}.items():
+      mean = 0.9 if step == 3 else 0.5
+      values = {metric: mean, f"{metric}/replica_0": 2 * mean - own, f"{metric}/replica_1": own}
+      target.save(step, dataclasses.replace(state, step=jax.numpy.full_like(state.step, step)), values)
+  extract.extract(tmp_path / "run", 1, tmp_path / "one")
+  with checkpoint.Checkpointer(tmp_path / "one", config=config_lib.read(tmp_path / "one"), read_only=True) as copied:
+    assert (copied.all_steps(), copied.resolve_step("best")) == ([3, 5, 6], 6)
 
 
 # --- Elsewhere

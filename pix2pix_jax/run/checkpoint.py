@@ -55,12 +55,20 @@ class Checkpointer:
     config: resolved configuration of the run, which determines how checkpoints are ranked and which ones are kept.
       None: they are ranked by L1.
     read_only: whether writing is ruled out.
+    keep_all: whether every checkpoint that is saved stays.
 
   Raises:
     UsageError: `read_only` is set and the workdir has no checkpoints.
   """
 
-  def __init__(self, workdir: Path, *, config: ml_collections.ConfigDict | None = None, read_only: bool = False):
+  def __init__(
+    self,
+    workdir: Path,
+    *,
+    config: ml_collections.ConfigDict | None = None,
+    read_only: bool = False,
+    keep_all: bool = False,
+  ):
     self._folder = Path(workdir).resolve() / "checkpoints"
     self._metric = config.train.best_metric if config else "l1"
     self._data = config.data.fingerprint if config else None
@@ -70,6 +78,8 @@ class Checkpointer:
       preservation_policy.LatestN(_KEPT),
       preservation_policy.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False),
     ]
+    if keep_all:
+      policies.append(preservation_policy.PreserveAll())
     if config and config.train.keep_every_steps:
       policies.append(preservation_policy.EveryNSteps(config.train.keep_every_steps))
     if read_only and not self._folder.is_dir():
