@@ -330,7 +330,9 @@ FIELDS: dict[str, dict[str, Field]] = {
   "model": {
     "generator": Field(
       "unet",
-      "unet, encoder_decoder (a U-Net without skip connections), resnet_6blocks or resnet_9blocks.",
+      "unet or encoder_decoder (a U-Net without skip connections), both of Isola et al. 2017, arXiv 1611.07004; "
+      "resnet_6blocks or resnet_9blocks (Johnson et al. 2016, arXiv 1603.08155, as in Zhu et al. 2017, arXiv "
+      "1703.10593).",
       _one_of("unet", "encoder_decoder", "resnet_6blocks", "resnet_9blocks"),
     ),
     "decoder_widths": Field(
@@ -405,7 +407,8 @@ FIELDS: dict[str, dict[str, Field]] = {
   "loss": {
     "gan": Field(
       "vanilla",
-      "vanilla (cross-entropy), lsgan (least squares), hinge (Lim and Ye 2017, arXiv 1705.02894) or none (L1 alone).",
+      "vanilla (cross-entropy), lsgan (least squares, Mao et al. 2017, arXiv 1611.04076), hinge (Lim and Ye 2017, "
+      "arXiv 1705.02894) or none (L1 alone).",
       _one_of("vanilla", "lsgan", "hinge", "none"),
     ),
     "pixel": Field(
@@ -933,6 +936,11 @@ def _resolve_levels(data: ml_collections.ConfigDict, model: ml_collections.Confi
   if model.generator.startswith("resnet"):
     if model.levels not in (0, 2):
       raise UsageError(f"model.levels is {model.levels}, but a {model.generator} always has 2; leave it 0.")
+    if model.decoder_widths != "paper":
+      raise UsageError(
+        f"model.decoder_widths is {model.decoder_widths!r}, which describes the decoder of a U-Net; a "
+        f"{model.generator} has none. Leave it 'paper'."
+      )
     model.levels = 2
   model.levels = model.levels or levels_for(*crop_shape(data))
   if model.levels < 2:

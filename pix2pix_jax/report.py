@@ -163,6 +163,7 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
     f"{several}{model.patch}×{model.patch} PatchGAN{'' if model.conditional else ', not conditional'}"
     f"{', spectral norm' if model.spectral_norm else ''}; {parameters['discriminator']:,} parameters"
   )
+  widths = "" if model.generator.startswith("resnet") else f"{model.decoder_widths} widths from "
   resized = ", resize-convolutions" if model.upsample == "resize" else ""
   seeds = f"seed {config.seed}"
   if train.num_replicas > 1:
@@ -176,7 +177,7 @@ def _facts(run: Experiment, parameters: dict[str, int], splits: list[dict[str, A
     "Target": run.spec.target.describe(),
     "Sizes": f"crops of {crop} from {_size_or_own(config_lib.load_shape(data))}, evaluated at "
     f"{_size_or_own(config_lib.eval_resize(data))} (width × height)",
-    "Generator": f"{_generator(config)}, {model.decoder_widths} widths from {model.base_features}, {model.norm} norm, "
+    "Generator": f"{_generator(config)}, {widths}{model.base_features} features, {model.norm} norm, "
     f"{model.levels} levels{resized}; {parameters['generator']:,} parameters",
     "Discriminator": "not used" if loss.gan == "none" else discriminator,
     "Loss": f"{run.describe_loss()}{gan}",

@@ -32,7 +32,7 @@ def plain(state, batch):
 
 
 def features(params, x, candidate):
-  """A 16×16 PatchGAN without norm: its inner layers, then the logits."""
+  """A 16×16 PatchGAN without norm, or with batch norm over the whole batch: its inner layers, then the logits."""
   h, layers = np.concatenate([x, candidate], -1).astype(np.float64), []
   for i, stride in enumerate([2, 1, 1]):
     kernel = np.asarray(params[f"conv_{i}"]["kernel"], np.float64)
@@ -41,6 +41,9 @@ def features(params, x, candidate):
     taps = [padded[:, a : a + stride * rows : stride, b : b + stride * columns : stride] for a, b in np.ndindex(4, 4)]
     h = sum(tap @ k for tap, k in zip(taps, kernel.reshape(16, *kernel.shape[2:])))
     h = h + np.asarray(params[f"conv_{i}"].get("bias", 0), np.float64)
+    if f"norm_{i}" in params:
+      h = (h - h.mean((0, 1, 2))) / np.sqrt(h.var((0, 1, 2)) + 1e-5)
+      h = h * params[f"norm_{i}"]["scale"] + params[f"norm_{i}"]["bias"]
     h = np.where(h > 0, h, 0.2 * h) if i < 2 else h
     layers.append(h)
   return layers
@@ -117,6 +120,23 @@ def test_r1_against_differences_in_float64(state, batch):
     slope = (values[0] - values[1]) / 2e-4
     np.testing.assert_allclose(gradient[index], slope, atol=0.02 * np.abs(gradient).max())
   assert metrics["r1_penalty"] > 0.1
+
+
+def test_r1_under_batch_norm_is_the_gradient_through_the_statistics(batch):
+  """Each image's gradient of the logits of the whole batch, to whose statistics it contributes."""
+  state = make_experiment().init()
+  params = jax.tree.map(lambda leaf: 10 * leaf if leaf.ndim > 1 else leaf + 0.1, state.discriminator.params)
+  state = state.replace(discriminator=state.discriminator.replace(params=params))
+  _, metrics = make_step(loss__r1_weight=10.0)(state, batch)
+  params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+  x, y = (np.asarray(batch[name], np.float64) for name in ("input", "target"))
+  squares = 0.0
+  for index in np.ndindex(*y.shape):
+    change = np.zeros_like(y)
+    change[index] = 1e-6
+    up, down = (features(params, x, y + sign * change)[-1].sum() for sign in (1, -1))
+    squares += ((up - down) / 2e-6) ** 2
+  np.testing.assert_allclose(metrics["r1_penalty"], squares / 2 / 6**2, rtol=1e-3)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -54,6 +54,10 @@ def test_an_unknown_variant_lists_the_known(tmp_path):
     ({"model__input_channels": 4}, "model.input_channels is 4, but the data has 3"),
     ({"loss__gan": "wgan"}, "loss.gan is 'wgan'"),
     ({"model__patch": 20}, "model.patch is 20"),
+    (
+      {"model__generator": "resnet_6blocks", "model__decoder_widths": "report", "model__levels": 0},
+      "model.decoder_widths is 'report', which describes the decoder of a U-Net; a resnet_6blocks has none",
+    ),
     ({"model__residual": True}, "model.residual is for depth → depth.*the input is: 8-bit image, 3 channels"),
     (
       {"train__num_steps": 0, "train__num_epochs": 1, "train__batch_size": 9},

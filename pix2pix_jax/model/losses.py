@@ -68,7 +68,8 @@ def gradient_penalty(logits: Logits, pull: Callable[[Logits], jax.Array]) -> jax
 
   Source: Mescheder, Geiger, Nowozin, "Which Training Methods for GANs do actually Converge?" (arXiv 1801.04406,
   equation 9). A PatchGAN has many logits, so this is ‖∇ Σ logits‖² divided by their number: the mean over the patches,
-  if these did not overlap.
+  if these did not overlap. Under batch norm, the gradient at an image also contains its effect on the logits of the
+  other images, through the statistics of the batch.
 
   Args:
     logits: (N, h, w, 1) logits of the real images.
