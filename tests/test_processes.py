@@ -15,6 +15,7 @@ import jax
 from jax._src import distributed
 import numpy as np
 import pytest
+from test_options import OPTIONS
 from tiny_runs import command, latest_step, saved_arrays, with_devices
 
 from pix2pix_jax import cli
@@ -111,6 +112,17 @@ def test_two_processes_train_and_evaluate_as_one_does(alone, two):
   assert other["count"] == 7
   assert other["metrics"] == pytest.approx(one["metrics"], rel=2e-3)
   assert other["baselines"]["mean_target"] == pytest.approx(one["baselines"]["mean_target"])
+
+
+def test_two_processes_train_with_every_option_as_one_does(tmp_path):
+  fields = {**OPTIONS, **DEVICES, "data__num_val": 7, "train__num_steps": 3}
+  run_alone(tmp_path / "alone/run", **fields)
+  run = Run(2, tmp_path / "two/run", tmp_path, **fields)
+  assert run.end() == [0, 0], run.output(0) + run.output(1)
+  one, two = (saved_arrays(tmp_path / name / "run", 3) for name in ("alone", "two"))
+  assert_close(one, two)
+  assert "['discriminator']['batch_stats']['scale_1']['conv_2']['v']" in two
+  assert metrics(tmp_path / "two/run")["metrics"] == pytest.approx(metrics(tmp_path / "alone/run")["metrics"], rel=5e-3)
 
 
 def test_a_model_of_two_processes_translates_on_one_device(two):

@@ -583,6 +583,8 @@ CURVES = {  # title: the scalars in it
   "cross-entropy": ("cross_entropy",),
   "mean IoU": ("mean_iou",),
   "pixel accuracy": ("pixel_accuracy",),
+  "feature loss": ("feature_loss",),
+  "R1 penalty": ("r1_penalty",),
 }
 _ABOUT_LIMITS = (
   "Vertical axes cover the values after step 0 (2nd to 98th percentile of 50 or more points), and step 0 and baselines "
