@@ -351,12 +351,15 @@ def _describe(workdir: Path, config: ml_collections.ConfigDict, has_discriminato
   else:
     architecture = f"ResNet with {config_lib.num_blocks(model)} residual blocks"
     dropout = "every residual block" if model.dropout_blocks else "no block"
+  origin = "newly initialised, because no file was given"
+  if has_discriminator:
+    origin = "from its file, which does not show its loss: if that was least squares, add --config.loss.gan=lsgan below"
   return "\n".join(
     [
       f"Generator: {architecture}, {model.base_features} features, {model.norm} norm, {model.input_channels} → "
       f"{model.output_channels} channels; dropout in {dropout}.",
       f"Discriminator: {model.patch}×{model.patch} PatchGAN, {'' if model.conditional else 'not '}conditional, "
-      f"{'from its file' if has_discriminator else 'newly initialised, because no file was given'}.",
+      f"{origin}.",
       f"{workdir} holds config.json and a checkpoint of step {STEP} with new optimizers. To train on your own pairs:",
       f"  pix2pix_jax train --config=folder --workdir={workdir} --config.data.source_dir=DIR{flags}",
     ]

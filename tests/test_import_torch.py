@@ -380,6 +380,10 @@ def without(key):
   return lambda state: {name: value for name, value in state.items() if name != key}
 
 
+def renamed(old, new):
+  return lambda state: {name.replace(old, new): value for name, value in state.items()}
+
+
 def put(key, *shape):
   return lambda state: state | {key: np.zeros(shape, np.float32)}
 
@@ -405,6 +409,10 @@ INNER = "model.model.1.model"
       "not unet_128.*Is it the discriminator.*model.0.bias, model.0.weight, model.2.weight and",
     ),
     (lambda state: {}, "not unet_128"),
+    (
+      renamed(f"{INNER}.5.weight", f"{INNER}.6.weight"),
+      "not unet_128",
+    ),  # a resize-convolution in place of a transposed
   ],
 )
 def test_every_key_and_shape_of_a_generator_is_checked(change, message):
@@ -438,6 +446,8 @@ def test_every_key_and_shape_of_a_resnet_is_checked(change, message):
     (put("model.20.weight", 1, 4, 4, 4), "n_layers with n=6; only n = 1, 2, 3, 4, 5 can be imported"),
     (lambda state: wavy_state_dict(small_unet_shapes()), "not basic, n_layers or pixel"),
     (lambda state: {}, "not basic, n_layers or pixel"),
+    (renamed(".weight", ".weight_orig"), "not basic, n_layers or pixel"),  # torch.nn.utils.spectral_norm
+    (renamed("model.", "scale0_layer"), "not basic, n_layers or pixel"),  # pix2pixHD
   ],
 )
 def test_every_key_and_shape_of_a_discriminator_is_checked(change, message):
@@ -479,7 +489,7 @@ def imported(tmp_path_factory):
 def test_a_workdir_translates_as_the_network(imported):
   workdir, said = imported
   assert "U-Net with 5 levels, 2 features, batch norm, 1 → 2 channels" in said
-  assert "16×16 PatchGAN, conditional, from its file" in said
+  assert "16×16 PatchGAN, conditional, from its file, which does not show its loss: if that was least squares" in said
   image = np.random.default_rng(0).uniform(size=(1, 32, 32, 1)).astype(np.float32)
   translator, network = Translator.load(workdir), import_torch.convert_generator(wavy_state_dict(small_unet_shapes()))
   for chosen, used in ((None, "image"), ("running", "running")):  # None: as PyTorch's program without --eval
