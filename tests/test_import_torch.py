@@ -410,8 +410,8 @@ INNER = "model.model.1.model"
     ),
     (lambda state: {}, "not unet_128"),
     (
-      renamed(f"{INNER}.5.weight", f"{INNER}.6.weight"),
-      "not unet_128",
+      renamed(f"{INNER}.5.", f"{INNER}.9."),
+      f"some of its keys do not match. missing: {INNER}.5.weight",
     ),  # a resize-convolution in place of a transposed
   ],
 )

@@ -335,7 +335,9 @@ def test_real_frames_have_scans(tmp_path, real_data):
 
 
 def test_built_in_streets_have_scans_too(tmp_path):
-  data = config_lib.load("kitti:completion,procedural").data
+  config = config_lib.load("kitti:completion,best,procedural")
+  assert (config.model.residual, config.model.norm, config.loss.gan) == (True, "none", "none")
+  data = config.data
   data.update(
     {"prepared_dir": str(tmp_path), "load_size": 32, "load_width": 64, "num_train": 2, "num_val": 0, "num_test": 0}
   )
