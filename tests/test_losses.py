@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pix2pix_jax import config as config_lib
 from pix2pix_jax.errors import UsageError
 from pix2pix_jax.model import losses, metrics
+from pix2pix_jax.run import checkpoint
+from pix2pix_jax.signals import Classes, Depth, Image, Quantity
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +142,34 @@ def test_identical_images_have_a_finite_psnr():
     np.testing.assert_array_equal(metrics.image_metrics(image, image, mask)["psnr"], [120, 120])
   one_level = metrics.image_metrics(image, image + 2 / 255)["psnr"]
   np.testing.assert_allclose(one_level, 20 * np.log10(255), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "signal",
+  [
+    Image(3),
+    Depth(range=(0.0, 80.0)),
+    Quantity(1, "float32", ((-1000.0, 3000.0),), "HU"),
+    Classes(4),
+  ],
+  ids=lambda signal: signal.kind,
+)
+def test_every_metric_knows_its_better_direction(signal, tmp_path):
+  """By which checkpoints are ranked: targets with little noise are better than those with much."""
+  rng = np.random.default_rng(0)
+  raw = (
+    rng.integers(0, 4, (2, 32, 32, 1)) if signal.kind == "classes" else rng.uniform(5, 75, (2, 32, 32, signal.channels))
+  )
+  target = np.asarray(signal.encode(raw.astype(signal.dtype)), np.float32)
+  noise = rng.normal(size=target.shape).astype(np.float32)
+  noisy = [
+    np.clip(target + strength * noise, -1, 1) for strength in ((0.7, 2.0) if signal.kind == "classes" else (0.05, 0.3))
+  ]
+  mask = np.ones((*target.shape[:3], 1), np.float32) if signal.has_holes else None
+  little, much = (metrics.measure(each, target, target, mask, signal, signal) for each in noisy)
+  for name in signal.metrics:
+    config = config_lib.default()
+    config.train.best_metric = name
+    (tmp_path / name).mkdir()
+    with checkpoint.Checkpointer(tmp_path / name, config=config) as checkpointer:
+      assert checkpointer.is_better(float(little[name].mean()), float(much[name].mean())), name
