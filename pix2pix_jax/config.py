@@ -337,7 +337,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     ),
     "decoder_widths": Field(
       "paper",
-      "Decoder: paper, or report (up to twice as wide, ending in a 3×3 convolution).",
+      "Decoder of a U-Net: paper, or report (up to twice as wide, ending in a 3×3 convolution).",
       _one_of("paper", "report"),
     ),
     "base_features": Field(
@@ -553,7 +553,10 @@ FIELDS: dict[str, dict[str, Field]] = {
       _one_of("auto", "image", "batch", "running"),
     ),
     "batch_size": Field(
-      8, "Images per evaluation batch; affects results only with norm_stats=batch.", _between(1, 10**6)
+      8,
+      "Images per evaluation batch. More fit on several devices, unless norm_stats is batch, the only statistics with "
+      "which this number affects results.",
+      _between(1, 10**6),
     ),
     "num_samples": Field(
       4,
@@ -854,6 +857,8 @@ def resolve(config: ml_collections.ConfigDict, spec: DataSpec) -> ml_collections
     )
   _agree(model, "model.input_channels", "input_channels", spec.input.channels, (0,))
   _agree(model, "model.output_channels", "output_channels", spec.target.channels + data.validity_channel, (0,))
+  if model.residual_channel and not model.residual:
+    raise UsageError(f"model.residual_channel is {model.residual_channel}, but model.residual is off. Set one of them.")
   if model.residual:
     model.residual_channel = _residual_channel(model.residual_channel, spec)
   _resolve_levels(data, model)
@@ -911,10 +916,10 @@ def _residual_channel(chosen: int, spec: DataSpec) -> int:
   """The input channel with the depth that a residual generator corrects; 0 chooses the first."""
   parts = spec.input.parts if isinstance(spec.input, signals.Stack) else (spec.input,)
   starts = [sum(part.channels for part in parts[:i]) for i in range(len(parts))]
-  places = {start: part for start, part in zip(starts, parts) if part.kind == "depth" and part.channels == 1}
-  if not places or spec.target.kind != "depth" or spec.target.channels != 1:
+  places = {start: part for start, part in zip(starts, parts) if isinstance(part, signals.Depth) and part.channels == 1}
+  if not places or not isinstance(spec.target, signals.Depth) or spec.target.channels != 1:
     raise UsageError(
-      "model.residual is for depth → depth, of one channel, but the input is: "
+      "model.residual needs depth of one channel as the target and among the inputs, but the input is: "
       f"{spec.input.describe()}, and the target: {spec.target.describe()}. Set it to False (--config=nyu:rgb does)."
     )
   channel = chosen or min(places)
@@ -1129,6 +1134,9 @@ def _migrate(fields: Any) -> Any:
     is_depth = data.get(f"{side}_dtype") == signals.Depth.dtype
     data.setdefault(f"{side}_kind", "depth" if is_depth else "image")
     data.setdefault(f"{side}_resampling", "bicubic")
+  model = fields.get("model")
+  if isinstance(model, dict) and str(model.get("generator")).startswith("resnet"):
+    model["decoder_widths"] = "paper"  # "report" had no effect
   fields["loss"].setdefault("pixel", "l1")
   fields["train"].setdefault("best_metric", "l1")
   return fields

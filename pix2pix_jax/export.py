@@ -10,8 +10,8 @@ float32 metres. Value ranges, padding and the run's evaluation settings (dropout
 
 How to load each format, and its batch size N:
 
-  stablehlo   Any N, with noise: equal seeds give the results of Translator (with batch statistics, those of one batch
-              of N). Needs jax alone, on CPU, CUDA or TPU:
+  stablehlo   Any N, with noise: equal seeds give the results of Translator (with norm_stats=batch, of one that computes
+              the N images as one batch). Needs jax alone, on CPU, CUDA or TPU:
                 program = jax.export.deserialize(open("FILE.stablehlo", "rb").read())
                 outputs = jax.jit(program.call)(images, numpy.uint32(seed))
               JAX guarantees that its releases of the next six months read the file.

@@ -3,9 +3,9 @@
     python -m pix2pix_jax.translate --workdir=DIR --input=FILE|DIR|PATTERN --output=FILE|DIR
 
 Reads every format that training reads and writes PNG, TIFF and npy. Outputs keep the names and subfolders of their
-inputs; lossy formats become PNG. Depth is written as 16-bit PNG (metres times the scale of the run's depth files, or
-256 as in KITTI), or as float metres in TIFF or npy; depth in integers is read with the same scale. Unreadable files are
-skipped and listed at the end, and the exit status is then 1.
+inputs; lossy formats become PNG. Depth is written as 16-bit PNG (metres times data.target_scale of the training, or 256
+as in KITTI), or as float metres in TIFF or npy; depth in integers is divided by data.input_scale, or by 256. Unreadable
+files are skipped and listed at the end, and the exit status is then 1.
 
 Volumes and stacks are translated slice by slice and written as volumes: NIfTI, MetaImage, NRRD, TIFF and npy keep their
 format, DICOM series become MetaImage. The geometry of rasters and volumes is kept (coordinate reference system,
@@ -427,11 +427,7 @@ def main(argv: list[str] | None = None) -> None:
   if usual and resize_to is None and options.tile is None and (hint := _size_hint(sizes, usual)):
     print(hint)
   if work.assumed_scale:
-    print(
-      f"Hint: {few(sorted(work.assumed_scale))} {'was' if len(work.assumed_scale) == 1 else 'were'} read as metres · "
-      f"{files.KITTI_SCALE:.0f}, KITTI's encoding of depth, because the model's training declares no other scale. If "
-      "the integers mean anything else, such as millimetres, convert them to metres in float TIFF or npy."
-    )
+    print(f"Hint: {translation.about_scale(work.assumed_scale)}")
   for line in grouped(failed.items()):
     print(f"not translated: {line}", file=sys.stderr)
   if failed:

@@ -58,7 +58,8 @@ def test_an_unknown_variant_lists_the_known(tmp_path):
       {"model__generator": "resnet_6blocks", "model__decoder_widths": "report", "model__levels": 0},
       "model.decoder_widths is 'report', which describes the decoder of a U-Net; a resnet_6blocks has none",
     ),
-    ({"model__residual": True}, "model.residual is for depth → depth.*the input is: 8-bit image, 3 channels"),
+    ({"model__residual": True}, "model.residual needs depth.*the input is: 8-bit image, 3 channels"),
+    ({"model__residual_channel": 1}, "model.residual_channel is 1, but model.residual is off"),
     (
       {"train__num_steps": 0, "train__num_epochs": 1, "train__batch_size": 9},
       "num_epochs=1 with 8 training pairs cannot fill one batch of train.batch_size=9",

@@ -14,7 +14,7 @@ from pix2pix_jax.inspect import inspect
 from pix2pix_jax.run import fine_tuning
 from pix2pix_jax.run.checkpoint import Checkpointer
 from pix2pix_jax.run.experiment import Experiment
-from pix2pix_jax.signals import DataSpec, Image, Settings
+from pix2pix_jax.signals import DataSpec, Depth, Image, Settings
 from pix2pix_jax.train import train_and_evaluate
 
 
@@ -25,9 +25,9 @@ def trained(tmp_path_factory):
   return workdir
 
 
-def first_state(init_from, channels=3, **fields):
+def first_state(init_from, channels=3, spec=None, **fields):
   config = tiny_config(train__init_from=str(init_from), **fields)
-  spec = DataSpec(Image(channels), Image(3), {"train": 8})
+  spec = spec or DataSpec(Image(channels), Image(3), {"train": 8})
   return fine_tuning.initial_state(Experiment(config_lib.resolve(config, spec), spec))
 
 
@@ -167,6 +167,19 @@ def test_the_last_kernel_of_another_decoder_is_not_taken(tmp_path):
   kernels = [arrays(each.generator.params)["['output']['kernel']"] for each in (state, fresh)]
   assert kernels[0].shape == saved_arrays(tmp_path / "other", 1)["['generator']['params']['output']['kernel']"].shape
   np.testing.assert_array_equal(*kernels)
+
+
+@pytest.mark.parametrize("was_residual", [False, True])
+def test_a_correction_is_not_taken_for_depth(tmp_path, was_residual):
+  """Nor kernels that see other channels; everything between them is."""
+  rooms = {"data__task": "nyu_depth", "data__depth_range": (0.0, 10.0), "data__num_val": 0, "train__num_steps": 1}
+  train_and_evaluate(tiny_config(**rooms, model__residual=was_residual), tmp_path / "other")
+  spec = DataSpec(Depth(range=(0.0, 10.0)), Depth(range=(0.0, 10.0)), {"train": 8})
+  rooms |= {"model__residual": not was_residual, "seed": 7}
+  states = [first_state(origin, spec=spec, **rooms) for origin in (tmp_path / "other", "")]
+  taken, fresh = (arrays(each.generator.params) for each in states)
+  equal = {name for name in taken if "kernel" in name and np.array_equal(taken[name], fresh[name])}
+  assert equal == {"['down_0']['conv']['kernel']", "['output']['kernel']"}
 
 
 def test_transposed_kernels_are_not_taken_for_those_of_resize_convolutions(tmp_path, capsys):

@@ -295,8 +295,8 @@ def test_averages_begin_and_end_on_other_devices_and_processes(tmp_path):
 
 @pytest.mark.parametrize("batch_size", [8, 3])
 def test_batch_statistics_of_an_evaluation_do_not_depend_on_the_devices(batch_size, tmp_path):
-  """Seven images in a batch of eight, whose eighth row, on the last device, repeats an image; or batches of three, two
-  and two on eight devices: the other rows only fill.
+  """Seven images in a batch of eight, whose eighth row, on the last device, repeats an image; or in batches of three on
+  eight devices: the other rows only fill.
   """
   fields = {**DEVICES, "evaluation__norm_stats": "batch", "train__num_steps": 1, "train__eval_every_steps": 1}
   fields["evaluation__batch_size"] = batch_size

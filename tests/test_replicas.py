@@ -25,7 +25,7 @@ from pix2pix_jax.run import checkpoint, debugging, feeding, fine_tuning, history
 from pix2pix_jax.run.evaluation import read_summary
 from pix2pix_jax.run.experiment import Experiment
 from pix2pix_jax.run.finite import require_finite
-from pix2pix_jax.signals import Classes, DataSpec, Depth, Image
+from pix2pix_jax.signals import Classes, DataSpec, Depth, Image, Stack
 from pix2pix_jax.train import train_and_evaluate
 
 SEEDS = (5, 6)
@@ -138,6 +138,10 @@ OPTIONS = {
     DataSpec(Depth(1, (0.5, 21.7)), Depth(1, (0.5, 21.7)), {"train": 4}),
     {"data__validity_channel": True, "model__residual": True, "data__depth_range": (0.5, 21.7)},
   ),
+  "completion": (
+    DataSpec(Stack((Image(3), Depth(range=(0.5, 21.7))), ("rgb", "lidar")), Depth(range=(0.5, 21.7)), {"train": 4}),
+    {"model__residual": True, "data__depth_range": (0.5, 21.7), "data__inputs": ("rgb", "lidar:depth")},
+  ),
   "classes": (DataSpec(Image(3), Classes(7), {"train": 4}), {"loss__gan": "none", "evaluation__norm_stats": "batch"}),
 }
 
@@ -149,7 +153,7 @@ def test_every_option_has_replicas(options):
   config = tiny_config(**SEVERAL, data__crop_size=32, data__load_size=32, **fields)
   run = Experiment(config_lib.resolve(config, spec), spec)
   channels = {"input": spec.input.channels, "target": spec.target.channels} | (
-    {"mask": 1} if options == "depth" else {}
+    {"mask": 1} if spec.target.kind == "depth" else {}
   )
   shape = lambda *sizes, dtype="float32": jax.ShapeDtypeStruct(sizes, dtype)
   state, own = run.abstract(), {"index": shape(3, dtype="int32"), "is_real": shape(3, dtype="bool")}

@@ -334,7 +334,7 @@ def test_a_residual_generator_corrects_the_depth_among_the_inputs(trained):
     ),
     (
       {"data.inputs": ("rgb", "lidar:quantity,range=0/65535"), "model.residual_channel": 3},
-      "model.residual is for depth → depth",
+      "model.residual needs depth of one channel",
     ),
   ],
 )
@@ -343,6 +343,20 @@ def test_a_residual_generator_needs_depth_of_the_same_range(tmp_path, fields, me
   config = make_config(tmp_path, **{"model.residual": True, **fields})
   with pytest.raises(UsageError, match=message):
     config_lib.resolve(config, prepare.prepare(config.data).spec)
+
+
+def test_baselines_fill_the_depth_that_a_residual_generator_corrects(tmp_path):
+  write_folders(tmp_path / "raw", 2)
+  inputs = {"data.inputs": ("lidar:depth,scale=256", "dense:depth")}
+  (tmp_path / "raw/depth").rename(tmp_path / "raw/dense")
+  for path in (tmp_path / "raw/dense/train").iterdir():
+    files.write(tmp_path / "raw/depth/train" / path.name, files.read(path))
+  config = make_config(tmp_path, **inputs, **{"model.residual": True, "model.residual_channel": 1})
+  source = prepare.prepare(config.data)
+  config = config_lib.resolve(config, source.spec)
+  split = pipeline.load_split(source, "train", SIZE, cache_gib=1)
+  found = baselines.measure(source, split, config, ["nearest_valid", "interpolated"])
+  assert found["nearest_valid"]["mae"] < 1e-4 and found["interpolated"]["mae"] < 1e-4  # it is the target
 
 
 def test_sheets_show_every_input(trained):

@@ -478,6 +478,15 @@ def test_depth_in_and_out_as_integers_of_a_scale(tmp_path, run, scale, capsys):
   assert "was read as" not in capsys.readouterr().out
 
 
+def test_a_range_error_says_how_integers_were_read(tmp_path, run, capsys):
+  files.write(tmp_path / "mm.png", np.full((16, 16, 1), 3500, np.uint16))  # 3.5 m; 13.7 m as KITTI writes them
+  using = depth_translator(data__depth_range=(0.0, 10.0))
+  with pytest.raises(SystemExit):
+    run(f"--input={tmp_path / 'mm.png'}", f"--output={tmp_path / 'out.npy'}", using=using)
+  said = capsys.readouterr().err
+  assert "the depth range is 0 to 10 m" in said and "mm.png was read as metres · 256, KITTI's encoding" in said
+
+
 def test_holes_of_every_spelling_give_the_same_bits(tmp_path, run):
   metres = np.random.default_rng(0).uniform(1, 70, (16, 24)).astype(np.float32)
   (tmp_path / "in").mkdir()

@@ -26,12 +26,14 @@ def names(spec: DataSpec) -> tuple[str, ...]:
   return (MEAN_TARGET, *((NEAREST_VALID, INTERPOLATED) if depth_to_depth else ()))
 
 
-def _input_depth(spec: DataSpec) -> tuple[Depth, slice] | None:
-  """The signal of an input depth map and its place among the encoded channels; None if there is none."""
+def _input_depth(spec: DataSpec, channel: int = 0) -> tuple[Depth, slice] | None:
+  """The signal of the first input depth map from a channel on, and its place among the encoded channels; None if there
+  is none.
+  """
   parts = spec.input.parts if isinstance(spec.input, Stack) else (spec.input,)
   start = 0
   for part in parts:
-    if isinstance(part, Depth) and part.channels == spec.target.channels:
+    if isinstance(part, Depth) and part.channels == spec.target.channels and start >= channel:
       return part, slice(start, start + part.channels)
     start += part.channels
   return None
@@ -66,7 +68,8 @@ def measure(
 
   `mean_target` predicts the mean training target for every input (the mean of up to 1000 pairs; for depth, over valid
   pixels). `nearest_valid` fills the holes of an input depth with the nearest measurement. `interpolated` fills them
-  smoothly with `depth.interpolate`, from which a generator with `model.residual` also starts.
+  smoothly with `depth.interpolate`, from which a generator with `model.residual` also starts. Of several depth inputs,
+  these use the one that `model.residual` corrects, or the first.
 
   Args:
     source: source of the data; without a train split, `mean_target` is left out.
@@ -75,7 +78,7 @@ def measure(
     chosen: names to measure; None: all that apply.
   """
   spec = split.spec
-  chosen = names(spec) if chosen is None else chosen
+  chosen, channel = names(spec) if chosen is None else chosen, config.model.residual_channel
 
   @jax.jit
   def compute(answer, batch):
@@ -83,8 +86,8 @@ def measure(
     return metrics.measure(answer, batch["input"], batch["target"], mask, spec.input, spec.target, inside)
 
   answers: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]] = {
-    NEAREST_VALID: lambda batch: _fill_with_nearest(*_depth_of(batch["input"], spec), spec),
-    INTERPOLATED: jax.jit(lambda batch: _interpolate(*_depth_of(batch["input"], spec), spec)),
+    NEAREST_VALID: lambda batch: _fill_with_nearest(*_depth_of(batch["input"], spec, channel), spec),
+    INTERPOLATED: jax.jit(lambda batch: _interpolate(*_depth_of(batch["input"], spec, channel), spec)),
   }
   if MEAN_TARGET in chosen and "train" in source.spec.counts:
     mean = mean_target(source, config)
@@ -102,9 +105,9 @@ def measure(
   }
 
 
-def _depth_of(encoded: Any, spec: DataSpec) -> tuple[Depth, Any]:
-  """The signal and the encoded array of the depth map in an input."""
-  found = _input_depth(spec)
+def _depth_of(encoded: Any, spec: DataSpec, channel: int) -> tuple[Depth, Any]:
+  """The signal and the encoded array of the depth map in an input, as `_input_depth` finds it."""
+  found = _input_depth(spec, channel)
   assert found is not None, "these baselines need depth"
   return found[0], encoded[..., found[1]]
 

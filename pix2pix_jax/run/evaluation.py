@@ -182,7 +182,7 @@ def _batches(experiment: Experiment, split: pipeline.Split) -> Iterator[Batch]:
   devices, settings = experiment.mesh.size, experiment.config.evaluation
   size = min(settings.batch_size, len(split))
   room = -(-size // devices) * devices
-  if settings.norm_stats != "batch":  # which depends on the images of a batch; otherwise more of them fit
+  if settings.norm_stats != "batch":  # other statistics do not depend on the batch, so examples fill all rows
     size = room
   multiple, own = config_lib.multiple(experiment.config.model), pipeline.own_rows(room)
   return pipeline.eval_batches(split, batch_size=size, multiple=multiple, room=room, rows=own)

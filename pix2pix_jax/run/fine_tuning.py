@@ -114,7 +114,8 @@ def _aligned(arrays: dict[str, np.ndarray], source: Any, model: Any) -> dict[str
   """A generator's arrays by the names that they have in another generator, without those that mean something else.
 
   Decoders are aligned at the output: with more levels, images of twice the size have one more block at the bottleneck.
-  Kernels of resize-convolutions and transposed convolutions cannot replace each other, even if they have one shape.
+  Kernels of resize-convolutions and transposed convolutions cannot replace each other, even if they have one shape. A
+  generator with a residual connection has other channels at its input, and a correction in place of depth as output.
   """
   if source.generator in ("unet", "encoder_decoder") and model.generator in ("unet", "encoder_decoder"):
     shift = model.levels - source.levels
@@ -130,6 +131,12 @@ def _aligned(arrays: dict[str, np.ndarray], source: Any, model: Any) -> dict[str
     convolutions = re.compile(r"\['up_\d+(_conv)?'\]")
     kernels = [name for name in arrays if convolutions.search(name) and name.endswith("['kernel']")]
     arrays = {name: array for name, array in arrays.items() if name not in kernels}
+  if source.residual != model.residual:
+    ends = (
+      "['params']['input']" if source.generator.startswith("resnet") else "['params']['down_0']",
+      "['params']['output']",
+    )
+    arrays = {name: array for name, array in arrays.items() if not name.startswith(ends)}
   return arrays
 
 

@@ -22,7 +22,7 @@ from pix2pix_jax.run.finite import require_finite
 if TYPE_CHECKING:
   from pix2pix_jax.run.evaluation import Evaluation
 
-CHARTS = (
+_CHARTS = (
   *("generator_loss", "discriminator_loss", "gan_loss", "l1", "psnr", "ssim", "rmse"),
   *("mae", "cross_entropy", "mean_iou", "pixel_accuracy", "feature_loss", "r1_penalty"),
 )
@@ -46,7 +46,7 @@ def make_writer(workdir: Path, config: ml_collections.ConfigDict) -> events.Even
   writer.write_hyperparameters(
     {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in fields.items()}
   )
-  writer.write_charts(list(CHARTS))
+  writer.write_charts(list(_CHARTS))
   return writer
 
 

@@ -4,7 +4,7 @@ The files of one kind of signal are read and written here, with the geometry of 
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import concurrent.futures
 import dataclasses
 from pathlib import Path
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pix2pix_jax.data import files
 from pix2pix_jax.data.formats.geometry import Geometry
 from pix2pix_jax.data.resizing import resize_raw
-from pix2pix_jax.errors import UsageError
+from pix2pix_jax.errors import UsageError, few
 from pix2pix_jax.inference import Translator
 from pix2pix_jax.output import counted
 from pix2pix_jax.run import viz
@@ -70,7 +70,8 @@ class Content(NamedTuple):
     axis: axis of its slices as (z, y, x); None: that of the format's default.
     geometry: of the file, if its size was kept.
     outside: bool (H, W, 1): where a raster declares every band to be nodata; None: nowhere.
-    assumes_scale: whether depth in integers was read with KITTI's scale, because the run declares none.
+    assumed_scale: the files of depth in integers that were read with KITTI's scale, because the run declares none for
+      this input.
   """
 
   images: np.ndarray
@@ -79,7 +80,7 @@ class Content(NamedTuple):
   axis: int | None = None
   geometry: Geometry | None = None
   outside: np.ndarray | None = None
-  assumes_scale: bool = False
+  assumed_scale: tuple[Path, ...] = ()
 
 
 DEFAULTS = Options()
@@ -103,7 +104,8 @@ def read(signal: Signal, path: Path, options: Options = DEFAULTS) -> Content:
           "swapped?"
         )
     joined = signal.join({name: each.images for name, each in zip(signal.names, contents)}, str(path))
-    return contents[0]._replace(images=joined, assumes_scale=any(each.assumes_scale for each in contents))
+    assumed = tuple(path for each in contents for path in each.assumed_scale)
+    return contents[0]._replace(images=joined, assumed_scale=assumed)
   is_index_map = signal.kind == "classes" and not getattr(signal, "palette", ())
   key = options.key if files.suffix(path) in files.ARCHIVES else None
   axis = options.axis if path.is_dir() or files.suffix(path) in files.VOLUME_SUFFIXES else None
@@ -116,8 +118,12 @@ def read(signal: Signal, path: Path, options: Options = DEFAULTS) -> Content:
       array = np.moveaxis(array, 1, -1)  # channels first, as PyTorch's users store them
   geometry = files.read_geometry(path) if files.may_hold_slices(path) else None
   images, outside = _accepted(signal, array, path, None if geometry is None else geometry.nodata)
+  assumed = (path,) if _assumes_scale(signal, array) else ()
   if images.shape[-1] == signal.raw_channels:  # otherwise the translator says so
-    signal.check_range(images, str(path))
+    try:
+      signal.check_range(images, str(path))
+    except UsageError as error:
+      raise UsageError(f"{error} {about_scale(assumed)}" if assumed else str(error)) from error
   if options.resize_to is not None:
     height, width = options.resize_to
     shape = height, width or max(1, round(images.shape[2] * height / images.shape[1]))
@@ -125,9 +131,7 @@ def read(signal: Signal, path: Path, options: Options = DEFAULTS) -> Content:
     if images.shape[1:3] != array.shape[1:3]:
       geometry = outside = None
   along = _other_way(path, axis)
-  return Content(
-    images, (array.shape[1], array.shape[2]), volume, along, geometry, outside, _assumes_scale(signal, array)
-  )
+  return Content(images, (array.shape[1], array.shape[2]), volume, along, geometry, outside, assumed)
 
 
 def _other_way(path: Path, axis: int | None) -> int | None:
@@ -209,6 +213,15 @@ def _assumes_scale(signal: Any, array: np.ndarray) -> bool:
   return signal.kind == "depth" and array.dtype == np.uint16 and not signal.scale
 
 
+def about_scale(paths: Sequence[Path]) -> str:
+  """What to know about the files of `Content.assumed_scale`."""
+  return (
+    f"{few(sorted(paths))} {'was' if len(paths) == 1 else 'were'} read as metres · {files.KITTI_SCALE:.0f}, KITTI's "
+    "encoding of depth, because this input had no scale in training. If the integers mean anything else, such as "
+    "millimetres, convert them to metres in float TIFF or npy."
+  )
+
+
 def check_formats(signal: Signal, suffixes: Iterable[str]) -> None:
   """Checks that translated images can be written with these suffixes.
 
@@ -261,7 +274,7 @@ class FileTranslator:
   Attributes:
     failed: error messages by file.
     sizes: (height, width) of each file that was read, before any resize.
-    assumed_scale: the files of `Content.assumes_scale`.
+    assumed_scale: the files of `Content.assumed_scale`.
   """
 
   def __init__(self, translator: Translator, outputs: dict[Path, list[Path]], options: Options):
@@ -324,8 +337,7 @@ class FileTranslator:
   def _read(self, path: Path) -> Content:
     content = read(self._translator.input_signal, path, self._options)
     self.sizes[path] = content.size
-    if content.assumes_scale:
-      self.assumed_scale.append(path)
+    self.assumed_scale += content.assumed_scale
     return content
 
   def _compute(self, images: np.ndarray, **more: Any) -> np.ndarray:
