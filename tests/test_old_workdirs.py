@@ -1,5 +1,6 @@
 """Workdirs of earlier versions: what they hold stays usable."""
 
+import json
 from pathlib import Path
 import tarfile
 
@@ -79,3 +80,12 @@ def test_version_0_1_can_be_evaluated(workdir):
   }
   _, values = run.eval_step(run.init().variables, batch)
   assert {"l1", "l1_loss", "rmse"} <= values.keys() and np.isfinite(values["generator_loss"]).all()
+
+
+def test_decoder_widths_without_effect_are_forgotten(tmp_path):
+  """A ResNet could be trained with the report's, which describe U-Nets."""
+  path = extract(tmp_path) / "config.json"
+  fields = json.loads(path.read_text())
+  fields["model"] |= {"generator": "resnet_6blocks", "decoder_widths": "report"}
+  path.write_text(json.dumps(fields))
+  assert config_lib.read(tmp_path).model.decoder_widths == "paper"
