@@ -191,3 +191,15 @@ def test_evaluation_says_how_to_name_data_that_was_moved(tmp_path, monkeypatch):
   (tmp_path / "now").mkdir()
   monkeypatch.chdir(tmp_path)
   assert evaluate.configure(tmp_path, config, "now", "", None, "").data.source_dir == str(tmp_path / "now")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    *("model.generator", "model.upsample", "model.discriminators", "model.spectral_norm"),
+    *("loss.gan", "loss.feature_matching", "loss.r1_weight", "train.ema_decay"),
+  ],
+)
+def test_optional_techniques_name_their_source(name):
+  (meaning,) = [field.meaning for found, field in config_lib.each_field() if found == name]
+  assert re.search(r"arXiv\s+\d{4}\.\d{4,5}|doi\s+10\.", meaning), meaning

@@ -33,6 +33,24 @@ def test_generator_parameter_count_at_256(settings, count):
   assert parameter_count(models.Generator(**settings), x, dropout=False, norm_stats="batch") == count
 
 
+@pytest.mark.parametrize("widths", ["paper", "report"])
+def test_an_encoder_decoder_is_a_unet_that_ignores_its_skips(widths):
+  """Zeros for the skips' features, the last ones that a kernel sees, make a U-Net of its kernels."""
+  settings = {"base_features": 2, "levels": 3, "decoder_widths": widths}
+  plain, unet = (models.Generator(generator=name, **settings) for name in ("encoder_decoder", "unet"))
+  x = jax.random.uniform(jax.random.key(1), (2, 16, 16, 3), minval=-1)
+  options = {"dropout": True, "norm_stats": "image", "rngs": {"dropout": jax.random.key(2)}}
+  variables = plain.init(jax.random.key(0), x, dropout=False, norm_stats="batch")
+  shapes = jax.eval_shape(lambda: unet.init(jax.random.key(0), x, dropout=False, norm_stats="batch"))
+  padded = jax.tree.map(
+    lambda leaf, like: jnp.pad(leaf, [(0, large - small) for large, small in zip(like.shape, leaf.shape)]),
+    variables,
+    shapes,
+  )
+  assert sum(map(jnp.size, jax.tree.leaves(padded))) > sum(map(jnp.size, jax.tree.leaves(variables)))
+  np.testing.assert_allclose(plain.apply(variables, x, **options), unet.apply(padded, x, **options), atol=1e-6)
+
+
 def resnet_parameter_count(features, blocks, norm):
   """By hand, RGB to RGB: kernels, then a bias (instance norm) or a scale and a bias (batch norm) per channel."""
   widths = [features, 2 * features, 4 * features, *[4 * features] * 2 * blocks, 2 * features, features]
