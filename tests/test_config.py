@@ -1,5 +1,7 @@
 """Configurations: fields, limits, named files, overrides, and config.json."""
 
+import re
+
 import pytest
 from tiny_runs import ROOT, run, tiny_config
 
