@@ -78,7 +78,7 @@ def test_flags_may_follow_as_separate_arguments_and_variants_apply():
     (["--config=kitti"], r"--workdir is missing.*facades, folder, kitti"),
     (["--config=kiti", "--workdir=w"], r"no file 'kiti'.*did you mean kitti\?"),
     (["--config=kitti", "--workdir=w", "--batch_size=4"], "--batch_size; did you mean --config.train.batch_size?"),
-    (["--config=kitti:raport", "--workdir=w"], "no variant 'raport'; it has completion, report, procedural"),
+    (["--config=kitti:raport", "--workdir=w"], "no variant 'raport'; it has completion, best, report, procedural"),
     (["--config"], r"--config: expected one argument"),
     (["--wrokdir=w", "--config=kitti"], r"no flag --wrokdir; did you mean --workdir\?"),
     ([*TRAIN, "--config.data.load_sise=143"], r"no field data.load_sise; did you mean data.load_size\?"),

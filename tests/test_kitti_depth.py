@@ -335,7 +335,8 @@ def test_real_frames_have_scans(tmp_path, real_data):
 
 
 def test_built_in_streets_have_scans_too(tmp_path):
-  config = config_lib.load("kitti:completion,procedural")
+  config = config_lib.load("kitti:completion,best,procedural")
+  assert config.train.ema_decay == 0.999
   assert (config.model.residual, config.model.norm, config.loss.gan) == (True, "none", "none")
   data = config.data
   data.update(
