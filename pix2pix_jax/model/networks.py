@@ -30,10 +30,10 @@ class Generator(nn.Module):
     residual: for depth with holes (−1), alone or among other inputs, → depth: the network sees the interpolated depth
       (`depth.interpolate`) and where it was measured. Its tanh is added to that depth, so it starts from a usable
       result and only has to learn the correction.
-    residual_channel: the input channel that holds this depth.
     dtype: type of the computation; parameters, norm statistics and the output are float32.
     remat: whether to recompute activations in the backward pass.
     upsample: how decoders double the resolution, as in `layers.up_conv`.
+    residual_channel: the input channel with the depth of `residual`.
   """
 
   output_channels: int = 3
@@ -44,10 +44,10 @@ class Generator(nn.Module):
   dropout_blocks: Sequence[int] = (0, 1, 2)
   norm: str = "batch"
   residual: bool = False
-  residual_channel: int = 0
   dtype: Any = jnp.float32
   remat: bool = False
   upsample: str = "transpose"
+  residual_channel: int = 0
 
   @property
   def multiple(self) -> int:

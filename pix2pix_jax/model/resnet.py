@@ -27,7 +27,7 @@ class ResNet(nn.Module):
     num_blocks: number of residual blocks.
     dropout_blocks: indices, from 0, of the residual blocks with dropout between their two convolutions. Indices of
       blocks that do not exist are ignored.
-    norm, residual, residual_channel, dtype, remat, upsample: as in `networks.Generator`.
+    norm, residual, dtype, remat, upsample, residual_channel: as in `networks.Generator`.
   """
 
   output_channels: int = 3
@@ -36,10 +36,10 @@ class ResNet(nn.Module):
   dropout_blocks: Sequence[int] = (0, 1, 2)
   norm: str = "batch"
   residual: bool = False
-  residual_channel: int = 0
   dtype: Any = jnp.float32
   remat: bool = False
   upsample: str = "transpose"
+  residual_channel: int = 0
 
   multiple: ClassVar[int] = 4  # heights and widths must be multiples of this
 
