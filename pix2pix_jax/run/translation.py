@@ -123,7 +123,9 @@ def read(signal: Signal, path: Path, options: Options = DEFAULTS) -> Content:
     try:
       signal.check_range(images, str(path))
     except UsageError as error:
-      raise UsageError(f"{error} {about_scale(assumed)}" if assumed else str(error)) from error
+      if not assumed:
+        raise
+      raise UsageError(f"{error} {about_scale(assumed)}") from error
   if options.resize_to is not None:
     height, width = options.resize_to
     shape = height, width or max(1, round(images.shape[2] * height / images.shape[1]))
